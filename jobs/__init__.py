@@ -1,0 +1,1 @@
+"""Click commands: wire shards to facegan and submit to Slurm."""

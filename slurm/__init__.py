@@ -1,0 +1,1 @@
+"""Slurm batch files, shipped as package data."""
