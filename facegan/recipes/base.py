@@ -84,9 +84,7 @@ class Recipe:
     critic_norm: str = _off("batch", "normalisation in the discriminator: batch, layer, instance or none")
     dropout: float = _off(0.0, "dropout probability where the family has dropout")
     spectral_norm: bool = _off(False, "spectral normalisation of the discriminator (Miyato et al. 2018)")
-    minibatch_std: bool = _off(
-        False, "minibatch standard deviation in the discriminator (Karras et al. 2018)"
-    )
+    minibatch_std: bool = _off(False, "minibatch standard deviation in the discriminator (Karras et al. 2018)")
 
     # Losses and penalties
     loss: str = _off("bce", "bce, minimax, wasserstein, lsgan, hinge or relativistic")
@@ -129,9 +127,7 @@ class Recipe:
     diffaugment: str = _off("", "DiffAugment policy, such as color,translation,cutout (Zhao et al. 2020)")
 
     # Averaged generator
-    ema_kimg: float = _off(
-        0.0, "half-life of the generator's moving average in thousands of images; 0 is off"
-    )
+    ema_kimg: float = _off(0.0, "half-life of the generator's moving average in thousands of images; 0 is off")
     ema_rampup: float = _off(0.05, "half-life at most this share of the images seen so far")
 
     # Length
@@ -142,12 +138,7 @@ class Recipe:
     @classmethod
     def options(cls) -> list[str]:
         """Names of the fields this recipe's own file declares, in the order of the base class."""
-        own = {
-            name
-            for base in cls.__mro__
-            if base is not Recipe
-            for name in vars(base).get("__annotations__", {})
-        }
+        own = {name for base in cls.__mro__ if base is not Recipe for name in vars(base).get("__annotations__", {})}
         return [f.name for f in fields(cls) if f.name in own]
 
     @classmethod
@@ -159,6 +150,5 @@ class Recipe:
     def help(cls, name: str) -> str:
         """What field `name` means."""
         return str(
-            cls.__dataclass_fields__[name].metadata["help"]
-            or Recipe.__dataclass_fields__[name].metadata["help"]
+            cls.__dataclass_fields__[name].metadata["help"] or Recipe.__dataclass_fields__[name].metadata["help"]
         )
