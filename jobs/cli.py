@@ -1,0 +1,99 @@
+"""The `facegan` command: imports a command only when it is called, prints a user's error without a traceback.
+
+`facegan X`, `python -m jobs X` and `accelerate launch -m jobs X` all come here.
+"""
+
+import errno
+import importlib
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from facegan import __version__
+from facegan.errors import FaceganError
+from shards.errors import ShardError
+
+# Name: where the click command is (module of `jobs`, attribute) and its line in `facegan --help`.
+COMMANDS = {
+    "demo": ("demo", "command", "Synthetic faces, shards, a short training, pictures: minutes on a CPU."),
+    "download": ("download", "command", "Fetch CelebA, LFW or MNIST: resumable, checksummed."),
+    "preprocess": ("preprocess", "command", "Turn a folder, zip or tar of pictures into shards."),
+    "shards": ("shards", "command", "Index, verify or describe a set of shards."),
+    "recipes": ("recipes", "command", "Compare the recipes, or show one in full."),
+    "train": ("train", "command", "Train a recipe on a set; the same command again continues."),
+    "sample": ("sample", "command", "Draw pictures from a trained generator."),
+    "figures": ("figures", "command", "Draw the figures of the reference systems."),
+    "evaluate": ("evaluate", "command", "Measure a run against held-out pictures."),
+    "report": ("report", "command", "Write one self-contained HTML page about runs."),
+    "sweep": ("sweep", "command", "Search over values and seeds, here or as a Slurm array."),
+    "submit": ("slurm", "submit", "Hand a job of slurm/, or the whole pipeline, to Slurm."),
+    "status": ("slurm", "status", "Say what Slurm and the run folders know of jobs."),
+    "logs": ("slurm", "logs", "Print or follow a job's log."),
+    "cancel": ("slurm", "cancel", "Cancel a job; a training saves first."),
+    "doctor": ("doctor", "command", "Say what is missing on this machine, one fix a line."),
+}
+
+
+class Facegan(click.Group):
+    """The group of all commands: none is imported before it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(f"jobs.{module}"), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        names = [name for name in COMMANDS if name.startswith(incomplete)]
+        items = [CompletionItem(name, help=COMMANDS[name][2]) for name in names]
+        return items + click.Command.shell_complete(self, ctx, incomplete)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("Interrupted.", err=True)
+            ctx.exit(130)
+        except (FaceganError, ShardError, OSError) as error:
+            code = exit_code(error)
+            if code is None or ctx.params["debug"]:
+                raise
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(code)
+
+
+def exit_code(error: FaceganError | ShardError | OSError) -> int | None:
+    """The command's exit code for an error a user can mend: 74 for a full disk; None for a fault of the program."""
+    if not isinstance(error, OSError):
+        return error.exit_code
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return 74
+    return 1 if error.filename is not None else None
+
+
+@click.group(
+    cls=Facegan,
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 110},
+)
+@click.version_option(__version__, prog_name="facegan")
+@click.option("--debug", is_flag=True, envvar="FACEGAN_DEBUG", help="Show the traceback of any error.")
+def main(debug: bool) -> None:
+    """From a folder of face pictures to a trained face GAN on a cluster, and back as pictures.
+
+    \b
+    Examples:
+      facegan demo
+      facegan preprocess img_align_celeba.zip data/shards --size 64 --crop 150
+      facegan train dcgan-64 --data data/shards --run-dir runs/dcgan-64
+      facegan sample runs/dcgan-64
+      facegan train --help
+    """
