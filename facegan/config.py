@@ -1,0 +1,52 @@
+"""What a run is, apart from its recipe: where things are, how often what happens, how the machine is used."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+# Settings that may differ when a run is resumed: none of them changes what is computed.
+MAY_CHANGE = frozenset(
+    "data run_dir device log_kimg sample_kimg snapshot_kimg eval_kimg checkpoint_minutes checkpoint_kimg keep_checkpoints "
+    "batch_per_rank cache stage stage_gb verify wandb wandb_project wandb_group".split()
+)
+
+
+def _setting(value: Any, help: str) -> Any:
+    return dataclasses.field(default=value, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """The settings every recipe shares; each is a flag of `facegan train`."""
+
+    data: str = _setting("", "set of shards: OUT or OUT/64 of facegan preprocess")
+    run_dir: str = _setting("", "folder of the run; the same command again continues it")
+    seed: int = _setting(0, "everything random is a function of the seed and the images seen")
+    split: str = _setting("train", "split of the set to train on")
+
+    log_kimg: float = _setting(1.0, "thousands of images between lines of stats.jsonl")
+    sample_kimg: float = _setting(20.0, "thousands of images between sample grids; 0 for first and last only")
+    samples: int = _setting(64, "images in a sample grid")
+    snapshot_kimg: float = _setting(100.0, "thousands of images between snapshots; 0 for the last only")
+    eval_kimg: float = _setting(0.0, "thousands of images between metrics; 0 is off")
+    checkpoint_minutes: float = _setting(10.0, "minutes between checkpoints; 0 leaves it to --checkpoint-kimg")
+    checkpoint_kimg: float = _setting(0.0, "thousands of images between checkpoints; 0 leaves it to the minutes")
+    keep_checkpoints: int = _setting(2, "newest checkpoints kept")
+
+    device: str = _setting("auto", "auto, cpu or cuda")
+    precision: str = _setting("auto", "auto, fp32, tf32 or bf16")
+    compile: str = _setting("auto", "auto, off, or graph (CUDA graphs of the whole step)")
+    threads: int = _setting(0, "CPU threads a rank; 0 shares the cores among the node's ranks")
+    batch_per_rank: int = _setting(0, "largest batch a rank computes at once (gradients add up); 0 is all of it")
+    sync_bn: bool = _setting(False, "BatchNorm statistics over all ranks (CUDA only)")
+
+    cache: str = _setting("none", "device keeps the whole set in the accelerator's memory; none reads the shards")
+    stage: str = _setting(
+        "", "node-local folder to copy shards to; $SLURM_TMPDIR is used by itself for remote sets"
+    )
+    stage_gb: float = _setting(0.0, "most gigabytes to stage at a time; 0 is all of the set")
+    verify: bool = _setting(False, "check every shard's SHA-256 before starting")
+
+    wandb: str = _setting("auto", "auto, online, offline or off")
+    wandb_project: str = _setting("facegan", "W&B project")
+    wandb_group: str = _setting("", "W&B group of runs")
