@@ -1,0 +1,204 @@
+"""W&B as a mirror: what it holds is read back with W&B's own reader; what goes wrong stays harmless."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from PIL import Image
+
+from facegan import tracking
+from facegan.errors import UsageError
+from facegan.tracking import Tracker, public
+
+
+@pytest.fixture(autouse=True)
+def nobody_logged_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    yield
+    if wandb := sys.modules.get("wandb"):
+        wandb.teardown()
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "facegan.tracking"]
+
+
+def row(nimg: int, **more: float) -> dict[str, Any]:
+    return {"progress/nimg": nimg, "progress/kimg": nimg / 1000, "progress/epoch": nimg / 640, **more}
+
+
+def inspect(folder: Path, *options: str) -> str:
+    wandb = Path(sys.executable).with_name("wandb")
+    command = [str(wandb), "leet", "inspect", "--json", *options, str(folder)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    return json.loads(inspect(folder, "--summary"))
+
+
+def records(folder: Path, kind: str) -> list[dict[str, Any]]:
+    lines = map(json.loads, inspect(folder).splitlines())
+    return [line[kind] for line in lines if line["type"] == kind]
+
+
+def pieces(run_dir: Path) -> list[Path]:
+    return sorted((run_dir / "wandb").glob("offline-run-*"))
+
+
+def test_an_offline_run_holds_rows_pictures_and_config_with_kimg_as_the_axis(tmp_path: Path) -> None:
+    grid = tmp_path / "grid.png"
+    Image.new("RGB", (8, 8), "red").save(grid)
+    run_dir = tmp_path / "faces-1"
+    tracker = Tracker(
+        run_dir, "offline", {"recipe": "dcgan-64", "data": "faces"}, group="sweep-3", job_type="train"
+    )
+    tracker.log(row(64, **{"loss/generator": 1.5, "metrics/swd1k": 30.0}))
+    tracker.log(row(128, **{"loss/generator": 1.25, "metrics/swd1k": 40.0}))
+    tracker.log_images({"samples/ema": grid, "samples/real": tmp_path / "absent.png"}, row(128))
+    tracker.finish("finished")
+
+    (piece,) = pieces(run_dir)
+    found = summary(piece)
+    assert found["state"] == "finished"
+    assert found["config"]["recipe"] == "dcgan-64"
+    assert found["summary"]["loss/generator"] == 1.25
+    assert found["summary"]["metrics/swd1k"] == {"last": 40.0, "min": 30.0}
+    assert found["summary"]["samples/ema"]["width"] == 8
+    assert found["summary"]["outcome"] == "finished"
+    (run,) = records(piece, "run")
+    assert (run["run_group"], run["job_type"]) == ("sweep-3", "train")
+    assert run["display_name"] == "faces-1"
+    assert {"glob_name": "*", "step_metric": "progress/kimg"}.items() <= records(piece, "metric")[1].items()
+    assert [line["step"]["num"] for line in records(piece, "history")] == [64, 128]
+
+
+def test_a_restart_continues_the_same_wandb_run_and_another_job_type_has_its_own(tmp_path: Path) -> None:
+    for nimg, state in ((64, "stopped"), (128, "finished")):
+        tracker = Tracker(tmp_path, "offline", {})
+        tracker.log(row(nimg))
+        tracker.finish(state)
+    Tracker(tmp_path, "offline", {}, job_type="evaluate").finish()
+
+    ids = [summary(piece)["run_id"] for piece in pieces(tmp_path)]
+    assert sorted(ids).count((tmp_path / "wandb" / "train.id").read_text().strip()) == 2
+    assert len(set(ids)) == 2
+
+
+def test_a_damaged_id_begins_a_new_run_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb" / "train.id").write_text("../../etc")
+    assert len(tracking.run_id(tmp_path, "train")) == 8
+    assert "holds no run id" in caplog.text
+
+
+def test_nothing_secret_is_logged(tmp_path: Path) -> None:
+    config = {
+        "data": "https://me:hunter2@host/faces.tar?X-Amz-Signature=hunter2",
+        "wandb_api_key": "hunter2",
+        "site": {"s3_token": "hunter2", "places": ["s3://me:hunter2@bucket/faces"]},
+        "keys": 3,
+    }
+    assert public(config)["data"] == "https://host/faces.tar"
+    assert public(config)["keys"] == 3
+    code = (
+        "import sys, pathlib, json; from facegan.tracking import Tracker;"
+        "Tracker(pathlib.Path(sys.argv[1]), 'offline', json.loads(sys.stdin.read())).finish()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path), "--url=https://host/?sig=hunter2"]
+    subprocess.run(command, check=True, input=json.dumps(config), text=True)
+    for path in (tmp_path / "wandb").rglob("*"):
+        assert not path.is_file() or b"hunter2" not in path.read_bytes(), path
+
+
+def test_online_without_a_key_becomes_offline_with_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = Tracker(tmp_path, "online", {})
+    tracker.log(row(64))
+    tracker.finish()
+    assert tracker.mode == "offline"
+    (warning,) = said(caplog)
+    assert "no W&B key" in warning
+    assert len(pieces(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("server", ["refuses", "is silent"])
+def test_a_server_that_does_not_answer_costs_no_row(
+    tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        if server == "is silent":
+            listener.listen()
+        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        monkeypatch.setattr(tracking, "INIT_SECONDS", 1.0)
+        tracker = Tracker(tmp_path, "auto", {})
+        assert tracker.mode == "online"
+        for nimg in (64, 128, 192):
+            tracker.log(row(nimg))
+        tracker.log_data(tmp_path / "index.json", "0" * 64)
+        tracker.log_snapshot(tmp_path, 192)
+        tracker.finish()
+    (warning,) = said(caplog)
+    assert "W&B does not answer" in warning
+    (piece,) = pieces(tmp_path)
+    assert [line["step"]["num"] for line in records(piece, "history")][:3] == [64, 128, 192]
+
+
+def test_a_killed_wandb_service_is_said_once_and_nothing_raises(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = Tracker(tmp_path, "offline", {})
+    tracker.log(row(0))
+    while not pieces(tmp_path):
+        pass
+    for child in psutil.Process().children(recursive=True):
+        if child.name().startswith("wandb"):
+            child.send_signal(signal.SIGKILL)
+            child.wait()
+    for nimg in range(64, 64_000, 64):
+        tracker.log(row(nimg))
+    tracker.finish("failed")
+    (warning,) = said(caplog)
+    assert "W&B is off for the rest of this job" in warning
+
+
+def test_off_imports_and_writes_nothing(tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib; from facegan.tracking import Tracker;"
+        "t = Tracker(pathlib.Path(sys.argv[1]), 'off', {});"
+        "t.log({'progress/nimg': 1}); t.log_images({}, {'progress/nimg': 1}); t.finish('finished');"
+        "sys.exit('wandb' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_auto_follows_wandb_mode_and_an_unknown_mode_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tracking.resolve_mode("auto") == "offline"
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert tracking.resolve_mode("auto") == "off"
+    with pytest.raises(UsageError, match="one of auto, online"):
+        tracking.resolve_mode("loud")
+
+
+def test_a_key_in_netrc_counts_for_its_own_server_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    (tmp_path / "netrc").write_text("machine wandb.example.org login user password secret\n")
+    (tmp_path / "netrc").chmod(0o600)
+    assert not tracking.has_key()
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
+    assert tracking.has_key()
