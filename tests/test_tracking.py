@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -163,8 +164,8 @@ def test_a_killed_wandb_service_is_said_once_and_nothing_raises(
 ) -> None:
     tracker = Tracker(tmp_path, "offline", {})
     tracker.log(row(0))
-    while not pieces(tmp_path):
-        pass
+    while not list(tmp_path.rglob("run-*.wandb")):
+        time.sleep(0.01)
     for child in psutil.Process().children(recursive=True):
         if child.name().startswith("wandb"):
             child.send_signal(signal.SIGKILL)
