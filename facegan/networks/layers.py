@@ -1,0 +1,147 @@
+"""The few layers and rules that several network families share."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+from facegan.errors import UsageError
+from facegan.recipes.base import Recipe
+
+Masks = Sequence[Tensor] | None  # dropout masks of one forward pass, each (B, *mask_shape), values 0 or 1/(1-p)
+
+
+class Network(nn.Module):
+    """A generator or a discriminator; dropout masks come from outside, so that forward draws no random numbers.
+
+    mask_shapes: shape per sample of every mask `forward(x, masks)` takes, in order; empty without dropout.
+    dropout: the probability with which an entry of those masks is 0.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mask_shapes: list[tuple[int, ...]] = []
+        self.dropout = 0.0
+
+    def drop(self, probability: float, shapes: list[tuple[int, ...]]) -> None:
+        """Declare dropout of `probability` with one mask a shape; probability 0 declares none."""
+        if probability > 0:
+            self.mask_shapes, self.dropout = shapes, probability
+
+
+def keep(x: Tensor, masks: Masks, index: int) -> Tensor:
+    """`x` times its `index`-th dropout mask; `x` itself where there are no masks."""
+    return x if masks is None or not masks else x * masks[index].to(x.dtype)
+
+
+def stages(recipe: Recipe) -> int:
+    """How many times 4 px double to reach the recipe's resolution."""
+    return int(math.log2(recipe.resolution.height // 4))
+
+
+def width(base: int, halvings: int) -> int:
+    """Channels of a DCGAN map `halvings` below full size: doubled each time, at most eight times `base`."""
+    return base * min(2**halvings, 8)
+
+
+def norm(kind: str, channels: int, recipe: Recipe) -> nn.Module:
+    """Normalisation of a (B, channels, H, W) map: batch, layer (over C, H, W), instance or none."""
+    if kind == "batch":
+        return nn.BatchNorm2d(channels, eps=recipe.bn_eps, momentum=recipe.bn_momentum)
+    if kind == "layer":  # per-channel scale and shift, as Gulrajani et al. 2017's code
+        return nn.GroupNorm(1, channels, eps=recipe.bn_eps)
+    if kind == "instance":
+        return nn.InstanceNorm2d(channels, eps=recipe.bn_eps, affine=True)
+    if kind == "none":
+        return nn.Identity()
+    raise UsageError(f"critic_norm={kind!r}: expected batch, layer, instance or none")
+
+
+def activation(slope: float) -> nn.Module:
+    """ReLU for slope 0, LeakyReLU otherwise."""
+    return nn.LeakyReLU(slope, inplace=False) if slope else nn.ReLU()
+
+
+def to_range(recipe: Recipe) -> nn.Module:
+    """The generator's last layer: Tanh for images in [-1, 1], Sigmoid for [0, 1]."""
+    return nn.Sigmoid() if recipe.value_range == "sigmoid" else nn.Tanh()
+
+
+def down(inputs: int, outputs: int, kernel: int, *, bias: bool, stride: int = 2) -> nn.Conv2d:
+    """A convolution whose output is the input's size over `stride`, rounded up ("same" padding)."""
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding=(kernel - 1) // 2, bias=bias)
+
+
+def up(inputs: int, outputs: int, kernel: int, how: str, *, bias: bool) -> nn.Module:
+    """Twice the size: a transposed convolution ("deconv"), or nearest neighbour then convolution ("nearest").
+
+    The second leaves no checkerboard (Odena et al. 2016, doi:10.23915/distill.00003); it needs an odd kernel, so an
+    even one is taken one smaller.
+    """
+    if how == "deconv":
+        padding, odd = (kernel - 1) // 2, kernel % 2
+        return nn.ConvTranspose2d(inputs, outputs, kernel, 2, padding, output_padding=odd, bias=bias)
+    odd_kernel = kernel - 1 + kernel % 2
+    return nn.Sequential(
+        nn.Upsample(scale_factor=2), nn.Conv2d(inputs, outputs, odd_kernel, padding=odd_kernel // 2, bias=bias)
+    )
+
+
+class MinibatchStd(nn.Module):
+    """Append one channel: the standard deviation over groups of four neighbouring samples, averaged to a number.
+
+    Karras et al. 2018 (arXiv:1710.10196, section 3). Groups are contiguous, so a batch split over ranks keeps its
+    groups. A batch that four does not divide takes groups of two or one (one: the channel is 0).
+    """
+
+    def __init__(self, group: int = 4) -> None:
+        super().__init__()
+        self.group = group
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, C + 1, H, W)
+        batch, _, height, width = x.shape
+        group = math.gcd(batch, self.group)
+        grouped = x.float().reshape(batch // group, group, -1)
+        deviation = (grouped.var(dim=1, unbiased=False) + 1e-8).sqrt().mean(dim=1)
+        channel = deviation.repeat_interleave(group).to(x.dtype)
+        return torch.cat([x, channel[:, None, None, None].expand(-1, 1, height, width)], dim=1)
+
+
+def initialise(network: nn.Module, init: str) -> None:
+    """Set the weights; the caller seeds torch before building.
+
+    dcgan: N(0, 0.02), BatchNorm scales N(1, 0.02) (Radford et al. 2016, pytorch/examples). normal: N(0, 0.02),
+    scales 1. glorot: Glorot uniform (Keras's default). Biases 0 in all three.
+    torch: PyTorch's own defaults. Raises UsageError for another name.
+    """
+    if init not in ("dcgan", "normal", "glorot", "torch"):
+        raise UsageError(f"init={init!r}: expected dcgan, normal, glorot or torch")
+    if init == "torch":
+        return
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            _initialise_weight(module.weight, init)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and init == "dcgan":
+            nn.init.normal_(module.weight, 1.0, 0.02)
+
+
+def _initialise_weight(weight: Tensor, init: str) -> None:
+    if init == "glorot":
+        nn.init.xavier_uniform_(weight)
+    else:
+        nn.init.normal_(weight, 0.0, 0.02)
+
+
+def normalise_spectrum(network: nn.Module) -> None:
+    """Give every convolution and dense layer spectral norm 1 (Miyato et al. 2018, arXiv:1802.05957).
+
+    Call after `initialise`. The power iteration's vectors are buffers, so a checkpoint carries them; each forward
+    pass in training mode advances them by one.
+    """
+    for module in list(network.modules()):
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            parametrizations.spectral_norm(module)

@@ -1,0 +1,154 @@
+"""What a recipe may not ask for, and what it may but should not: found before anything is built. No torch here."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from facegan.errors import UsageError
+from facegan.recipes.base import Recipe, Size
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a network family can do. sizes: resolutions; None is every square power of two from 16 to 1024."""
+
+    sizes: tuple[Size, ...] | None = None
+    norms: tuple[str, ...] = ("batch", "layer", "instance", "none")
+    upsampling: tuple[str, ...] = ("deconv", "nearest")
+    kernels: tuple[int, ...] = (3, 5)
+    extras: tuple[str, ...] = ()  # of dropout, spectral_norm, minibatch_std
+
+
+FAMILIES = {
+    "dcgan": Family(kernels=(3, 4, 5), extras=("spectral_norm", "minibatch_std")),
+}
+
+CHOICES = {
+    "network": tuple(FAMILIES),
+    "value_range": ("tanh", "sigmoid"),
+    "critic_norm": ("batch", "layer", "instance", "none"),
+    "upsample": ("deconv", "nearest"),
+    "init": ("dcgan", "normal", "glorot", "torch"),
+    "loss": ("bce", "minimax", "wasserstein", "lsgan", "hinge", "relativistic"),
+    "g_optimizer": ("adam", "sgd", "rmsprop"),
+    "d_optimizer": ("adam", "sgd", "rmsprop"),
+    "lr_schedule": ("constant", "exponential", "linear", "cosine"),
+    "instance_noise_on": ("both", "real"),
+    "channels": (1, 3),
+    "first_stride": (2, 4),
+}
+
+AT_LEAST_ONE = (
+    *("latent_dim", "ngf", "ndf", "batch_size", "n_critic", "penalty_every", "lr_decay_steps"),
+    "instance_noise_steps",
+)
+POSITIVE = ("g_lr", "d_lr", "adam_eps", "bn_eps", "lr_decay", "instance_noise_decay")
+NOT_NEGATIVE = (
+    *("gp_weight", "clip", "r1_gamma", "r2_gamma", "diversity_weight", "instance_noise", "ema_kimg", "ema_rampup"),
+    *("rotation", "shear", "g_slope", "d_slope", "kimg", "epochs"),
+)
+BELOW_ONE = ("dropout", "beta1", "beta2", "zoom")
+
+
+def check(recipe: Recipe) -> list[str]:
+    """Warnings about `recipe`, one a line; raises UsageError, which says what to change, where it cannot work."""
+    _check_numbers(recipe)
+    check_network(recipe)
+    for wrong in _impossible(recipe):
+        raise UsageError(wrong)
+    return list(_doubtful(recipe))
+
+
+def check_network(recipe: Recipe) -> None:
+    """Raise UsageError where the network family cannot be built as the recipe asks."""
+    for name, allowed in CHOICES.items():
+        if getattr(recipe, name) not in allowed:
+            expected = ", ".join(str(a) for a in allowed)
+            raise UsageError(f"{name}={getattr(recipe, name)!r}: expected one of: {expected}")
+    for wrong in _unbuildable(recipe, FAMILIES[recipe.network]):
+        raise UsageError(f"network {recipe.network}: {wrong}")
+
+
+def _check_numbers(recipe: Recipe) -> None:
+    rules = {"at least 1": AT_LEAST_ONE, "more than 0": POSITIVE, "0 or more": NOT_NEGATIVE, "in [0, 1)": BELOW_ONE}
+    for rule, names in rules.items():
+        for name in names:
+            if not _holds(rule, getattr(recipe, name)):
+                raise UsageError(f"{name}={getattr(recipe, name)!r}: expected {rule}")
+    if not 0 < recipe.bn_momentum <= 1:
+        raise UsageError(f"bn_momentum={recipe.bn_momentum!r}: expected more than 0 and at most 1")
+    if bool(recipe.kimg) == bool(recipe.epochs):
+        found = "both are set" if recipe.kimg else "both are 0"
+        raise UsageError(f"the length is kimg or epochs, and {found}: set one of them and leave the other 0")
+
+
+def _holds(rule: str, value: float) -> bool:  # written so that NaN breaks every rule
+    return {
+        "at least 1": value >= 1,
+        "more than 0": 0 < value < float("inf"),
+        "0 or more": 0 <= value < float("inf"),
+        "in [0, 1)": 0 <= value < 1,
+    }[rule]
+
+
+def _unbuildable(recipe: Recipe, family: Family) -> Iterator[str]:
+    height, wide = recipe.resolution
+    if family.sizes is None:
+        if height != wide or height & (height - 1) or not 16 <= height <= 1024:
+            yield f"resolution={recipe.resolution}: expected a power of two from 16 to 1024"
+    elif family.sizes and recipe.resolution not in family.sizes:
+        yield f"resolution={recipe.resolution}: expected {' or '.join(map(str, family.sizes))}"
+    for name, allowed in (
+        ("critic_norm", family.norms),
+        ("upsample", family.upsampling),
+        ("kernel", family.kernels),
+    ):
+        if allowed and getattr(recipe, name) not in allowed:
+            yield f"{name}={getattr(recipe, name)}: expected {' or '.join(map(str, allowed))}"
+    for name in ("dropout", "spectral_norm", "minibatch_std"):
+        if getattr(recipe, name) and name not in family.extras:
+            yield f"{name} has no place in this family; families that have one: {_families_with(name)}"
+
+
+def _families_with(extra: str) -> str:
+    return ", ".join(name for name, family in FAMILIES.items() if extra in family.extras)
+
+
+def _impossible(recipe: Recipe) -> Iterator[str]:
+    penalised = bool(recipe.gp_weight or recipe.r1_gamma or recipe.r2_gamma)
+    if penalised and has_batchnorm_critic(recipe) and recipe.name != "wgan-gp-64":
+        yield (
+            "critic_norm=batch with a gradient penalty: the penalty is on each sample's gradient, and BatchNorm "
+            "makes it depend on the whole batch (Gulrajani et al. 2017, section 4); use --critic-norm layer, "
+            "instance or none"
+        )
+    if recipe.clip and recipe.gp_weight:
+        yield "clip and gp_weight both bound the critic's slope: set one of them to 0"
+    if recipe.clip and recipe.spectral_norm:
+        yield "clip has no effect under spectral_norm, which rescales the weights: set clip to 0"
+    if recipe.loss == "relativistic" and recipe.split_updates:
+        yield "loss relativistic pairs real and generated images, split_updates parts them: choose one"
+    if recipe.diversity_weight and recipe.loss != "wasserstein":
+        yield "diversity_weight is defined on the Wasserstein loss of the generator: use --loss wasserstein"
+    if recipe.real_labels != (1.0, 1.0) and recipe.loss not in ("bce", "minimax", "lsgan"):
+        yield f"real_labels={recipe.real_labels}: loss {recipe.loss} has no targets; use bce, minimax or lsgan"
+    if recipe.split_updates and penalised:
+        yield "split_updates with a gradient penalty is not defined: the penalty belongs to one update"
+    if recipe.gamma_final >= 0 and not (recipe.r1_gamma or recipe.r2_gamma):
+        yield "gamma_final is the end of a schedule of r1_gamma or r2_gamma, and both are 0"
+
+
+def has_batchnorm_critic(recipe: Recipe) -> bool:
+    """Whether the discriminator of this recipe normalises over the batch."""
+    return recipe.critic_norm == "batch"
+
+
+def _doubtful(recipe: Recipe) -> Iterator[str]:
+    if recipe.loss == "wasserstein" and not (recipe.gp_weight or recipe.clip or recipe.spectral_norm):
+        yield "loss wasserstein without gp_weight, clip or spectral_norm: nothing bounds the critic's slope"
+    if recipe.gp_weight and has_batchnorm_critic(recipe):
+        yield (
+            "BatchNorm in a critic under a gradient penalty, as this reference published it, is against "
+            "Gulrajani et al. 2017, section 4; --critic-norm layer gives the correct one"
+        )
+    if recipe.loss == "minimax":
+        yield "loss minimax saturates: the generator stops learning where the discriminator wins; bce does not"
