@@ -13,8 +13,8 @@ def gradient_penalty(critic: Critic, real: Tensor, fake: Tensor, eps: Tensor, ma
     """E[(|gradient of the critic| - 1)^2] between real and generated images; the caller weighs it by lambda.
 
     Gulrajani et al. 2017 (arXiv:1704.00028), algorithm 1. real, fake: (B, C, H, W); eps: (B,) uniform in [0, 1),
-    the share of the real image. Norm over C, H, W in float32, with 1e-12 under the root so that a zero gradient stays
-    differentiable. The fakes' graph is cut: the penalty trains the critic alone.
+    the share of the real image. Norm over C, H, W in float32, with 1e-12 under the root so that a zero gradient
+    stays differentiable. The fakes' graph is cut: the penalty trains the critic alone.
     """
     share = eps.float()[:, None, None, None]
     mixed = share * real.detach().float() + (1 - share) * fake.detach().float()
@@ -23,12 +23,12 @@ def gradient_penalty(critic: Critic, real: Tensor, fake: Tensor, eps: Tensor, ma
 
 
 def zero_centred_penalty(critic: Critic, images: Tensor, masks: Masks = None) -> Tensor:
-    """E[|gradient of the critic|^2] / 2 at `images` (B, C, H, W): R1 on real images, R2 on generated ones.
+    """E[|gradient of the critic|^2] at `images` (B, C, H, W): R1 on real images, R2 on generated ones.
 
-    Mescheder et al. 2018 (arXiv:1801.04406), equation 9; weigh it by gamma, and by n where it is taken every n-th
+    Mescheder et al. 2018 (arXiv:1801.04406), equation 9; weigh it by gamma / 2, and by n where it is taken every n-th
     batch (lazy regularisation, Karras et al. 2020, arXiv:1912.04958, appendix B).
     """
-    return _squared_slope(critic, images.detach().float(), masks).mean() / 2
+    return _squared_slope(critic, images.detach().float(), masks).mean()
 
 
 def _squared_slope(critic: Critic, images: Tensor, masks: Masks) -> Tensor:

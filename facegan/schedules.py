@@ -1,55 +1,58 @@
-"""Everything that changes while a run trains, as pure functions of how far it is."""
+"""Everything that changes while a run trains, as pure functions of how far it is.
+
+`progress` is the share of the run's images seen so far, 0 to 1.
+"""
 
 import math
 
 from facegan.recipes.base import Recipe
 
 
-def lr_factor(recipe: Recipe, step: int, nimg: int, total_nimg: int) -> float:
-    """What both learning rates are multiplied by at an optimizer's own `step` (from 0) and at `nimg` images.
+def learning_rate_factor(recipe: Recipe, step: int, progress: float) -> float:
+    """What a network's learning rate is multiplied by before its optimizer's `step` (from 0).
 
     constant: 1. exponential: lr_decay ** (step / lr_decay_steps), continuous (rlronan/Tensorflow-GAN-Faces).
     linear: from 1 to 0 over the run; cosine: the same along half a cosine (Loshchilov and Hutter 2017).
     """
     if recipe.lr_schedule == "exponential":
-        return float(recipe.lr_decay ** (step / recipe.lr_decay_steps))
+        return math.pow(recipe.lr_decay, step / recipe.lr_decay_steps)
     if recipe.lr_schedule == "linear":
-        return 1.0 - _share(nimg, total_nimg)
+        return 1 - min(progress, 1.0)
     if recipe.lr_schedule == "cosine":
-        return _cosine(1.0, 0.0, _share(nimg, total_nimg))
+        return _cosine(1.0, 0.0, progress)
     return 1.0
 
 
-def penalty_gamma(recipe: Recipe, gamma: float, nimg: int, total_nimg: int) -> float:
-    """R1 or R2 weight at `nimg`: `gamma`, or along half a cosine to `gamma_final` where that is not negative.
+def gamma(start: float, final: float, progress: float) -> float:
+    """R1 or R2 weight: `start`, or from it to `final` along half a cosine where `final` is not negative.
 
-    Huang et al. 2024 (arXiv:2501.05441), appendix: 2 -> 0.2 at FFHQ-64.
+    Huang et al. 2024 (arXiv:2501.05441), table of hyperparameters: 2 to 0.2 for FFHQ at 64 px. A penalty that is
+    off (start 0) stays off.
     """
-    if gamma == 0 or recipe.gamma_final < 0:
-        return gamma
-    return _cosine(gamma, recipe.gamma_final, _share(nimg, total_nimg))
+    if start == 0 or final < 0:
+        return start
+    return _cosine(start, final, progress)
 
 
-def noise_std(recipe: Recipe, batch: int) -> float:
-    """Standard deviation of the instance noise (Sonderby et al. 2017, arXiv:1610.04490) at batch number `batch`."""
-    return float(recipe.instance_noise * recipe.instance_noise_decay ** (batch // recipe.instance_noise_steps))
+def instance_noise_std(recipe: Recipe, batch: int) -> float:
+    """Standard deviation of the instance noise (Sonderby et al. 2017, arXiv:1610.04490) at real batch `batch`.
+
+    A staircase: the recipe's standard deviation times instance_noise_decay once per instance_noise_steps batches.
+    """
+    return recipe.instance_noise * math.pow(recipe.instance_noise_decay, batch // recipe.instance_noise_steps)
 
 
-def ema_beta(recipe: Recipe, nimg: int, batch_size: int) -> float:
-    """Weight of the old average after a batch of `batch_size` that ends at `nimg`: StyleGAN2's formula.
+def ema_beta(recipe: Recipe, nimg: int) -> float:
+    """Weight of the old average in the generator's moving average, where `nimg` images were seen: StyleGAN2's rule.
 
-    Half-life of `ema_kimg` thousand images, early on at most `ema_rampup` of the images seen (0: no ramp-up). 0
-    where the average is off. Karras et al. 2020, NVlabs/stylegan3 training_loop.py.
+    Half-life `ema_kimg` thousand images, early on at most `ema_rampup` of the images seen (0: no ramp-up); 0 where
+    the average is off. Karras et al. 2020 (arXiv:1912.04958), as in NVlabs/stylegan3's training loop.
     """
     half_life = recipe.ema_kimg * 1000
     if recipe.ema_rampup > 0:
         half_life = min(half_life, nimg * recipe.ema_rampup)
-    return float(0.5 ** (batch_size / max(half_life, 1e-8)))
+    return math.pow(0.5, recipe.batch_size / max(half_life, 1e-8))
 
 
-def _share(nimg: int, total_nimg: int) -> float:
-    return min(nimg / total_nimg, 1.0) if total_nimg else 1.0
-
-
-def _cosine(start: float, end: float, share: float) -> float:
-    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+def _cosine(start: float, end: float, progress: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * min(progress, 1.0))) / 2

@@ -43,7 +43,7 @@ def stages(recipe: Recipe) -> int:
 
 def width(base: int, halvings: int) -> int:
     """Channels of a DCGAN map `halvings` below full size: doubled each time, at most eight times `base`."""
-    return base * min(2**halvings, 8)
+    return base * min(1 << halvings, 8)
 
 
 def norm(kind: str, channels: int, recipe: Recipe) -> nn.Module:
