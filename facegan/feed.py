@@ -1,0 +1,105 @@
+"""Batches on the device, one ahead of the step: read, draw and send beside the training, measure the waiting."""
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from facegan.draws import Drawer, knobs
+from facegan.machine import Machine
+from facegan.recipes import Recipe
+from facegan.step import Batch
+
+
+class Stream(Protocol):
+    """What the training reads: this rank's part of each global batch, from any position on."""
+
+    nimg: int
+
+    @property
+    def samples(self) -> int:
+        """Images in the split."""
+
+    def seek(self, nimg: int) -> None:
+        """Go to position `nimg` in constant time."""
+
+    def __next__(self) -> Tensor:
+        """(b, C, H, W) uint8, and on to the next global batch."""
+
+
+class Feed:
+    """Iterates the batches from `nimg` up to `total_nimg`; a thread prepares the next one meanwhile."""
+
+    def __init__(
+        self, stream: Stream, drawer: Drawer, recipe: Recipe, machine: Machine, nimg: int, total_nimg: int
+    ) -> None:
+        self.stream, self.drawer, self.recipe, self.machine = stream, drawer, recipe, machine
+        self.nimg, self.total_nimg = nimg, total_nimg
+        self.waited = 0.0  # seconds the training has waited for data
+        self._ready: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=1)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._fill, name="feed", daemon=True)
+
+    def __enter__(self) -> "Feed":
+        self.stream.seek(self.nimg)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closed.set()
+        while self._thread.is_alive():
+            self._drain()
+            self._thread.join(timeout=0.05)
+
+    def __iter__(self) -> Iterator[Batch]:
+        while True:
+            start = time.perf_counter()
+            batch = self._ready.get()
+            self.waited += time.perf_counter() - start
+            if isinstance(batch, BaseException):
+                raise batch
+            if batch is None:
+                return
+            yield _map(batch, self._send)
+
+    def _fill(self) -> None:
+        try:
+            for nimg in range(self.nimg, self.total_nimg, self.recipe.batch_size):
+                if self._closed.is_set():
+                    return
+                self._put(self._prepare(nimg))
+            self._put(None)
+        except BaseException as error:  # raised again in the training's own thread
+            self._put(error)
+
+    def _prepare(self, nimg: int) -> Batch:
+        images = next(self.stream)
+        position = nimg + self.machine.rank * len(images)
+        batch = Batch(
+            nimg, images, self.drawer.step(position, len(images)), knobs(self.recipe, nimg, self.total_nimg)
+        )
+        return _map(batch, Tensor.pin_memory) if self.machine.device.type == "cuda" else batch
+
+    def _put(self, item: Batch | BaseException | None) -> None:
+        while not self._closed.is_set():
+            try:
+                return self._ready.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def _drain(self) -> None:
+        try:
+            self._ready.get_nowait()
+        except queue.Empty:
+            pass
+
+    def _send(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.machine.device, non_blocking=True)
+
+
+def _map(batch: Batch, change: Any) -> Batch:
+    images = batch.images if batch.images.device.type == "cuda" else change(batch.images)
+    return Batch(batch.nimg, images, batch.draws.map(change), batch.knobs)

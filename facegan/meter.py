@@ -1,0 +1,77 @@
+"""Sums of the named terms of each update, kept on the device, and the guard against non-finite ones."""
+
+import json
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class _Group:
+    """Terms that are always measured together."""
+
+    sums: Tensor  # (K,) float64
+    count: int
+    bad_at: Tensor  # (K,) int64, the update (nimg) at which a term first was not finite, else -1
+
+
+class Meter:
+    """Means since the last `take`; and `tripped` (1.0 once anything was NaN or infinite) without a host round trip."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.groups: dict[tuple[str, ...], _Group] = {}
+        self.tripped = torch.zeros((), device=device)
+
+    def add(self, names: tuple[str, ...], values: Tensor, nimg: int) -> None:
+        """Count one update's terms, `values` (K,) in the order of `names`."""
+        group = self.groups.get(names)
+        if group is None:
+            zeros = torch.zeros(len(names), dtype=torch.float64, device=self.device)
+            group = self.groups[names] = _Group(zeros, 0, torch.full_like(zeros, -1, dtype=torch.int64))
+        bad = ~torch.isfinite(values)
+        group.sums += values
+        group.count += 1
+        group.bad_at.masked_fill_(bad & (group.bad_at < 0), nimg)
+        torch.maximum(self.tripped, bad.any().float(), out=self.tripped)
+
+    def take(self) -> dict[str, float]:
+        """The mean of every term since the last call (a host round trip); starts anew."""
+        means = {}
+        for names, group in self.groups.items():
+            if group.count:
+                means |= dict(zip(names, (group.sums / group.count).tolist(), strict=True))
+            group.sums.zero_()
+            group.count = 0
+        return means
+
+    def trouble(self) -> tuple[str, int] | None:
+        """The first non-finite term and the nimg of its step, or None (a host round trip)."""
+        if not self.tripped.item():
+            return None
+        found = [
+            (at, name)
+            for names, group in self.groups.items()
+            for name, at in zip(names, group.bad_at.tolist(), strict=True)
+            if at >= 0
+        ]
+        at, name = min(found)
+        return name, at
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps: one tensor a group, sums then count, named by the terms as JSON."""
+        return {
+            json.dumps(names): torch.cat(
+                [g.sums, torch.tensor([float(g.count)], dtype=torch.float64, device=self.device)]
+            )
+            for names, g in self.groups.items()
+        }
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take over `tensors()`."""
+        self.groups.clear()
+        for key, value in tensors.items():
+            sums = value[:-1].to(self.device).clone()
+            bad_at = torch.full_like(sums, -1, dtype=torch.int64)
+            self.groups[tuple(json.loads(key))] = _Group(sums, int(value[-1]), bad_at)

@@ -1,0 +1,139 @@
+"""Everything a run carries from step to step, and its flat form of named tensors for checkpoints."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from facegan.errors import FaceganError
+from facegan.machine import Machine
+from facegan.meter import Meter
+from facegan.networks import build_discriminator, build_generator
+from facegan.recipes import Recipe
+
+NETWORKS = ("generator", "discriminator")
+
+
+class State:
+    """Generator, discriminator, averaged generator (EMA), their optimizers, and the sums of the terms to log."""
+
+    def __init__(self, recipe: Recipe, seed: int, machine: Machine, *, sync_bn: bool = False) -> None:
+        torch.manual_seed(seed)  # initial weights only: on every rank the same
+        self.generator = _place(build_generator(recipe), machine, sync_bn)
+        self.discriminator = _place(build_discriminator(recipe), machine, sync_bn)
+        self.average = copy.deepcopy(self.generator).eval().requires_grad_(False) if recipe.ema_kimg else None
+        self.optimizers = {
+            "generator": _optimizer(recipe.g_optimizer, self.generator, recipe, recipe.g_lr, machine),
+            "discriminator": _optimizer(recipe.d_optimizer, self.discriminator, recipe, recipe.d_lr, machine),
+        }
+        self.meter = Meter(machine.device)
+
+    @property
+    def sampler(self) -> nn.Module:
+        """The generator to sample from: the averaged one where the recipe has it."""
+        return self.generator if self.average is None else self.average
+
+    def network(self, which: str) -> nn.Module:
+        """`generator` or `discriminator`."""
+        return self.generator if which == "generator" else self.discriminator
+
+    def buffers(self, which: str) -> list[Tensor]:
+        """Running statistics of a network's BatchNorm layers."""
+        return [buffer for buffer in self.network(which).buffers() if buffer.is_floating_point()]
+
+    def set_learning_rates(self, g_lr: float, d_lr: float) -> None:
+        """Set what the optimizers use from the next update on."""
+        for which, lr in (("generator", g_lr), ("discriminator", d_lr)):
+            for group in self.optimizers[which].param_groups:
+                group["lr"] = lr
+
+    def apply(self, which: str, grads: list[Tensor]) -> None:
+        """Update a network by `grads`, unless something non-finite was ever seen (decided on the device)."""
+        optimizer = self.optimizers[which]
+        for parameter, grad in zip(self.network(which).parameters(), grads, strict=True):
+            parameter.grad = grad
+        if optimizer.defaults.get("fused"):
+            optimizer.found_inf = self.meter.tripped  # type: ignore[attr-defined]
+        else:  # a zero gradient leaves the weights where they are
+            for parameter in self.network(which).parameters():
+                parameter.grad = torch.where(self.meter.tripped > 0, 0.0, parameter.grad)
+        optimizer.step()
+
+    @torch.no_grad()
+    def update_average(self, beta: float) -> None:
+        """Move the averaged generator: weights by EMA, BatchNorm statistics copied (Karras et al. 2018)."""
+        if self.average is None:
+            return
+        torch._foreach_lerp_(list(self.average.parameters()), list(self.generator.parameters()), 1 - beta)
+        for mean, now in zip(self.average.buffers(), self.generator.buffers(), strict=True):
+            mean.copy_(now)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it as named tensors: `generator/...`, `average/...`, `generator.adam/...`, `meter/...`."""
+        found: dict[str, Tensor] = {}
+        for name, module in self._modules().items():
+            found |= {f"{name}/{key}": value for key, value in module.state_dict().items()}
+        for which in NETWORKS:
+            for key, slot, value in self._slots(which):
+                found[f"{which}.optimizer/{key}/{slot}"] = value
+        return found | {f"meter/{key}": value for key, value in self.meter.tensors().items()}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take over `tensors()` of an equal state; raises FaceganError where names or shapes differ."""
+        for name, module in self._modules().items():
+            _load_module(module, _below(tensors, f"{name}/"), name)
+        for which in NETWORKS:
+            self._load_optimizer(which, _below(tensors, f"{which}.optimizer/"))
+        self.meter.load(_below(tensors, "meter/"))
+
+    def _modules(self) -> dict[str, nn.Module]:
+        modules = {"generator": self.generator, "discriminator": self.discriminator}
+        return modules if self.average is None else modules | {"average": self.average}
+
+    def _slots(self, which: str) -> list[tuple[str, str, Tensor]]:
+        named = self.network(which).named_parameters()
+        state = self.optimizers[which].state
+        return [(key, slot, value) for key, p in named for slot, value in state[p].items() if value is not None]
+
+    def _load_optimizer(self, which: str, tensors: dict[str, Tensor]) -> None:
+        parameters = dict(self.network(which).named_parameters())
+        for name, value in tensors.items():
+            key, slot = name.rsplit("/", 1)
+            if key not in parameters:
+                raise FaceganError(f"checkpoint: optimizer state of {which} has no parameter {key!r} here")
+            # Adam counts its steps on the CPU unless fused; the slot's own device is the parameter's or the count's.
+            device = parameters[key].device if slot != "step" or _fused(self.optimizers[which]) else "cpu"
+            layout = torch.channels_last if value.dim() == 4 else torch.contiguous_format
+            self.optimizers[which].state[parameters[key]][slot] = value.to(device).contiguous(memory_format=layout)
+
+
+def _place(module: nn.Module, machine: Machine, sync_bn: bool) -> nn.Module:
+    if sync_bn and machine.world > 1:
+        module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    return module.train().to(machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def _fused(optimizer: torch.optim.Optimizer) -> bool:
+    return bool(optimizer.defaults.get("fused"))
+
+
+def _optimizer(name: str, module: nn.Module, recipe: Recipe, lr: float, machine: Machine) -> torch.optim.Optimizer:
+    parameters = list(module.parameters())
+    if name == "adam":
+        betas = (float(recipe.beta1), float(recipe.beta2))
+        return torch.optim.Adam(parameters, lr, betas=betas, eps=recipe.adam_eps, fused=True)
+    if name == "sgd":
+        return torch.optim.SGD(parameters, lr, momentum=recipe.beta1, fused=True)
+    return torch.optim.RMSprop(parameters, lr)
+
+
+def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _load_module(module: nn.Module, tensors: dict[str, Any], name: str) -> None:
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise FaceganError(f"checkpoint: the {name} does not fit this recipe: {error}") from None
