@@ -1,0 +1,229 @@
+"""What a batch file does around its command: record what runs, and read from the outcome what comes next.
+
+    python -m jobs.slurm_job begin [RUN_DIR] -- ARGUMENTS
+    python -m jobs.slurm_job end RUN_DIR --code CODE --signal SIGNAL      prints finished, requeue, stopped or failed
+"""
+
+import argparse
+import hashlib
+import io
+import json
+import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+import tarfile
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from facegan.files import whole_file, write_json
+from jobs.slurm import SECRET
+from jobs.slurm_records import Record, save
+
+PACKAGES = ("facegan", "shards", "jobs", "slurm")
+RECORDED = ("SLURM_", "FACEGAN_", "CUDA_", "NCCL_", "GLOO_", "OMP_", "TORCH_", "PYTORCH_", "MASTER_", "WANDB_")
+VERSIONS = ("torch", "accelerate", "numpy", "webdataset", "wandb", "safetensors")
+ROOT_CAUSE = re.compile(r"Root Cause.*?rank\s*:\s*(\d+).*?exitcode\s*:\s*(-?\d+)", re.DOTALL)
+SINGLE = re.compile(r"died with <Signals\.(\w+)|returned non-zero exit status (\d+)")
+
+
+def begin(run_dir: Path | None, arguments: list[str]) -> None:
+    """Note the job in the submit directory and, in the run folder, exactly what it runs."""
+    job = job_id()
+    name = os.environ.get("FACEGAN_JOB", "") or (arguments[0] if arguments else "")
+    log = own_log()
+    save(Record(job, name, str(run_dir or ""), log, tuple(arguments), submitted=now()))
+    if run_dir is None:
+        return
+    logs = run_dir / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    start = logs / f"job-{job}-{restarts()}.json"
+    write_json(start, {**provenance(), "job": job, "log": log, "arguments": arguments, "code": snapshot_code(logs)})
+    write_json(logs / "attempt.json", {"job": job, "restarts": restarts(), "before": outcome(run_dir), **sizes(logs)})
+
+
+def end(run_dir: Path, code: int, asked: str) -> str:
+    """What follows, from outcome.json alone: `finished`, `requeue`, `stopped` or `failed`.
+
+    `asked` is the signal Slurm sent, if any: a run that a person stopped does not come back. An outcome of an earlier
+    attempt does not count, unless the run was finished then; a run that left none has failed, and the cause is
+    gathered from the logs of launchers and ranks into outcome.json.
+    """
+    attempt = json.loads((run_dir / "logs/attempt.json").read_text(encoding="utf-8"))
+    now_, before = outcome(run_dir), attempt["before"]
+    state = now_.get("state")
+    if state == "finished":
+        return "finished"
+    if state == "failed" and now_ != before:
+        return "failed"
+    if state != "stopped" or now_ == before:
+        fail(run_dir, cause(run_dir / "logs", attempt["sizes"], code), now_)
+        return "failed"
+    if not asked:
+        return "stopped"
+    return next_attempt(run_dir, int(now_.get("nimg", 0)))
+
+
+def next_attempt(run_dir: Path, nimg: int) -> str:
+    """`requeue`, unless this job stood at the same image when it was requeued the last time."""
+    history = run_dir / "logs/requeues.jsonl"
+    lines = history.read_text(encoding="utf-8").splitlines() if history.exists() else []
+    earlier = [entry["nimg"] for line in lines if (entry := json.loads(line))["job"] == job_id()]
+    if earlier and nimg <= earlier[-1]:
+        reason = (
+            f"no progress between two requeues of job {job_id()}: {nimg} images at both; a longer --time, "
+            "or an earlier signal (--signal=B:USR1@SECONDS), is needed"
+        )
+        fail(run_dir, reason, outcome(run_dir))
+        return "failed"
+    with history.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"job": job_id(), "nimg": nimg, "time": now()}) + "\n")
+    return "requeue"
+
+
+def fail(run_dir: Path, reason: str, known: dict[str, Any]) -> None:
+    write_json(run_dir / "outcome.json", {"nimg": 0, **known, "state": "failed", "reason": reason})
+
+
+def cause(logs: Path, sizes_before: dict[str, int], code: int) -> str:
+    """Why the ranks ended without an outcome: what the launchers say of the first one that died, and its last words."""
+    said = {path.name: tail(path, sizes_before.get(path.name, 0)) for path in sorted(logs.glob("*.log"))}
+    for name, text in said.items():
+        if name.startswith("node-") and (found := ROOT_CAUSE.search(text)):
+            rank, status = found.group(1), int(found.group(2))
+            if status != -signal.SIGTERM:  # the launcher ended that one itself, for another's sake
+                return f"rank {rank} {died(status)}{last_words(said.get(f'rank-{rank}.log', ''))} (see {logs}/rank-{rank}.log)"
+    for name, text in said.items():
+        if name.startswith("node-") and (found := SINGLE.search(text)):
+            status = int(found.group(2) or -signal.Signals[found.group(1)].value)
+            return f"rank 0 {died(status)}{last_words(said.get('rank-0.log', ''))} (see {logs}/rank-0.log)"
+    return f"the ranks ended without an outcome, srun's exit code {code}{last_words(said.get('rank-0.log', ''))} (see {logs})"
+
+
+def died(status: int) -> str:
+    return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit code {status}"
+
+
+def last_words(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("[")]
+    return f": {lines[-1][:300]}" if lines else ""
+
+
+def tail(path: Path, start: int, most: int = 200_000) -> str:
+    """What this attempt added to a log, at most its last `most` bytes."""
+    with path.open("rb") as file:
+        file.seek(max(start, path.stat().st_size - most))
+        return file.read().decode("utf-8", errors="replace")
+
+
+def sizes(logs: Path) -> dict[str, dict[str, int]]:
+    return {"sizes": {path.name: path.stat().st_size for path in logs.glob("*.log")}}
+
+
+def outcome(run_dir: Path) -> dict[str, Any]:
+    """What the trainer wrote last; empty where there is nothing, or nothing that can be read."""
+    try:
+        value = json.loads((run_dir / "outcome.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def provenance() -> dict[str, Any]:
+    """Commit, host, versions and settings; nothing whose name says that it is secret."""
+    kept = {k: v for k, v in os.environ.items() if k.startswith(RECORDED) and not SECRET.search(k)}
+    return {
+        "time": now(),
+        "restarts": restarts(),
+        "host": platform.node(),
+        "directory": str(Path.cwd()),
+        "git": git(),
+        "python": sys.version.split()[0],
+        "versions": {name: version(name) for name in VERSIONS},
+        "environment": dict(sorted(kept.items())),
+    }
+
+
+def git() -> dict[str, Any]:
+    """Commit and dirty files of the code that runs; empty outside a checkout."""
+    here = Path(__file__).resolve().parent.parent
+    commit = _git(here, "rev-parse", "HEAD")
+    return {"commit": commit, "changed": _git(here, "status", "--porcelain").splitlines()} if commit else {}
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    try:
+        call = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(call, capture_output=True, text=True, timeout=30, check=False).stdout.rstrip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+def version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def snapshot_code(logs: Path) -> str:
+    """Keep the packages' sources in `logs`, once for each state they are in; returns the archive's name."""
+    root = Path(__file__).resolve().parent.parent
+    files = [path for name in PACKAGES for path in sorted((root / name).rglob("*")) if path.suffix in (".py", ".sh", ".html")]
+    contents = [(str(path.relative_to(root)), path.read_bytes()) for path in files if path.name != "site.sh"]
+    digest = hashlib.sha256()
+    for name, content in contents:
+        digest.update(f"{name}\0{len(content)}\0".encode() + content)
+    archive = logs / f"code-{digest.hexdigest()[:12]}.tar.gz"
+    if not archive.exists():
+        with whole_file(archive) as part, tarfile.open(part, "w:gz") as tar:
+            for name, content in contents:
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    return archive.name
+
+
+def job_id() -> str:
+    """This job's id, or ARRAY_ELEMENT: the name Slurm and `scontrol requeue` have for exactly this one."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
+
+
+def restarts() -> int:
+    return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+
+
+def own_log() -> str:
+    """The file this job's output goes to, as Slurm opened it."""
+    target = os.readlink("/proc/self/fd/1")
+    return target if target.startswith("/") else ""
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m jobs.slurm_job", description=__doc__)
+    steps = parser.add_subparsers(dest="step", required=True)
+    first = steps.add_parser("begin")
+    first.add_argument("--run-dir", type=Path)
+    first.add_argument("arguments", nargs=argparse.REMAINDER)
+    last = steps.add_parser("end")
+    last.add_argument("run_dir", type=Path)
+    last.add_argument("--code", type=int, required=True)
+    last.add_argument("--signal", default="")
+    given = parser.parse_args()
+    if given.step == "begin":
+        begin(given.run_dir, given.arguments[1:])
+    else:
+        print(end(given.run_dir, given.code, given.signal))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+# shellcheck shell=bash
+# Sourced by the batch files, never submitted: how Python is called, how ranks start on every node,
+# and what a signal and the end of a training lead to.
+
+# How Python is called; slurm/site.sh may set both. The prefix is split into words, for containers:
+# FACEGAN_PREFIX="apptainer exec --nv /scratch/me/facegan.sif"
+export FACEGAN_PREFIX=${FACEGAN_PREFIX:-} FACEGAN_PYTHON=${FACEGAN_PYTHON:-python} PYTHONUNBUFFERED=1
+# shellcheck disable=SC2206  # words are wanted
+python=($FACEGAN_PREFIX "$FACEGAN_PYTHON")
+
+die() { printf 'error: %s\n' "$@" >&2; exit 1; }
+
+# option --name DEFAULT ARG...: what "--name VALUE" or "--name=VALUE" among the arguments says, the last one counts
+option() {
+  local name=$1 value=$2
+  shift 2
+  while [ $# -gt 0 ]; do
+    case $1 in
+      "$name") value=${2-} ;;
+      "$name"=*) value=${1#*=} ;;
+    esac
+    shift
+  done
+  printf '%s' "$value"
+}
+
+# Where rank 0 listens: the first node's name if it resolves, else the address Slurm has for it.
+# Never localhost as a last resort: every node would train alone without a word.
+head_address() {
+  local name address
+  name=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+  if getent hosts "$name" >/dev/null; then
+    printf '%s' "$name"
+    return
+  fi
+  address=$(scontrol show node "$name" | sed -n 's/.*NodeAddr=\([^ ]*\).*/\1/p')
+  getent hosts "$address" >/dev/null || die "node $name has neither a name nor an address (${address:-none}) that resolves"
+  printf '%s' "$address"
+}
+
+# launch MODULE ARG...: becomes an srun that runs `python -m MODULE ARG...` as one rank a GPU, through one launcher a node.
+launch() {
+  local ranks=${FACEGAN_RANKS_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}} cpus=${SLURM_CPUS_PER_TASK:-1}
+  local world=$((ranks * SLURM_NNODES)) omp=$((cpus > ranks ? cpus / ranks : 1))
+  MASTER_ADDR=$(head_address)
+  export MASTER_ADDR MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000)) # below the ephemeral ports, another for every job
+  export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$omp}
+  # The node's number is another one on every node: it has to be read inside srun.
+  # shellcheck disable=SC2016
+  local on_node='[ -z "${FACEGAN_LOGS:-}" ] || exec >>"$FACEGAN_LOGS/node-$SLURM_NODEID.log" 2>&1
+    exec $FACEGAN_PREFIX "$FACEGAN_PYTHON" -m accelerate.commands.launch --machine_rank "$SLURM_NODEID" "$@"'
+  local multi=()
+  if [ "$world" -gt 1 ]; then multi=(--multi_gpu --main_process_ip "$MASTER_ADDR" --main_process_port "$MASTER_PORT"); fi
+  # --cpus-per-task is not inherited since Slurm 22.05; without --kill-on-bad-exit the ranks of a dead one hang.
+  exec srun --export=ALL --ntasks-per-node=1 --cpus-per-task="$cpus" --kill-on-bad-exit=1 --unbuffered \
+    bash -c "$on_node" launcher --num_machines "$SLURM_NNODES" --num_processes "$world" "${multi[@]}" \
+    --mixed_precision no --dynamo_backend no --module "$@"
+}
+
+# run ARG...: one `facegan` command in this process, recorded for `facegan status`.
+run() {
+  "${python[@]}" -m jobs.slurm_job begin -- "$@"
+  exec "${python[@]}" -m jobs "$@"
+}
+
+# train RECIPE ARG...: `facegan train` on every rank. On a signal from Slurm all ranks save at one step;
+# whether this job, or this element of an array, comes back is then read from run_dir/outcome.json.
+train() {
+  local run_dir data step tail verdict signal='' code=0
+  run_dir=$(option --run-dir "" "$@")
+  data=$(option --data "" "$@")
+  [ -n "$run_dir" ] || die "train needs --run-dir; got: $*"
+  found=("$data"/index.json "$data"/*/index.json)
+  case $data in *://*) ;; *) [ -f "${found[0]}" ] || [ -f "${found[1]}" ] || die "no set of shards in ${data:-(no --data)}" \
+    "make it first: sbatch slurm/preprocess.sh img_align_celeba.zip $(printf %q "$data") --size 64 --size 128 --crop 150" ;; esac
+  export FACEGAN_LOGS=$run_dir/logs
+  "${python[@]}" -m jobs.slurm_job begin --run-dir "$run_dir" -- train "$@"
+
+  launch jobs.slurm_rank train "$@" &
+  step=$!
+  tail -n 0 -F "$FACEGAN_LOGS/rank-0.log" 2>/dev/null &
+  tail=$!
+  # Time limit and preemption come as USR1 to this shell alone (--signal=B:USR1), scancel as TERM.
+  trap 'signal=USR1' USR1
+  trap 'signal=TERM' TERM
+  while kill -0 "$step" 2>/dev/null; do
+    if [ -z "$signal" ]; then
+      wait "$step" || true # a trapped signal ends it early
+    else
+      touch "$run_dir/stop" # again and again: ranks that are still starting remove an old one
+      sleep 1
+    fi
+  done
+  wait "$step" || code=$?
+  sleep 1 # the last lines
+  kill "$tail" 2>/dev/null || true
+
+  verdict=$("${python[@]}" -m jobs.slurm_job end "$run_dir" --code "$code" --signal "$signal")
+  case $verdict in
+    finished) exit 0 ;;
+    requeue) requeue ;;
+    stopped) exit 85 ;;
+    *) exit 1 ;;
+  esac
+}
+
+# Puts exactly this job, or this element of its array, back into the queue. A job that Slurm is ending by itself
+# (scancel, a preemption without grace) is no longer RUNNING: then Slurm has decided already.
+requeue() {
+  local id=$SLURM_JOB_ID
+  [ "$(squeue -h -j "$id" -o %T)" = RUNNING ] || exit 85
+  if [ -n "${SLURM_ARRAY_JOB_ID:-}" ]; then id=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID; fi
+  trap '' TERM # Slurm ends the job for its requeue; nothing is left to save
+  scontrol requeue "$id" || die "scontrol requeue $id failed: submit again, the run goes on where it stopped"
+  exit 0
+}

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Turn pictures into shards: every element of the array does one slice, then the index is written behind all of them.
+#
+#   sbatch slurm/preprocess.sh img_align_celeba.zip data/shards --size 64 --size 128 --crop 150
+#   sbatch --array=0-31 slurm/preprocess.sh /scratch/me/pictures data/shards --recipe dcgan-128
+#
+# The same command again does only what is missing. Give the whole array each time: slices that are done end at once.
+#SBATCH --job-name=preprocess
+#SBATCH --output=%x-%A_%a.out
+#SBATCH --open-mode=append
+#SBATCH --array=0-7
+#SBATCH --cpus-per-task=4
+#SBATCH --mem=8G
+#SBATCH --time=02:00:00
+#SBATCH --requeue
+set -euo pipefail
+
+# The cluster's settings and the shared functions: of the submit directory or, without slurm/ there, of the package.
+site=${FACEGAN_SITE:-$SLURM_SUBMIT_DIR/slurm/site.sh}
+# shellcheck source=/dev/null
+if [ -f "$site" ]; then . "$site"; fi
+here=$SLURM_SUBMIT_DIR/slurm
+[ -f "$here/launch.sh" ] || here=$("${FACEGAN_PYTHON:-python}" -c 'import slurm; print(*slurm.__path__)')
+# shellcheck source=launch.sh
+. "$here/launch.sh"
+
+[ $# -ge 2 ] && [ "${1#-}${2#-}" = "$1$2" ] || die "usage: sbatch slurm/preprocess.sh SRC OUT [--size 64 ...]"
+slices=$SLURM_ARRAY_TASK_COUNT
+[ "$SLURM_ARRAY_TASK_MIN-$SLURM_ARRAY_TASK_MAX" = "0-$((slices - 1))" ] || die "the array has to be 0-N without gaps"
+
+# The first element hands in the index job, once. FACEGAN_INDEX=0: somebody else does (facegan submit pipeline).
+if [ "$SLURM_ARRAY_TASK_ID${SLURM_RESTART_COUNT:-}" = 0 ] && [ "${FACEGAN_INDEX:-1}" = 1 ]; then
+  "${python[@]}" -m jobs submit facegan --job-name=index --dependency="afterok:$SLURM_ARRAY_JOB_ID" \
+    --kill-on-invalid-dep=yes -- shards index "$2" ||
+    echo "The index was not submitted; when all slices are done: sbatch slurm/facegan.sh shards index $2" >&2
+fi
+run preprocess "$@" --slice "$SLURM_ARRAY_TASK_ID/$slices" --workers "$SLURM_CPUS_PER_TASK"

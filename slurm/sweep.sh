@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# A search over values and seeds: every element of the array trains one run, and can be requeued alone.
+#
+#   sbatch --array=0-5 slurm/sweep.sh dcgan-64 --set g_lr=1e-4,2e-4 --seeds 3 --data data/shards --out runs/sweep
+#SBATCH --job-name=sweep
+#SBATCH --output=%x-%A_%a.out
+#SBATCH --open-mode=append
+#SBATCH --array=0
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=1
+#SBATCH --cpus-per-task=8
+#SBATCH --mem=32G
+#SBATCH --time=08:00:00
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@120
+set -euo pipefail
+
+# The cluster's settings and the shared functions: of the submit directory or, without slurm/ there, of the package.
+site=${FACEGAN_SITE:-$SLURM_SUBMIT_DIR/slurm/site.sh}
+# shellcheck source=/dev/null
+if [ -f "$site" ]; then . "$site"; fi
+here=$SLURM_SUBMIT_DIR/slurm
+[ -f "$here/launch.sh" ] || here=$("${FACEGAN_PYTHON:-python}" -c 'import slurm; print(*slurm.__path__)')
+# shellcheck source=launch.sh
+. "$here/launch.sh"
+
+# The element's own `train` arguments, one a line of NUL: names and values are data.
+mapfile -d '' -t arguments < <("${python[@]}" -m jobs sweep "$@" --element "$SLURM_ARRAY_TASK_ID")
+[ ${#arguments[@]} -gt 0 ] || die "the sweep has no element $SLURM_ARRAY_TASK_ID"
+train "${arguments[@]}"

@@ -1,0 +1,208 @@
+"""A real, throw-away Slurm on this host: loopback only, no systemd, everything in one folder."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+DAEMONS = ("munged", "slurmctld", "slurmd", "scontrol", "sbatch")
+CONFIG = """\
+ClusterName=facegantest
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={port}
+SlurmctldParameters=preempt_send_user_signal
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={root}/munge.sock
+CredType=cred/munge
+# loopback only: neither the controller nor a node listens on 0.0.0.0
+CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
+StateSaveLocation={root}/state
+SlurmctldPidFile={root}/slurmctld.pid
+SlurmctldLogFile={root}/slurmctld.log
+SlurmdPidFile={root}/slurmd-%n.pid
+SlurmdSpoolDir={root}/spool/%n
+SlurmdLogFile={root}/slurmd-%n.log
+# no cgroups, no systemd
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+MpiDefault=none
+SwitchType=switch/none
+AccountingStorageType=accounting_storage/none
+SchedulerType=sched/backfill
+SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1,sched_min_interval=0
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+PriorityType=priority/basic
+CompleteWait=0
+KillWait=15
+MinJobAge=1200
+InactiveLimit=0
+SlurmctldTimeout=10
+SlurmdTimeout=10
+MessageTimeout=10
+TCPTimeout=4
+BatchStartTimeout=20
+UnkillableStepTimeout=60
+ReturnToService=2
+JobRequeue=1
+# the nodes claim more than this host has
+SlurmdParameters=config_overrides
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+GresTypes=gpu
+NodeName=n[1-2] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{node_ports}] CPUs=16 RealMemory=64000 Gres=gpu:fake:4
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE DefaultTime=20 PriorityTier=10 PreemptMode=off
+PartitionName=low Nodes=ALL MaxTime=INFINITE DefaultTime=20 PriorityTier=1 PreemptMode=requeue GraceTime=60
+PartitionName=low0 Nodes=ALL MaxTime=INFINITE DefaultTime=20 PriorityTier=1 PreemptMode=requeue GraceTime=0
+PartitionName=high Nodes=ALL MaxTime=INFINITE DefaultTime=20 PriorityTier=100 PreemptMode=off
+"""
+# File= must name character devices that exist; nothing opens them
+GRES = "AutoDetect=off\nNodeName=n[1-2] Name=gpu Type=fake File=/dev/tty[0-3]\n"
+
+
+def missing() -> str | None:
+    """Why no cluster can be started here, or None."""
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    absent = [name for name in DAEMONS if shutil.which(name, path=path) is None]
+    if absent:
+        return f"not installed: {', '.join(absent)} (apt-get install --no-install-recommends slurm-wlm munge)"
+    if os.geteuid() != 0:
+        return "a throw-away Slurm needs root"
+    return None
+
+
+class Cluster:
+    """Two nodes (n1, n2), four fake GPUs each, partitions main, low (60 s of grace), low0 (none) and high."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.env = {
+            **{k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_", "FACEGAN_"))},
+            "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin",
+            "SLURM_CONF": str(root / "slurm.conf"),
+        }
+
+    def start(self) -> None:
+        self._configure()
+        self._start_munge()
+        self._daemon("slurmctld", "-f", self.env["SLURM_CONF"])
+        wait_for(lambda: self.call("scontrol", "ping").returncode == 0, 20, "slurmctld answers")
+        for node in ("n1", "n2"):
+            self.start_node(node)
+        wait_for(self._nodes_up, 30, "both nodes are up")
+
+    def stop(self) -> None:
+        """End every job, then every daemon, by the ids of the processes that were started here."""
+        for node in ("n1", "n2"):
+            self.start_node(node)  # a node that was killed has to clean up its own steps
+        self.call("scancel", "-u", "root", "-Q")
+        # a failed wait is no reason to leave daemons behind
+        deadline = time.monotonic() + 40
+        while self.call("squeue", "-h").stdout.strip() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        for name in ("slurmd-n1", "slurmd-n2", "slurmctld", "munged"):
+            self._kill(name, signal.SIGTERM)
+
+    def start_node(self, node: str) -> None:
+        if not self._pid(f"slurmd-{node}"):
+            self._daemon("slurmd", "-f", self.env["SLURM_CONF"], "-N", node)
+
+    def kill_node(self, node: str) -> None:
+        """SIGKILL for a node's slurmd: what the controller sees when a machine dies."""
+        self._kill(f"slurmd-{node}", signal.SIGKILL)
+
+    def call(self, *command: str, **extra: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command, env={**self.env, **extra}, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    def state(self, job: str) -> str:
+        """Slurm's word for the state of a job or an array element, '' when it does not know it."""
+        lines = self.call("squeue", "-h", "-t", "all", "-r", "-o", "%i %T").stdout.splitlines()
+        return dict(line.split() for line in lines).get(job, "")
+
+    def _configure(self) -> None:
+        for name in ("state", "spool/n1", "spool/n2", "munge"):
+            (self.root / name).mkdir(parents=True, mode=0o755)
+        (self.root / "munge").chmod(0o700)
+        ports = _free_ports(3)
+        config = CONFIG.format(
+            root=self.root, host=socket.gethostname().split(".")[0], port=ports, node_ports=f"{ports + 1}-{ports + 2}"
+        )
+        (self.root / "slurm.conf").write_text(config)
+        (self.root / "gres.conf").write_text(GRES)
+        (self.root / "cgroup.conf").write_text("CgroupAutomount=no\n")
+        (self.root / "munge/key").write_bytes(os.urandom(128))
+        (self.root / "munge/key").chmod(0o600)
+
+    def _start_munge(self) -> None:
+        files = {"key-file": "munge/key", "socket": "munge.sock", "pid-file": "munged.pid"}
+        files |= {"log-file": "munge/munged.log", "seed-file": "munge/seed"}
+        self._daemon("munged", *(f"--{name}={self.root / path}" for name, path in files.items()))
+        wait_for(lambda: (self.root / "munge.sock").exists(), 10, "munge answers")
+
+    def _daemon(self, *command: str) -> None:
+        log = self.root / f"{command[0]}.err"
+        with log.open("ab") as err:
+            subprocess.run(
+                command,
+                env=self.env,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=err,
+                start_new_session=True,
+                cwd=self.root,
+                timeout=30,
+                check=True,
+            )
+
+    def _nodes_up(self) -> bool:
+        states = self.call("sinfo", "-h", "-N", "-p", "main", "-o", "%T").stdout.split()
+        return len(states) == 2 and set(states) <= {"idle", "mixed", "allocated"}
+
+    def _pid(self, name: str) -> int | None:
+        """The live process of a pid file, if it is still the one that was started here."""
+        try:
+            pid = int((self.root / f"{name}.pid").read_text())
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except (OSError, ValueError):
+            return None
+        return pid if str(self.root).encode() in command else None
+
+    def _kill(self, name: str, number: signal.Signals) -> None:
+        pid = self._pid(name)
+        if pid is None:
+            return
+        os.kill(pid, number)
+        try:
+            wait_for(lambda: self._pid(name) is None, 15, f"{name} ends")
+        except TimeoutError:
+            os.kill(pid, signal.SIGKILL)
+
+
+def wait_for(condition: Callable[[], object], seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {seconds:.0f} s: {what}")
+        time.sleep(0.1)
+
+
+def _free_ports(count: int) -> int:
+    """The first of `count` neighbouring free ports, below the range of job rendezvous (20000) and ephemeral ones."""
+    for base in range(17000 + os.getpid() % 2000, 20000, count):
+        if all(_is_free(base + i) for i in range(count)):
+            return base
+    raise OSError("no free ports between 17000 and 20000")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
