@@ -147,7 +147,7 @@ def check_nccl() -> Check:
         state = "ok" if dist.is_gloo_available() else "fail"
         return Check("ranks", state, "gloo (CPU)", "" if state == "ok" else "install PyTorch from pytorch.org")
     if dist.is_nccl_available():
-        version = ".".join(str(part) for part in torch.cuda.nccl.version())
+        version = ".".join(str(part) for part in torch.cuda.nccl.version())  # type: ignore[no-untyped-call]
         return Check("ranks", "ok", f"NCCL {version}")
     return Check("ranks", "fail", "this PyTorch has no NCCL", "install PyTorch's CUDA build from pytorch.org")
 

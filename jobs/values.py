@@ -40,8 +40,8 @@ def param_type(default: Any) -> click.ParamType[Any]:
     """The click type that reads values like `default`."""
     if isinstance(default, Size | Range):
         return Written(type(default))
-    kinds: dict[type, click.ParamType[Any]] = {bool: click.BOOL, int: click.INT, float: click.FLOAT, str: click.STRING}
-    return kinds[type(default)]
+    plain: tuple[click.ParamType[Any], ...] = (click.BOOL, click.INT, click.FLOAT, click.STRING)
+    return dict(zip((bool, int, float, str), plain, strict=True))[type(default)]
 
 
 def defaults(recipe: type[Recipe]) -> dict[str, Value]:
