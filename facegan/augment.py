@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from facegan.errors import UsageError
+from facegan.recipes.checks import policy_names
 
 FLIP_DRAWS = 1
 GEOMETRIC_DRAWS = 5  # turn, shear, zoom of the rows, zoom of the columns, flip
 DIFFAUGMENT_DRAWS = 7  # brightness, saturation, contrast, shift of rows and columns, cutout's row and column
-POLICIES = ("color", "translation", "cutout")
 LARGEST_SHIFT = 1 / 8  # of a side, Zhao et al. 2020's code
 CUTOUT = 1 / 2  # of a side, Zhao et al. 2020's code
 
@@ -57,12 +56,12 @@ def _inverse_map(images: Tensor, u: Tensor, rotation: float, shear: float, zoom:
 
 
 def diffaugment(images: Tensor, u: Tensor, policy: str) -> Tensor:
-    """DiffAugment (Zhao et al. 2020, arXiv:2006.10738): the same policy on real and generated images, differentiable.
+    """DiffAugment (Zhao et al. 2020, arXiv:2006.10738): the same policy on real and generated images.
 
-    images: (B, C, H, W); u: (B, DIFFAUGMENT_DRAWS); policy: names of POLICIES with commas between, applied in
-    Zhao's order; empty does nothing. Raises UsageError for another name.
+    images: (B, C, H, W); u: (B, DIFFAUGMENT_DRAWS); policy: some of color, translation and cutout with commas
+    between, applied in this order; empty does nothing. Raises UsageError for another name.
     """
-    wanted = check_policy(policy)
+    wanted = policy_names(policy)
     if "color" in wanted:
         images = _color(images, u[:, 0:3])
     if "translation" in wanted:
@@ -70,17 +69,6 @@ def diffaugment(images: Tensor, u: Tensor, policy: str) -> Tensor:
     if "cutout" in wanted:
         images = _cutout(images, u[:, 5:7])
     return images
-
-
-def check_policy(policy: str) -> list[str]:
-    """The names in a DiffAugment policy; raises UsageError for one that does not exist."""
-    names = [name.strip() for name in policy.split(",") if name.strip()]
-    for name in names:
-        if name not in POLICIES:
-            raise UsageError(
-                f"diffaugment={policy!r}: {name!r} does not exist; expected some of {','.join(POLICIES)}"
-            )
-    return names
 
 
 def _color(images: Tensor, u: Tensor) -> Tensor:

@@ -17,8 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from facegan.errors import UsageError
-
-LOSSES = ("bce", "minimax", "wasserstein", "lsgan", "hinge", "relativistic")
+from facegan.recipes.checks import LOSSES
 
 
 def discriminator_loss(

@@ -25,8 +25,8 @@ def gradient_penalty(critic: Critic, real: Tensor, fake: Tensor, eps: Tensor, ma
 def zero_centred_penalty(critic: Critic, images: Tensor, masks: Masks = None) -> Tensor:
     """E[|gradient of the critic|^2] at `images` (B, C, H, W): R1 on real images, R2 on generated ones.
 
-    Mescheder et al. 2018 (arXiv:1801.04406), equation 9; weigh it by gamma / 2, and by n where it is taken every n-th
-    batch (lazy regularisation, Karras et al. 2020, arXiv:1912.04958, appendix B).
+    Mescheder et al. 2018 (arXiv:1801.04406), equation 9; weigh it by gamma / 2, and by n where it is taken every
+    n-th batch (lazy regularisation, Karras et al. 2020, arXiv:1912.04958, appendix B).
     """
     return _squared_slope(critic, images.detach().float(), masks).mean()
 

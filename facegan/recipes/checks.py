@@ -6,6 +6,11 @@ from dataclasses import dataclass
 from facegan.errors import UsageError
 from facegan.recipes.base import Recipe, Size
 
+ANY_SIZE: tuple[Size, ...] = ()
+ANY_KERNEL: tuple[int, ...] = ()
+LOSSES = ("bce", "minimax", "wasserstein", "lsgan", "hinge", "relativistic")
+POLICIES = ("color", "translation", "cutout")  # of DiffAugment
+
 
 @dataclass(frozen=True)
 class Family:
@@ -20,6 +25,11 @@ class Family:
 
 FAMILIES = {
     "dcgan": Family(kernels=(3, 4, 5), extras=("spectral_norm", "minibatch_std")),
+    "dcgan28": Family((Size(28, 28),), upsampling=("deconv",), kernels=(5,), extras=("dropout", "spectral_norm")),
+    "dcgan_dense": Family(extras=("spectral_norm", "minibatch_std")),
+    "dcgan_dropout": Family(extras=("dropout", "spectral_norm")),
+    "lfw": Family(ANY_SIZE, norms=("none",), extras=("dropout", "spectral_norm")),
+    "mlp": Family(ANY_SIZE, norms=("none",), kernels=ANY_KERNEL, extras=("dropout", "spectral_norm")),
 }
 
 CHOICES = {
@@ -28,7 +38,7 @@ CHOICES = {
     "critic_norm": ("batch", "layer", "instance", "none"),
     "upsample": ("deconv", "nearest"),
     "init": ("dcgan", "normal", "glorot", "torch"),
-    "loss": ("bce", "minimax", "wasserstein", "lsgan", "hinge", "relativistic"),
+    "loss": LOSSES,
     "g_optimizer": ("adam", "sgd", "rmsprop"),
     "d_optimizer": ("adam", "sgd", "rmsprop"),
     "lr_schedule": ("constant", "exponential", "linear", "cosine"),
@@ -52,6 +62,7 @@ BELOW_ONE = ("dropout", "beta1", "beta2", "zoom")
 def check(recipe: Recipe) -> list[str]:
     """Warnings about `recipe`, one a line; raises UsageError, which says what to change, where it cannot work."""
     _check_numbers(recipe)
+    policy_names(recipe.diffaugment)
     check_network(recipe)
     for wrong in _impossible(recipe):
         raise UsageError(wrong)
@@ -107,6 +118,16 @@ def _unbuildable(recipe: Recipe, family: Family) -> Iterator[str]:
     for name in ("dropout", "spectral_norm", "minibatch_std"):
         if getattr(recipe, name) and name not in family.extras:
             yield f"{name} has no place in this family; families that have one: {_families_with(name)}"
+
+
+def policy_names(policy: str) -> list[str]:
+    """The names in a DiffAugment policy; raises UsageError for one that does not exist."""
+    names = [name.strip() for name in policy.split(",") if name.strip()]
+    for name in names:
+        if name not in POLICIES:
+            expected = ",".join(POLICIES)
+            raise UsageError(f"diffaugment={policy!r}: {name!r} does not exist; expected some of {expected}")
+    return names
 
 
 def _families_with(extra: str) -> str:

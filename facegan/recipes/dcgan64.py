@@ -1,6 +1,7 @@
 """`dcgan-64`: Radford, Metz and Chintala 2016 (arXiv:1511.06434) as pytorch/examples writes it."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from facegan.recipes.base import Range, Recipe, Size, cite
 
@@ -15,7 +16,7 @@ class Dcgan64(Recipe):
     name = "dcgan-64"
     reference = "Radford et al. 2016 as in pytorch/examples"
     summary = "DCGAN, kernel 4, BCE; CelebA crop 150, 64 px"
-    notes = (
+    notes: ClassVar[tuple[str, ...]] = (
         "The crop of 150 is this project's; the paper crops by a face detector, the code takes 64 px squares.",
     )
 
