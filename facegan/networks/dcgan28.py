@@ -1,4 +1,4 @@
-"""Networks for 28 px of chrispmaag/gan_face_generation: the discriminator as published, the generator its mirror."""
+"""Networks for 28 px of chrispmaag/gan_face_generation: its discriminator, and as generator the mirror of it."""
 
 from itertools import pairwise
 
