@@ -1,4 +1,4 @@
-"""Checkpoints: the whole state of a run in one folder that appears whole or not at all; safetensors and JSON only."""
+"""Checkpoints: the whole state of a run in one folder, there whole or not at all; safetensors and JSON only."""
 
 import errno
 import hashlib
@@ -101,7 +101,7 @@ def prune_checkpoints(root: Path, keep: int, milestones: Callable[[int], bool]) 
 
 @contextmanager
 def disk_full_explained(path: Path) -> Iterator[None]:
-    """Turn "no space left" and "quota exceeded" into a DiskFullError that names `path`; a half folder is removed."""
+    """Turn "no space left" and "quota exceeded" into a DiskFullError naming `path`; a half folder is removed."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -110,7 +110,8 @@ def disk_full_explained(path: Path) -> Iterator[None]:
         if not full:
             raise
         raise DiskFullError(
-            f"no space left to write {path}; what was saved before is kept. Free some space, then run the same command again"
+            f"no space left to write {path}; what was saved before is kept. "
+            "Free some space, then run the same command again"
         ) from None
 
 

@@ -4,15 +4,14 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-# Settings that may differ when a run is resumed: none of them changes what is computed.
-MAY_CHANGE = frozenset(
-    "data run_dir device log_kimg sample_kimg snapshot_kimg eval_kimg checkpoint_minutes checkpoint_kimg keep_checkpoints "
-    "batch_per_rank cache stage stage_gb verify wandb wandb_project wandb_group".split()
-)
-
 
 def _setting(value: Any, help: str) -> Any:
-    return dataclasses.field(default=value, metadata={"help": help})
+    return dataclasses.field(default=value, metadata={"help": help, "fixed": False})
+
+
+def _fixed(value: Any, help: str) -> Any:
+    """A setting that decides what is computed: a resume with another value is refused."""
+    return dataclasses.field(default=value, metadata={"help": help, "fixed": True})
 
 
 @dataclass(frozen=True)
@@ -21,8 +20,8 @@ class RunSettings:
 
     data: str = _setting("", "set of shards: OUT or OUT/64 of facegan preprocess")
     run_dir: str = _setting("", "folder of the run; the same command again continues it")
-    seed: int = _setting(0, "everything random is a function of the seed and the images seen")
-    split: str = _setting("train", "split of the set to train on")
+    seed: int = _fixed(0, "everything random is a function of the seed and the images seen")
+    split: str = _fixed("train", "split of the set to train on")
 
     log_kimg: float = _setting(1.0, "thousands of images between lines of stats.jsonl")
     sample_kimg: float = _setting(20.0, "thousands of images between sample grids; 0 for first and last only")
@@ -34,11 +33,11 @@ class RunSettings:
     keep_checkpoints: int = _setting(2, "newest checkpoints kept")
 
     device: str = _setting("auto", "auto, cpu or cuda")
-    precision: str = _setting("auto", "auto, fp32, tf32 or bf16")
-    compile: str = _setting("auto", "auto, off, or graph (CUDA graphs of the whole step)")
-    threads: int = _setting(0, "CPU threads a rank; 0 shares the cores among the node's ranks")
+    precision: str = _fixed("auto", "auto, fp32, tf32 or bf16")
+    compile: str = _fixed("auto", "auto, off, or graph (CUDA graphs of the whole step)")
+    threads: int = _fixed(0, "CPU threads a rank; 0 shares the cores among the node's ranks")
     batch_per_rank: int = _setting(0, "largest batch a rank computes at once (gradients add up); 0 is all of it")
-    sync_bn: bool = _setting(False, "BatchNorm statistics over all ranks (CUDA only)")
+    sync_bn: bool = _fixed(False, "BatchNorm statistics over all ranks (CUDA only)")
 
     cache: str = _setting("none", "device keeps the whole set in the accelerator's memory; none reads the shards")
     stage: str = _setting(
@@ -50,3 +49,16 @@ class RunSettings:
     wandb: str = _setting("auto", "auto, online, offline or off")
     wandb_project: str = _setting("facegan", "W&B project")
     wandb_group: str = _setting("", "W&B group of runs")
+
+
+# Recipe fields that a resumed run may change: they say how far to go, not how.
+LENGTH_FIELDS = frozenset({"kimg", "epochs"})
+
+
+def fixed_settings(settings: RunSettings) -> dict[str, Any]:
+    """The settings that a resumed run has to share with its checkpoint."""
+    return {
+        field.name: getattr(settings, field.name)
+        for field in dataclasses.fields(settings)
+        if field.metadata["fixed"]
+    }

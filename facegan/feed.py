@@ -4,6 +4,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -85,16 +86,13 @@ class Feed:
 
     def _put(self, item: Batch | BaseException | None) -> None:
         while not self._closed.is_set():
-            try:
-                return self._ready.put(item, timeout=0.1)
-            except queue.Full:
-                continue
+            with suppress(queue.Full):
+                self._ready.put(item, timeout=0.1)
+                return
 
     def _drain(self) -> None:
-        try:
+        with suppress(queue.Empty):
             self._ready.get_nowait()
-        except queue.Empty:
-            pass
 
     def _send(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.machine.device, non_blocking=True)

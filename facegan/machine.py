@@ -61,7 +61,7 @@ class Machine:
             return tensors
         flat = torch.cat([t.reshape(-1).float() for t in tensors])
         dist.all_reduce(flat)
-        parts = (flat / self.world).split([t.numel() for t in tensors])
+        parts = torch.split(flat / self.world, [t.numel() for t in tensors])
         return [part.view_as(t) for part, t in zip(parts, tensors, strict=True)]
 
     def highest(self, values: list[int]) -> list[int]:
@@ -82,7 +82,8 @@ class Machine:
             torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.processor() or "CPU"
         )
         ranks = f"{self.world} rank{'s' if self.world > 1 else ''}"
-        return f"{ranks} on {self.device.type} ({name}), {self.precision}, compile {self.compile}, {self.threads} threads"
+        how = f"{self.precision}, compile {self.compile}, {self.threads} threads"
+        return f"{ranks} on {self.device.type} ({name}), {how}"
 
 
 def start(settings: RunSettings) -> Machine:

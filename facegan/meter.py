@@ -17,7 +17,7 @@ class _Group:
 
 
 class Meter:
-    """Means since the last `take`; and `tripped` (1.0 once anything was NaN or infinite) without a host round trip."""
+    """Means since the last `take`, and `tripped`: 1.0 once anything was NaN or infinite. No host round trips."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -38,7 +38,7 @@ class Meter:
 
     def take(self) -> dict[str, float]:
         """The mean of every term since the last call (a host round trip); starts anew."""
-        means = {}
+        means: dict[str, float] = {}
         for names, group in self.groups.items():
             if group.count:
                 means |= dict(zip(names, (group.sums / group.count).tolist(), strict=True))

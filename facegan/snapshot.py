@@ -93,6 +93,6 @@ def _find(path: Path) -> Path:
     found = snapshot_folders(path)
     if not found:
         raise FaceganError(
-            f"{path}: no snapshot here; expected a run folder of facegan train, or a folder with {WEIGHTS} and {META}"
+            f"{path}: no snapshot here; expected a run folder of facegan train, or {WEIGHTS} and {META}"
         )
     return found[-1]

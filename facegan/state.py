@@ -56,8 +56,8 @@ class State:
         if optimizer.defaults.get("fused"):
             optimizer.found_inf = self.meter.tripped  # type: ignore[attr-defined]
         else:  # a zero gradient leaves the weights where they are
-            for parameter in self.network(which).parameters():
-                parameter.grad = torch.where(self.meter.tripped > 0, 0.0, parameter.grad)
+            for parameter, grad in zip(self.network(which).parameters(), grads, strict=True):
+                parameter.grad = torch.where(self.meter.tripped > 0, 0.0, grad)
         optimizer.step()
 
     @torch.no_grad()
@@ -102,20 +102,20 @@ class State:
             key, slot = name.rsplit("/", 1)
             if key not in parameters:
                 raise FaceganError(f"checkpoint: optimizer state of {which} has no parameter {key!r} here")
-            # Adam counts its steps on the CPU unless fused; the slot's own device is the parameter's or the count's.
-            device = parameters[key].device if slot != "step" or _fused(self.optimizers[which]) else "cpu"
-            layout = torch.channels_last if value.dim() == 4 else torch.contiguous_format
-            self.optimizers[which].state[parameters[key]][slot] = value.to(device).contiguous(memory_format=layout)
+            parameter = parameters[key]
+            like = parameter if value.shape == parameter.shape else value.to(self._count_device(which, parameter))
+            self.optimizers[which].state[parameter][slot] = torch.empty_like(like, dtype=value.dtype).copy_(value)
+
+    def _count_device(self, which: str, parameter: Tensor) -> torch.device:
+        """Where an optimizer keeps its count of steps: beside the parameter only if it is fused."""
+        fused = self.optimizers[which].defaults.get("fused")
+        return parameter.device if fused else torch.device("cpu")
 
 
 def _place(module: nn.Module, machine: Machine, sync_bn: bool) -> nn.Module:
     if sync_bn and machine.world > 1:
-        module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+        module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
     return module.train().to(machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
-
-
-def _fused(optimizer: torch.optim.Optimizer) -> bool:
-    return bool(optimizer.defaults.get("fused"))
 
 
 def _optimizer(name: str, module: nn.Module, recipe: Recipe, lr: float, machine: Machine) -> torch.optim.Optimizer:
