@@ -18,9 +18,9 @@ Picture = Image.Image
 WHITE = 255
 
 
-def latents(seed: int, n: int, latent_dim: int) -> Tensor:
-    """Latents for samples: z (n, latent_dim), standard normal; the first ones do not depend on `n`."""
-    return normal(seed, "sample", 0, n, (latent_dim,))
+def latents(seed: int, n: int, latent_dim: int, first: int = 0) -> Tensor:
+    """Latents of the samples `first` .. `first + n - 1` of `seed`: z (n, latent_dim), standard normal."""
+    return normal(seed, "sample", first, n, (latent_dim,))
 
 
 def to_uint8(images: Tensor, value_range: str) -> Tensor:
