@@ -1,0 +1,190 @@
+"""A training as a job: opens the set, resolves the machine, shows progress, says how it ended."""
+
+import dataclasses
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from facegan import machine as machines
+from facegan.config import RunSettings
+from facegan.machine import Machine
+from facegan.recipes import Recipe
+from facegan.run_folder import Outcome
+from facegan.trainer import Job, Row, train
+from jobs.progress import Progress
+from shards import ShardSet, Stream, open_set
+from shards.errors import ShardError
+from shards.images import Images
+
+HELD_OUT = 1000  # held-out images whose losses are followed, as in the dcgan-128 reference
+HELD_OUT_SPLITS = ("val", "test")
+
+log = logging.getLogger("facegan")
+
+
+def run(recipe: Recipe, settings: RunSettings, sources: dict[str, str]) -> int:
+    """Train, and return the exit code. Raises ShardError or FaceganError for what a user can mend."""
+    show_log()
+    shard_set = open_data(recipe, settings)
+    settings = keep_resolved(settings)
+    machine = machines.start(settings)
+    settings = machines.resolved(settings, machine)
+    images = _cached(shard_set.split(settings.split), settings, machine)
+    with _ShownProgress(recipe.name, is_shown=machine.is_main) as progress:
+        outcome = train(
+            Job(
+                recipe=recipe,
+                settings=settings,
+                stream=Stream(images, recipe.batch_size, settings.seed, machine.rank, machine.world),
+                machine=machine,
+                data=describe_data(shard_set, settings),
+                sources=sources,
+                real=first_images(images, settings.samples),
+                held_out=held_out_images(shard_set, settings.split),
+                progress=progress,
+            )
+        )
+    if machine.is_main:
+        print(farewell(outcome, settings), file=sys.stderr)
+    return 0 if outcome.state == "stopped" and is_launched() else outcome.exit_code
+
+
+def open_data(recipe: Recipe, settings: RunSettings) -> ShardSet:
+    """The set for this recipe; warns where it was cropped otherwise.
+
+    Raises ShardError, with the command that makes the right set, where there is none of the recipe's size.
+    """
+    wanted = f"facegan preprocess SRC {settings.data or 'data/shards'} --recipe {recipe.name}"
+    if not settings.data:
+        raise ShardError(f"no data: give --data OUT (or FACEGAN_DATA). A set is made by: {wanted}")
+    try:
+        limit = round(settings.stage_gb * 1e9) or None
+        stage = Path(settings.stage) if settings.stage else None
+        found = open_set(settings.data, recipe.resolution.height, stage=stage, stage_limit=limit)
+    except ShardError as error:
+        raise ShardError(f"{error}\nThe set of recipe {recipe.name} is made by: {wanted}") from error
+    _compare(found, recipe, settings, wanted)
+    return found
+
+
+def keep_resolved(settings: RunSettings) -> RunSettings:
+    """What an earlier start of this run left to its machine and resolved there stays as it was."""
+    try:
+        stored = json.loads((Path(settings.run_dir) / "config.json").read_text(encoding="utf-8"))["settings"]
+    except FileNotFoundError:
+        return settings
+    free = {"precision": "auto", "compile": "auto", "threads": 0}
+    kept = {name: stored[name] for name, auto in free.items() if getattr(settings, name) == auto}
+    return dataclasses.replace(settings, **kept)
+
+
+def describe_data(shard_set: ShardSet, settings: RunSettings) -> dict[str, Any]:
+    """What configuration, checkpoints and snapshots say of the data."""
+    index = shard_set.index
+    return {
+        "fingerprint": shard_set.fingerprint,
+        "path": str(shard_set.folder),
+        "samples": index.splits[settings.split].samples,
+        "source": dataclasses.asdict(index.source),
+        "transform": dataclasses.asdict(index.transform) if index.transform else None,
+    }
+
+
+def first_images(images: Images, n: int) -> Tensor:
+    """The split's first n images, (n, C, H, W) uint8."""
+    return images.batch(np.arange(min(n, len(images)), dtype=np.int64))
+
+
+def held_out_images(shard_set: ShardSet, trained_on: str) -> Tensor | None:
+    """The first images of a split that is not trained on, or None where there is none."""
+    for name in HELD_OUT_SPLITS:
+        split = shard_set.index.splits.get(name)
+        if name != trained_on and split is not None and split.samples:
+            return first_images(shard_set.split(name), HELD_OUT)
+    return None
+
+
+def is_launched() -> bool:
+    """Whether accelerate, torchrun or srun started this process: they make a failure of every exit code but 0."""
+    return any(name in os.environ for name in ("RANK", "LOCAL_RANK", "ACCELERATE_MIXED_PRECISION"))
+
+
+def farewell(outcome: Outcome, settings: RunSettings) -> str:
+    """The last lines: what happened, where it is, what to type next."""
+    run_dir, kimg = settings.run_dir, f"{outcome.nimg / 1000:g} kimg"
+    if outcome.state == "finished":
+        return (
+            f"Finished at {kimg}. Pictures: {run_dir}/samples. Next:\n"
+            f"  facegan sample {run_dir}\n"
+            f"  facegan evaluate {run_dir} --data {settings.data}\n"
+            f"  facegan report {run_dir}"
+        )
+    if outcome.state == "stopped":
+        return f"Stopped at {kimg}, {outcome.reason}; saved in {run_dir}. The same command continues."
+    return f"Error: the run failed at {kimg}: {outcome.reason}"
+
+
+def show_log() -> None:
+    """What the trainer says goes to standard error; all ranks warn, rank 0 also tells."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
+
+
+class _ShownProgress:
+    """The trainer's progress callback: a bar or lines on rank 0, with the time left and the share spent waiting."""
+
+    def __init__(self, label: str, *, is_shown: bool) -> None:
+        self.label, self.is_shown = label, is_shown
+        self.progress: Progress | None = None
+
+    def __enter__(self) -> "_ShownProgress":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self.progress is not None:
+            self.progress.__exit__(*error)
+
+    def __call__(self, nimg: int, total: int, row: Row) -> None:
+        if not self.is_shown or "speed/imgs_per_sec" not in row:
+            return
+        if self.progress is None:
+            self.progress = Progress(total, "img", self.label, initial=nimg)
+        notes = {name: f"{row[key]:.3f}" for name, key in _NOTES.items() if key in row}
+        waiting = f"{100 * row['speed/data_wait_frac']:.1f} %"
+        self.progress.update(nimg - self.progress.count, **notes, waiting_for_data=waiting)
+
+
+_NOTES = {"D": "loss/discriminator", "G": "loss/generator"}
+
+
+def _cached(images: Images, settings: RunSettings, machine: Machine) -> Images:
+    if settings.cache != "device":
+        return images
+    from shards.device import DeviceImages
+
+    return DeviceImages(images, machine.device)
+
+
+def _compare(found: ShardSet, recipe: Recipe, settings: RunSettings, wanted: str) -> None:
+    shape = (found.height, found.width, found.channels)
+    if shape != (*recipe.resolution, recipe.channels):
+        raise ShardError(
+            f"{settings.data}: images of {found.height}x{found.width} with {found.channels} channels,"
+            f" {recipe.name} takes {recipe.resolution.height}x{recipe.resolution.width} with {recipe.channels}."
+            f" Make its set: {wanted}\nor change the recipe: --set resolution={found.height}x{found.width}"
+            f" --set channels={found.channels}"
+        )
+    crop = found.index.transform.crop if found.index.transform else "unknown"
+    if crop != recipe.crop:
+        log.warning(
+            "Warning: %s was cropped %s, %s crops %s: its results are not comparable. Its own set: %s",
+            *(settings.data, crop, recipe.name, recipe.crop, wanted),
+        )
