@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,14 +17,11 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is synced and renamed, on any error removed.
 
-    What an earlier, killed writer of the same file left behind is removed first. Raises DiskFullError where
-    the file system or the quota is full.
+    Raises DiskFullError where the file system or the quota is full.
     """
     with disk_full_said(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        for stale in path.parent.glob(f".{path.name}.*.part"):
-            stale.unlink(missing_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         try:
             yield part
             sync(part)
@@ -31,6 +29,12 @@ def whole_file(path: Path) -> Iterator[Path]:
             sync(path.parent)
         finally:
             part.unlink(missing_ok=True)
+
+
+def remove_stale(path: Path) -> None:
+    """Remove what killed writers of `path` left behind; only for a file that no other process writes now."""
+    for stale in path.parent.glob(f".{path.name}.*.part"):
+        stale.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -157,7 +157,7 @@ def load_index(folder: Path) -> ShardIndex:
         if stated != computed:
             raise ShardError(f"the index is damaged: its SHA-256 is {computed}, it states {stated}")
         body = {key: value for key, value in content.items() if key not in ("format", "version", "sha256")}
-        return _parse(ShardIndex, body, "index")
+        return typing.cast(ShardIndex, _parse(ShardIndex, body, "index"))
     except (ShardError, RecursionError, UnicodeError) as error:
         raise ShardError(f"{path}: {error or 'nested too deeply'}") from None
 

@@ -1,0 +1,117 @@
+"""The pictures of a source in one fixed order, with the place of each in its archive, in little memory."""
+
+import hashlib
+import os
+import re
+import struct
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm")
+MAX_PICTURE_BYTES = 256 << 20
+PLAIN_STEM = re.compile(r"[A-Za-z0-9_-]{1,90}")
+LFW_NAME = re.compile(r"(?:.*/)?([^/]+)/\1_\d{4}\.\w+", re.DOTALL)
+
+PLACE = np.dtype([("offset", "<i8"), ("stored", "<i8"), ("size", "<i8"), ("crc", "<u4"), ("form", "<u4")])
+PLACE_STRUCT = struct.Struct("<qqqII")
+
+
+class Place(NamedTuple):
+    """Where a picture lies in its archive: bytes `stored` at `offset`, `size` when unpacked (by `form`)."""
+
+    offset: int = 0
+    stored: int = 0
+    size: int = 0
+    crc: int = 0
+    form: int = 0
+
+
+class PictureError(Exception):
+    """A picture that cannot be used: `reason` is a kind that can be counted, `detail` says more of this one."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+
+class Reader(Protocol):
+    """Gives the bytes of one picture after the other; each process opens its own."""
+
+    def read(self, name: str, place: Place) -> bytes:
+        """The picture's bytes; PictureError where they cannot be had."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All pictures of a source, sorted by name; `places` (n,) of dtype PLACE says where each lies."""
+
+    kind: str  # folder, zip, tar, idx
+    path: Path  # what a reader opens
+    names: list[str]
+    places: NDArray[np.void]
+    left_out: Counter[str] = field(default_factory=Counter)  # files that are no pictures, by extension
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the names and, for archives, the sizes and CRC-32s that their directory states.
+
+        It says whether two listings are the same, without opening a picture. What was in the pictures goes
+        into the set's own source fingerprint while they are read.
+        """
+        digest = hashlib.sha256()
+        for name in self.names:
+            digest.update(name_bytes(name) + b"\0")
+        digest.update(self.places["size"].tobytes() + self.places["crc"].tobytes())
+        return digest.hexdigest()
+
+    @property
+    def has_plain_stems(self) -> bool:
+        """Whether every stem is made of letters, digits, _ and - and none comes twice."""
+        stems = {stem(name) for name in self.names}
+        return len(stems) == len(self) and all(PLAIN_STEM.fullmatch(text) for text in stems)
+
+    @property
+    def is_lfw(self) -> bool:
+        """Whether all pictures lie as in Labeled Faces in the Wild: Name/Name_0001.jpg."""
+        return all(LFW_NAME.fullmatch(name) for name in self.names)
+
+
+def collect(kind: str, path: Path, entries: Iterable[tuple[str, Place]]) -> Listing:
+    """Sort the pictures among `entries` by the bytes of their names (equal names in the order they come)."""
+    names: list[str] = []
+    packed = bytearray()
+    left_out: Counter[str] = Counter()
+    for name, place in entries:
+        extension = os.path.splitext(name)[1].lower()  # noqa: PTH122 - names are no paths of this machine
+        if is_hidden(name) or extension not in EXTENSIONS:
+            left_out["hidden" if is_hidden(name) else extension or "without extension"] += 1
+            continue
+        names.append(name)
+        packed += PLACE_STRUCT.pack(*place)
+    order = sorted(range(len(names)), key=lambda i: name_bytes(names[i]))
+    places = np.frombuffer(packed, PLACE)[order]
+    return Listing(kind, path, [names[i] for i in order], places, left_out)
+
+
+def name_bytes(name: str) -> bytes:
+    """A source name as bytes, also where the file system's names are not UTF-8."""
+    return name.encode("utf-8", "surrogateescape")
+
+
+def is_hidden(name: str) -> bool:
+    """Whether the file's name starts with a dot, as the shadow files that macOS packs do."""
+    return name.rpartition("/")[2].startswith(".")
+
+
+def stem(name: str) -> str:
+    """A picture's file name without folders and without its last extension."""
+    return os.path.splitext(name.rpartition("/")[2])[0]  # noqa: PTH122
