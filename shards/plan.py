@@ -29,15 +29,15 @@ MAX_REJECTS = re.compile(r"(?P<count>\d+)|(?P<percent>\d+(\.\d+)?)%")
 class Options:
     """What `facegan preprocess` was asked for.
 
-    sizes: heights and widths in pixels; crop: see parse_crop, None for the source's own (150, MNIST none);
-    slice: part I of N of the shards, from 0; max_rejects: a count or a percentage of all pictures.
+    sizes: heights and widths in pixels; crop (see parse_crop) and channels: None for the source's own (150 and
+    3, for MNIST none and 1); slice: part I of N of the shards, from 0; max_rejects: a count or a percentage of all pictures.
     """
 
     source: Path
     out: Path
     sizes: tuple[tuple[int, int], ...] = ((64, 64),)
     crop: str | None = None
-    channels: int = 3
+    channels: int | None = None
     slice: tuple[int, int] = (0, 1)
     workers: int = 1
     shard_size: int = 1000
@@ -55,7 +55,7 @@ class Options:
         if min(self.shard_size, self.workers) < 1:
             raise ShardError("--shard-size and --workers must be at least 1")
         for height, width in self.sizes:
-            Geometry(height, width, self.channels)
+            Geometry(height, width, self.channels or 3)
         if self.crop is not None:
             parse_crop(self.crop)
 
@@ -171,7 +171,7 @@ class Survey:
         keys = [stem(name) for name in names] if self._plain_stems else [f"{i:09d}" for i in positions]
         source = self.listing.kind, self.listing.path
         places, annotations = self.listing.places[positions], self.annotations.part(positions)
-        crop = parse_crop(default_crop(self.options, self.listing.kind))
+        crop = parse_crop(asked(self.options, self.listing.kind)["crop"])
         return Task(shard, source, names, places, keys, annotations, crop, sizes)
 
 
@@ -182,17 +182,13 @@ def survey(options: Options) -> Survey:
     return Survey(options, listing, annotations)
 
 
-def default_crop(options: Options, kind: str) -> str:
-    """The crop asked for, else the centre 150 of CelebA's pictures, and all of MNIST's."""
-    return options.crop or ("none" if kind == "idx" else "150")
-
-
 def asked(options: Options, kind: str) -> dict[str, Any]:
     """What of the options decides the bytes of the shards, whatever is in the source."""
+    crop, channels = ("none", 1) if kind == "idx" else ("150", 3)
     return {
-        "crop": default_crop(options, kind),
+        "crop": options.crop or crop,
         "filter": FILTER,
-        "channels": options.channels,
+        "channels": options.channels or channels,
         "shard_size": options.shard_size,
         "holdout": options.holdout,
         "attributes": options.attributes,

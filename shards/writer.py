@@ -52,6 +52,7 @@ def preprocess(options: Options, progress: Progress = lambda read, rejected, tot
 def _write(found: Survey, plans: dict[Path, Plan], progress: Progress) -> None:
     tasks = list(found.tasks(plans))
     total = sum(len(task.names) for task in tasks)
+    progress(0, 0, total)
     write_all(tasks, min(found.options.workers, len(tasks)), lambda read, rejected: progress(read, rejected, total))
 
 

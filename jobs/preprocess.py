@@ -1,0 +1,161 @@
+"""`facegan preprocess`: from a folder, zip, tar or idx files of pictures to sets of shards."""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from facegan.recipes import Size
+from jobs.progress import Progress
+from jobs.values import Written
+
+if TYPE_CHECKING:
+    from shards.writer import Outcome
+    from shards.writer import Progress as Report
+
+FOLDER = click.Path(path_type=Path)
+
+
+class SliceType(click.ParamType[Any]):
+    """`I/N`: part I, from 0, of N."""
+
+    name = "slice"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        index, _, count = str(value).partition("/")
+        if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+            self.fail(f"{value!r}: expected I/N with I from 0 to N-1, like 0/4", param, ctx)
+        return int(index), int(count)
+
+
+@click.command(context_settings={"auto_envvar_prefix": "FACEGAN"})
+@click.argument("source", metavar="SRC", type=FOLDER)
+@click.argument("out", metavar="OUT", type=FOLDER)
+@click.option(
+    "--size",
+    "sizes",
+    type=Written(Size),
+    multiple=True,
+    help="Height x width, like 64 or 62x47; again for more sizes.  [default: 64]",
+)
+@click.option(
+    "--crop",
+    help="none, 150 (centre), 125x94 (centre) or 70:195,78:172 (rows, columns).  [default: 150; idx files none]",
+)
+@click.option(
+    "--channels", type=click.Choice(["1", "3"]), help="3 for colour, 1 for grey.  [default: 3; idx files 1]"
+)
+@click.option(
+    "--recipe", allow_from_autoenv=False, help="Take crop, size and channels from this recipe; flags go first."
+)
+@click.option(
+    "--slice",
+    "part",
+    metavar="I/N",
+    type=SliceType(),
+    default="0/1",
+    show_default=True,
+    help="Do part I of N, from 0; then `facegan shards index OUT`.",
+)
+@click.option(
+    "--workers", type=click.IntRange(1), help="Processes.  [default: the processor cores this job may use]"
+)
+@click.option("--shard-size", type=click.IntRange(1), default=1000, show_default=True, help="Pictures in a shard.")
+@click.option("--holdout", type=click.IntRange(0), help="Put N pictures into val, all others into train.")
+@click.option("--annotations", type=FOLDER, help="Folder of CelebA's list_*.txt files.  [default: beside SRC]")
+@click.option("--attributes", is_flag=True, help="Also a .json member of attributes for each sample.")
+@click.option(
+    "--max-rejects",
+    metavar="N|N%",
+    default="50%",
+    show_default=True,
+    help="Fail where more pictures than this cannot be used.",
+)
+def command(
+    source: Path,
+    out: Path,
+    sizes: tuple[Size, ...],
+    crop: str | None,
+    channels: str | None,
+    recipe: str | None,
+    part: tuple[int, int],
+    workers: int | None,
+    **others: Any,
+) -> None:
+    """Turn the pictures of SRC into shards in OUT/64, OUT/128, ...: one set a size, each picture decoded once.
+
+    SRC is a folder (CelebA's, LFW's, or any tree of jpg, png, webp, bmp, ppm), a zip or tar read in place, a
+    tar.gz, or MNIST's idx files. Each picture is cropped first, then resized. The same command again continues.
+    A picture that cannot be used is named, with the reason, in rejects.jsonl.
+
+    \b
+    Examples:
+      facegan preprocess img_align_celeba.zip data/celeba --size 64 --size 128
+      facegan preprocess lfw-deepfunneled data/lfw --recipe wgan-gp-lfw
+      facegan preprocess mnist data/mnist --size 28 --channels 1
+      facegan preprocess faces.tar.gz data/faces --crop none --size 64 --holdout 1000
+      facegan preprocess img_align_celeba.zip data/celeba --slice 3/8   # one of 8 jobs of a Slurm array
+      facegan shards index data/celeba                                  # then, once, when all 8 are done
+    """
+    from shards.writer import Options, preprocess
+
+    given = {"sizes": tuple(map(tuple, sizes)) or None, "crop": crop, "channels": channels and int(channels)}
+    chosen = {**_of_recipe(recipe), **{name: value for name, value in given.items() if value is not None}}
+    cores = len(os.sched_getaffinity(0))
+    options = Options(source, out, slice=part, workers=workers or cores, **chosen, **others)
+    with _progress() as report:
+        outcome = preprocess(options, report)
+    _tell(outcome, options.slice, out)
+
+
+def _of_recipe(name: str | None) -> dict[str, Any]:
+    if name is None:
+        return {}
+    from facegan.recipes import load
+
+    recipe = load(name)
+    return {"sizes": (tuple(recipe.resolution),), "crop": recipe.crop, "channels": recipe.channels}
+
+
+@contextmanager
+def _progress() -> Iterator["Report"]:
+    """A report that opens its progress bar when the first count comes: before, nothing is known."""
+    with ExitStack() as stack:
+        bars: list[Progress] = []
+        rejects = 0
+
+        def report(read: int, rejected: int, total: int) -> None:
+            nonlocal rejects
+            rejects += rejected
+            if not bars:
+                bars.append(stack.enter_context(Progress(total, "pictures", label="preprocess")))
+            bars[0].update(read, rejected=rejects)
+
+        yield report
+
+
+def _tell(outcome: "Outcome", part: tuple[int, int], out: Path) -> None:
+    for note in outcome.notes:
+        click.echo(f"Note: {note}", err=True)
+    if outcome.left_out:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(outcome.left_out.items()))
+        click.echo(f"Left out, as they are no pictures: {kinds}")
+    for folder, index in outcome.indices.items():
+        splits = ", ".join(f"{name} {split.samples:,}" for name, split in index.splits.items())
+        size = f"{index.height}x{index.width}"
+        click.echo(f"{folder}: {len(index.shards):,} shards of {size} images: {splits}")
+        if index.rejects and index.rejects.count:
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in index.rejects.by_reason.items())
+            click.echo(f"  rejected {index.rejects.count:,} of {index.source.samples:,}: {reasons}")
+            click.echo(f"  each is named in {folder / index.rejects.name}")
+    if outcome.missing:
+        click.echo(
+            f"Slice {part[0]}/{part[1]} is done; other slices have {len(outcome.missing):,} shards to write."
+        )
+    if outcome.missing or not outcome.indices:
+        click.echo(f"When all are done: facegan shards index {out}")
