@@ -27,10 +27,10 @@ COMMANDS = {
     "evaluate": ("evaluate", "command", "Measure a run against held-out pictures."),
     "report": ("report", "command", "Write one self-contained HTML page about runs."),
     "sweep": ("sweep", "command", "Search over values and seeds, here or as a Slurm array."),
-    "submit": ("slurm", "submit", "Hand a job of slurm/, or the whole pipeline, to Slurm."),
-    "status": ("slurm", "status", "Say what Slurm and the run folders know of jobs."),
-    "logs": ("slurm", "logs", "Print or follow a job's log."),
-    "cancel": ("slurm", "cancel", "Cancel a job; a training saves first."),
+    "submit": ("submit", "command", "Hand a job of slurm/, or the whole pipeline, to Slurm."),
+    "status": ("status", "command", "Say what Slurm and the run folders know of jobs."),
+    "logs": ("logs", "command", "Print or follow a job's log."),
+    "cancel": ("cancel", "command", "Cancel a job; a training saves first."),
     "doctor": ("doctor", "command", "Say what is missing on this machine, one fix a line."),
 }
 

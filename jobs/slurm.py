@@ -79,11 +79,11 @@ class Call:
         """What sbatch will take for the option `name` of OPTIONS; '' where it is not set."""
         option = OPTIONS[name]
         header = [word for line in _header(self.batch_file) for word in shlex.split(line)]
-        flagged = _last(self.options, option)
+        flagged = last(self.options, option)
         if flagged is not None:
             return flagged
         inherited = {**os.environ, **self.environment}.get(option.variable) if option.variable else None
-        return inherited or _last(header, option) or ""
+        return inherited or last(header, option) or ""
 
 
 def batch_files() -> dict[str, Path]:
@@ -175,9 +175,9 @@ def scancel(jobs: Sequence[str]) -> None:
 
 
 def partitions() -> list[dict[str, str]]:
-    """What sinfo says: one row a partition and kind of node."""
-    names = ("partition", "nodes", "cpus", "memory", "gres", "time")
-    text = _run(["sinfo", "--noheader", "-o", "%R|%D|%c|%m|%G|%l"])
+    """What sinfo says: one row a partition and kind of node; the default partition's name ends in `*`."""
+    names = ("partition", "nodes", "cpus", "memory", "gres", "time", "up")
+    text = _run(["sinfo", "--noheader", "-o", "%P|%D|%c|%m|%G|%l|%a"])
     return [dict(zip(names, line.split("|"), strict=True)) for line in text.splitlines()]
 
 
@@ -192,7 +192,9 @@ def _run(command: list[str], env: dict[str, str] | None = None) -> str:
 
 
 def _said(text: str) -> str:
-    return re.sub(r"^\w+: (error: )?", "", text.strip(), flags=re.MULTILINE).replace("\n", "\n  ") or "no reason given"
+    return (
+        re.sub(r"^\w+: (error: )?", "", text.strip(), flags=re.MULTILINE).replace("\n", "\n  ") or "no reason given"
+    )
 
 
 def _header(batch_file: Path) -> list[str]:
@@ -200,10 +202,10 @@ def _header(batch_file: Path) -> list[str]:
     return [line.removeprefix("#SBATCH ") for line in lines if line.startswith("#SBATCH ")]
 
 
-def _last(words: Sequence[str], option: Option) -> str | None:
+def last(words: Sequence[str], option: Option) -> str | None:
     """The last value of an option in sbatch's own spellings: --long=v, --long v, -Sv, -S v."""
     value = None
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words, ""][1:], strict=True):
         if word in (option.long, option.short):
             value = following
         elif word.startswith(f"{option.long}="):

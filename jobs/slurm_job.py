@@ -1,7 +1,7 @@
 """What a batch file does around its command: record what runs, and read from the outcome what comes next.
 
-    python -m jobs.slurm_job begin [RUN_DIR] -- ARGUMENTS
-    python -m jobs.slurm_job end RUN_DIR --code CODE --signal SIGNAL      prints finished, requeue, stopped or failed
+python -m jobs.slurm_job begin [RUN_DIR] -- ARGUMENTS
+python -m jobs.slurm_job end RUN_DIR --code CODE --signal SIGNAL      prints finished, requeue, stopped or failed
 """
 
 import argparse
@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -22,50 +23,53 @@ from typing import Any
 
 from facegan.files import whole_file, write_json
 from jobs.slurm import SECRET
-from jobs.slurm_records import Record, save
+from jobs.slurm_records import Record, load, save
 
 PACKAGES = ("facegan", "shards", "jobs", "slurm")
 RECORDED = ("SLURM_", "FACEGAN_", "CUDA_", "NCCL_", "GLOO_", "OMP_", "TORCH_", "PYTORCH_", "MASTER_", "WANDB_")
 VERSIONS = ("torch", "accelerate", "numpy", "webdataset", "wandb", "safetensors")
 ROOT_CAUSE = re.compile(r"Root Cause.*?rank\s*:\s*(\d+).*?exitcode\s*:\s*(-?\d+)", re.DOTALL)
 SINGLE = re.compile(r"died with <Signals\.(\w+)|returned non-zero exit status (\d+)")
+CONSEQUENCE = re.compile(r"by peer|[Cc]onnection (refused|closed)|NCCL|Broken pipe|SIGTERM|[Tt]imed out")
 
 
 def begin(run_dir: Path | None, arguments: list[str]) -> None:
     """Note the job in the submit directory and, in the run folder, exactly what it runs."""
-    job = job_id()
-    name = os.environ.get("FACEGAN_JOB", "") or (arguments[0] if arguments else "")
-    log = own_log()
-    save(Record(job, name, str(run_dir or ""), log, tuple(arguments), submitted=now()))
+    job, log = job_id(), own_log()
+    submitted = load(job) or load(job.partition("_")[0]) or Record(job, name=arguments[0], submitted=now())
+    folder = str(run_dir or submitted.run_dir)
+    save(replace(submitted, job=job, run_dir=folder, log=log, arguments=tuple(arguments)))
     if run_dir is None:
         return
     logs = run_dir / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     start = logs / f"job-{job}-{restarts()}.json"
     write_json(start, {**provenance(), "job": job, "log": log, "arguments": arguments, "code": snapshot_code(logs)})
-    write_json(logs / "attempt.json", {"job": job, "restarts": restarts(), "before": outcome(run_dir), **sizes(logs)})
+    write_json(
+        logs / "attempt.json", {"job": job, "restarts": restarts(), "before": outcome(run_dir), **sizes(logs)}
+    )
 
 
 def end(run_dir: Path, code: int, asked: str) -> str:
     """What follows, from outcome.json alone: `finished`, `requeue`, `stopped` or `failed`.
 
-    `asked` is the signal Slurm sent, if any: a run that a person stopped does not come back. An outcome of an earlier
-    attempt does not count, unless the run was finished then; a run that left none has failed, and the cause is
-    gathered from the logs of launchers and ranks into outcome.json.
+    `asked` is the signal Slurm sent, if any: a run that a person stopped does not come back. An outcome of an
+    earlier attempt does not count unless the run was finished then. Where the ranks left none, or only rank 0's
+    view of another's death, the cause is gathered from the logs into outcome.json.
     """
     attempt = json.loads((run_dir / "logs/attempt.json").read_text(encoding="utf-8"))
-    now_, before = outcome(run_dir), attempt["before"]
-    state = now_.get("state")
-    if state == "finished":
-        return "finished"
-    if state == "failed" and now_ != before:
-        return "failed"
-    if state != "stopped" or now_ == before:
-        fail(run_dir, cause(run_dir / "logs", attempt["sizes"], code), now_)
-        return "failed"
-    if not asked:
-        return "stopped"
-    return next_attempt(run_dir, int(now_.get("nimg", 0)))
+    left = outcome(run_dir)
+    if left == attempt["before"] and left.get("state") != "finished":
+        left = {}
+    state = left.get("state", "failed")
+    if state == "failed":
+        reason = left.get("reason", "")
+        why = cause(run_dir / "logs", attempt["sizes"]) if not reason or CONSEQUENCE.search(reason) else ""
+        nothing = f"the ranks ended without an outcome, srun's exit code {code} (see {run_dir}/logs)"
+        fail(run_dir, why or reason or nothing, left)
+    if state == "stopped" and asked:
+        return next_attempt(run_dir, int(left.get("nimg", 0)))
+    return str(state)
 
 
 def next_attempt(run_dir: Path, nimg: int) -> str:
@@ -89,19 +93,30 @@ def fail(run_dir: Path, reason: str, known: dict[str, Any]) -> None:
     write_json(run_dir / "outcome.json", {"nimg": 0, **known, "state": "failed", "reason": reason})
 
 
-def cause(logs: Path, sizes_before: dict[str, int], code: int) -> str:
-    """Why the ranks ended without an outcome: what the launchers say of the first one that died, and its last words."""
+def cause(logs: Path, sizes_before: dict[str, int]) -> str:
+    """What the launchers say of the rank that died first, with its last words; '' where they say nothing.
+
+    Each launcher names one of its own. A rank that only lost its connection, or was ended for another's sake, is
+    the cause if nothing else is.
+    """
     said = {path.name: tail(path, sizes_before.get(path.name, 0)) for path in sorted(logs.glob("*.log"))}
-    for name, text in said.items():
-        if name.startswith("node-") and (found := ROOT_CAUSE.search(text)):
-            rank, status = found.group(1), int(found.group(2))
-            if status != -signal.SIGTERM:  # the launcher ended that one itself, for another's sake
-                return f"rank {rank} {died(status)}{last_words(said.get(f'rank-{rank}.log', ''))} (see {logs}/rank-{rank}.log)"
-    for name, text in said.items():
-        if name.startswith("node-") and (found := SINGLE.search(text)):
-            status = int(found.group(2) or -signal.Signals[found.group(1)].value)
-            return f"rank 0 {died(status)}{last_words(said.get('rank-0.log', ''))} (see {logs}/rank-0.log)"
-    return f"the ranks ended without an outcome, srun's exit code {code}{last_words(said.get('rank-0.log', ''))} (see {logs})"
+    found = [d for name, text in said.items() if name.startswith("node-") for d in deaths(text)]
+    told = [(rank, status, last_words(said.get(f"rank-{rank}.log", ""))) for rank, status in found]
+    told.sort(key=lambda death: (bool(CONSEQUENCE.search(death[2])), death[1] == -signal.SIGTERM, death[1] > 0))
+    if not told:
+        return ""
+    rank, status, words = told[0]
+    spoken = f": {words}" if words and status > 0 else ""
+    return f"rank {rank} {died(status)}{spoken} (see {logs}/rank-{rank}.log)"
+
+
+def deaths(text: str) -> list[tuple[int, int]]:
+    """(rank, exit code or minus the signal) as torchrun tells it, or accelerate for a single rank."""
+    if found := ROOT_CAUSE.search(text):
+        return [(int(found.group(1)), int(found.group(2)))]
+    if found := SINGLE.search(text):
+        return [(0, -signal.Signals[found.group(1)].value if found.group(1) else int(found.group(2)))]
+    return []
 
 
 def died(status: int) -> str:
@@ -109,8 +124,9 @@ def died(status: int) -> str:
 
 
 def last_words(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("[")]
-    return f": {lines[-1][:300]}" if lines else ""
+    """The last line that says something; torch's own prefix and a Python's farewell do not."""
+    lines = [re.sub(r"^\[rank\d+\]:", "", line).strip() for line in text.splitlines()]
+    return next((line[:300] for line in reversed(lines) if line and not line.startswith("terminate called")), "")
 
 
 def tail(path: Path, start: int, most: int = 200_000) -> str:
@@ -173,7 +189,12 @@ def version(package: str) -> str:
 def snapshot_code(logs: Path) -> str:
     """Keep the packages' sources in `logs`, once for each state they are in; returns the archive's name."""
     root = Path(__file__).resolve().parent.parent
-    files = [path for name in PACKAGES for path in sorted((root / name).rglob("*")) if path.suffix in (".py", ".sh", ".html")]
+    files = [
+        path
+        for name in PACKAGES
+        for path in sorted((root / name).rglob("*"))
+        if path.suffix in (".py", ".sh", ".html")
+    ]
     contents = [(str(path.relative_to(root)), path.read_bytes()) for path in files if path.name != "site.sh"]
     digest = hashlib.sha256()
     for name, content in contents:
@@ -200,8 +221,8 @@ def restarts() -> int:
 
 def own_log() -> str:
     """The file this job's output goes to, as Slurm opened it."""
-    target = os.readlink("/proc/self/fd/1")
-    return target if target.startswith("/") else ""
+    target = Path("/proc/self/fd/1").readlink()
+    return str(target) if target.is_absolute() else ""
 
 
 def now() -> str:

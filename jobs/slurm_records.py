@@ -5,6 +5,7 @@
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,41 +38,46 @@ class Record:
 
 
 def save(record: Record, folder: Path = FOLDER) -> None:
-    """Write the record, keeping what an earlier one of the same job knew and this one does not."""
-    earlier = load(folder / f"{record.job}.json")
-    known = {name: value for name, value in asdict(record).items() if value}
-    write_json(folder / f"{record.job}.json", asdict(replace(earlier, **known) if earlier else record))
+    """Write the job's record over an earlier one."""
+    write_json(folder / f"{record.job}.json", asdict(record))
 
 
-def load(path: Path) -> Record | None:
-    """The record in a file; None where there is none or it is not one of ours."""
+def load(job: str, folder: Path = FOLDER) -> Record | None:
+    """The record of a job; None where there is none or it is not one of ours."""
     try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        values: dict[str, Any] = json.loads((folder / f"{job}.json").read_text(encoding="utf-8"))
         record = Record(**{**values, "arguments": tuple(values["arguments"]), "options": tuple(values["options"])})
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return record if record.job == path.stem else None
+    return record if record.job == job else None
 
 
-def load_all(folder: Path = FOLDER) -> list[Record]:
-    """Every record, oldest job first; an array's own record is left out where its elements have theirs."""
-    files = [path for path in folder.glob("*.json") if re.fullmatch(r"\d+(_\d+)?", path.stem)]
-    records = [record for path in files if (record := load(path)) is not None]
-    started = {record.array for record in records if "_" in record.job}
-    return sorted((r for r in records if r.job not in started), key=Record.order)
+def load_all(queued: Iterable[str] = (), folder: Path = FOLDER) -> list[Record]:
+    """Every record, oldest job first; an array as its elements: those that have started and those `queued`."""
+    jobs = [path.stem for path in folder.glob("*.json") if re.fullmatch(r"\d+(_\d+)?", path.stem)]
+    records = {job: record for job in jobs if (record := load(job, folder)) is not None}
+    for job in queued:
+        array = job.partition("_")[0]
+        if job not in records and array in records and re.fullmatch(r"\d+_\d+", job):
+            records[job] = replace(records[array], job=job)
+    in_parts = {record.array for job, record in records.items() if "_" in job}
+    return sorted((record for job, record in records.items() if job not in in_parts), key=Record.order)
 
 
-def find(wanted: str, folder: Path = FOLDER) -> list[Record]:
+def find(wanted: str, queued: Iterable[str] = (), folder: Path = FOLDER) -> list[Record]:
     """The records a person means: a job id, an array's id or one element, or a run folder.
 
     Raises UsageError with what is known.
     """
-    records = load_all(folder)
-    run_dir = str(Path(wanted).resolve())
-    found = [r for r in records if wanted in (r.job, r.array) or (r.run_dir and str(Path(r.run_dir).resolve()) == run_dir)]
+    records = load_all(queued, folder)
+    run_dir = Path(wanted).resolve()
+    found = [
+        r for r in records if wanted in (r.job, r.array) or (r.run_dir and Path(r.run_dir).resolve() == run_dir)
+    ]
     if not found:
-        known = ", ".join(record.job for record in records[-8:]) or "none"
+        last = ", ".join(record.job for record in records[-8:]) or "none"
         raise UsageError(
-            f"{wanted!r} is neither a job nor a run folder of the jobs recorded in {folder.absolute()}; the last ones: {known}"
+            f"{wanted!r} is neither a job nor the run folder of a job of this directory "
+            f"({folder.absolute()}); its last jobs: {last}"
         )
     return found

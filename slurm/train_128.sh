@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Train a 128 px recipe, on one node or many, one GPU or many.
+# Train at 128 px, on one node or many, one GPU or many; without arguments dcgan-128 on data/shards.
 #
-#   sbatch slurm/train_128.sh                                             dcgan-128 on data/shards
+#   sbatch slurm/train_128.sh
 #   sbatch --nodes=4 --gpus-per-node=8 slurm/train_128.sh --kimg 10000
 #   FACEGAN_RECIPE=wgan-gp-128 FACEGAN_DATA=/scratch/me/celeba sbatch slurm/train_128.sh
 #

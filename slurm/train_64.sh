@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Train a 64 px recipe, on one node or many, one GPU or many.
+# Train at 64 px, on one node or many, one GPU or many; without arguments dcgan-64 on data/shards.
 #
-#   sbatch slurm/train_64.sh                                             dcgan-64 on data/shards
+#   sbatch slurm/train_64.sh
 #   sbatch --nodes=4 --gpus-per-node=8 slurm/train_64.sh --kimg 10000
 #   FACEGAN_RECIPE=wgan-gp-64 FACEGAN_DATA=/scratch/me/celeba sbatch slurm/train_64.sh
 #

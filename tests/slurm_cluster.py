@@ -57,7 +57,7 @@ SlurmdParameters=config_overrides
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 GresTypes=gpu
-NodeName=n[1-2] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{node_ports}] CPUs=16 RealMemory=64000 Gres=gpu:fake:4
+NodeName=n[1-2] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{node_ports}] CPUs=99 RealMemory=900000 Gres=gpu:fake:4
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE DefaultTime=20 PriorityTier=10 PreemptMode=off
 PartitionName=low Nodes=ALL MaxTime=INFINITE DefaultTime=20 PriorityTier=1 PreemptMode=requeue GraceTime=60
 PartitionName=low0 Nodes=ALL MaxTime=INFINITE DefaultTime=20 PriorityTier=1 PreemptMode=requeue GraceTime=0
@@ -134,7 +134,10 @@ class Cluster:
         (self.root / "munge").chmod(0o700)
         ports = _free_ports(3)
         config = CONFIG.format(
-            root=self.root, host=socket.gethostname().split(".")[0], port=ports, node_ports=f"{ports + 1}-{ports + 2}"
+            root=self.root,
+            host=socket.gethostname().split(".")[0],
+            port=ports,
+            node_ports=f"{ports + 1}-{ports + 2}",
         )
         (self.root / "slurm.conf").write_text(config)
         (self.root / "gres.conf").write_text(GRES)
@@ -196,7 +199,7 @@ def wait_for(condition: Callable[[], object], seconds: float, what: str) -> None
 
 
 def _free_ports(count: int) -> int:
-    """The first of `count` neighbouring free ports, below the range of job rendezvous (20000) and ephemeral ones."""
+    """The first of `count` neighbouring free ports, below those of rendezvous (20000) and the ephemeral ones."""
     for base in range(17000 + os.getpid() % 2000, 20000, count):
         if all(_is_free(base + i) for i in range(count)):
             return base

@@ -1,0 +1,31 @@
+"""`facegan cancel`: cancel recorded jobs; a training saves before it ends."""
+
+import click
+
+from facegan.errors import UsageError
+from jobs import slurm, slurm_records
+
+
+@click.command()
+@click.argument("jobs", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="Every live job recorded in this directory.")
+def command(jobs: tuple[str, ...], everything: bool) -> None:
+    """Cancel JOBS: job ids, or run folders with all that waits for them. A training saves first (SIGTERM).
+
+    \b
+    Examples:
+      facegan cancel 1234
+      facegan cancel runs/dcgan-128
+      facegan cancel --all
+    """
+    if bool(jobs) == everything:
+        raise UsageError("say which: job ids or run folders, or --all")
+    queue = slurm.queue()
+    wanted = [record for job in jobs for record in slurm_records.find(job, queue)]
+    records = slurm_records.load_all(queue) if everything else wanted
+    live = list(dict.fromkeys(r.job for r in records if r.job in queue and queue[r.job].state in slurm.LIVE))
+    if not live:
+        click.echo("Nothing to cancel: none of them is waiting or running.")
+        return
+    slurm.scancel(live)
+    click.echo(f"Cancelled {', '.join(live)}. A training saves first; the same command again continues it.")

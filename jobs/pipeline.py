@@ -1,0 +1,182 @@
+"""`facegan submit pipeline`: preprocess, index, train, evaluate and report as one chain of Slurm jobs."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from facegan.errors import UsageError
+from facegan.files import write_json
+from jobs import slurm, slurm_checks
+from jobs.slurm import Call
+from jobs.submit import batch_file, hand_in, make_call, split
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One job of the chain; `is_done` looks at what it leaves behind."""
+
+    name: str
+    batch_file: str
+    arguments: tuple[str, ...]
+    is_done: Callable[[], bool]
+    options: tuple[str, ...] = ()
+
+
+class Pipeline(click.Command):
+    """Unknown options are sbatch's, for the training; what stands behind `--` is for `facegan train`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, split(ctx, args))
+
+
+@click.command(
+    cls=Pipeline,
+    options_metavar="OPTIONS [SBATCH OPTION FOR THE TRAINING]... [-- TRAIN ARGUMENT...]",
+    context_settings={"ignore_unknown_options": True},
+)
+@click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="")
+@click.option("--source", required=True, help="Folder, zip or tar of pictures.")
+@click.option("--recipe", default="dcgan-128", show_default=True, help="What to train.")
+@click.option("--sizes", default="64,128", show_default=True, help="Sides of the images, in pixels.")
+@click.option("--data", default="data/shards", show_default=True, help="Where the shards go.")
+@click.option("--run-dir", help="Where the run goes.  [default: runs/RECIPE]")
+@click.option(
+    "--slices", default=8, show_default=True, type=click.IntRange(1), help="Elements of the preprocess array."
+)
+@click.option("-n", "--dry-run", is_flag=True, help="Check, print every call, submit nothing.")
+def pipeline(
+    options: tuple[str, ...],
+    source: str,
+    recipe: str,
+    sizes: str,
+    data: str,
+    run_dir: str | None,
+    slices: int,
+    dry_run: bool,
+) -> None:
+    """Submit preprocess, index, train, evaluate and report, each waiting for the one before it.
+
+    Run again, it submits only what is neither done nor still in the queue; a failed job takes those behind it
+    along. The chain is recorded in RUN_DIR/pipeline.json.
+
+    \b
+    Examples:
+      facegan submit pipeline --source img_align_celeba.zip --sizes 64,128 --recipe dcgan-128
+      facegan submit pipeline --source faces.zip --recipe dcgan-64 --sizes 64 --gpus-per-node=4 -- --kimg 2000
+      facegan submit pipeline --source img_align_celeba.zip --dry-run
+    """
+    from facegan import recipes
+
+    run = Path(run_dir or f"runs/{recipe}")
+    trained = click.get_current_context().meta["jobs.submit.arguments"]
+    wanted = [size.strip() for size in sizes.split(",") if size.strip()]
+    chosen = recipes.load(recipe)
+    if str(chosen.resolution) not in wanted:
+        raise UsageError(
+            f"{recipe} needs {chosen.resolution} px; add it: --sizes {','.join([*wanted, str(chosen.resolution)])}"
+        )
+    flags = [word for size in wanted for word in ("--size", size)] + ["--crop", chosen.crop]
+    indexes = [Path(data) / size / "index.json" for size in wanted]
+    train_file = "train_64" if chosen.resolution.height <= 64 else "train_128"
+    stages = [
+        Stage(
+            "preprocess",
+            "preprocess",
+            (source, data, *flags),
+            lambda: _exist(indexes),
+            (f"--array=0-{slices - 1}",),
+        ),
+        Stage("index", "facegan", ("shards", "index", data), lambda: _exist(indexes)),
+        Stage(
+            "train",
+            train_file,
+            (recipe, "--data", data, "--run-dir", str(run), *trained),
+            lambda: is_trained(run),
+            options,
+        ),
+        Stage("evaluate", "evaluate", (str(run), "--data", data), lambda: _newer(run / "metrics", run)),
+        Stage("report", "facegan", ("report", str(run)), lambda: _newer(run / "report.html", run)),
+    ]
+    submit_chain(stages, run, dry_run)
+
+
+def submit_chain(stages: list[Stage], run: Path, dry_run: bool) -> None:
+    """Hand in what is neither done nor in the queue; a job handed in again takes all behind it along."""
+    chain = run / "pipeline.json"
+    recorded = _recorded(chain)
+    queue = {} if dry_run else slurm.queue()
+    before, renewed = "", False
+    for stage in stages:
+        known = recorded.get(stage.name, {})
+        same = known.get("arguments", list(stage.arguments)) == list(stage.arguments)
+        if not renewed and same and _is_live(queue, known.get("job", "")):
+            before = known["job"]
+            click.echo(f"{stage.name:10} job {before} is in the queue")
+        elif not renewed and same and not before and stage.is_done():
+            click.echo(f"{stage.name:10} done")
+        else:
+            renewed = True
+            before = _submit(stage, before, run, dry_run)
+            if not dry_run:
+                recorded[stage.name] = {"job": before, "arguments": list(stage.arguments)}
+                write_json(chain, recorded)
+    if before and not dry_run:
+        click.echo(f"Next: facegan status {run} | facegan logs -f {before} | facegan cancel {run}")
+
+
+def _submit(stage: Stage, before: str, run: Path, dry_run: bool) -> str:
+    call = make_stage_call(stage, before)
+    if dry_run:
+        click.echo(call.shown())
+        return f"JOB_OF_{stage.name.upper()}"
+    slurm_checks.check_log_folder(call)
+    slurm_checks.check_request(call)
+    slurm.test_only(call)
+    if stage.name == "preprocess":
+        slurm_checks.check_preprocess(call)
+    record = hand_in(stage.batch_file, call, run_dir=str(run))
+    click.echo(f"{stage.name:10} job {record.job}, log {record.log}")
+    return record.job
+
+
+def make_stage_call(stage: Stage, before: str) -> Call:
+    """The sbatch call of a stage that waits for the job `before`, if any."""
+    waits = [f"--dependency=afterok:{before}", "--kill-on-invalid-dep=yes"] if before else []
+    options = (f"--job-name={stage.name}", *waits, *stage.options)
+    return make_call(batch_file(stage.batch_file), options, stage.arguments, FACEGAN_INDEX="0")
+
+
+def is_trained(run: Path) -> bool:
+    """Whether the run's last outcome is that it finished."""
+    try:
+        return bool(json.loads((run / "outcome.json").read_text())["state"] == "finished")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _recorded(chain: Path) -> dict[str, dict[str, Any]]:
+    try:
+        value = json.loads(chain.read_text())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _exist(paths: list[Path]) -> bool:
+    return all(path.exists() for path in paths)
+
+
+def _newer(path: Path, run: Path) -> bool:
+    """Whether what a stage leaves behind is there and younger than the end of the training."""
+    ended = run / "outcome.json"
+    return path.exists() and ended.exists() and path.stat().st_mtime >= ended.stat().st_mtime
+
+
+def _is_live(queue: dict[str, slurm.State], job: str) -> bool:
+    return any(
+        state.state in slurm.LIVE for known, state in queue.items() if job and known.partition("_")[0] == job
+    )

@@ -1,0 +1,107 @@
+"""`facegan status`: what Slurm and the run folders say of the jobs of this directory."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from jobs import slurm, slurm_records, table
+from jobs.slurm import State
+from jobs.slurm_records import Record
+
+COLUMNS = ("job", "name", "state", "restarts", "elapsed", "kimg", "images/s", "run", "reason")
+
+
+@click.command()
+@click.argument("jobs", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="One JSON array for programs.")
+def command(jobs: tuple[str, ...], as_json: bool) -> None:
+    """Say how the jobs of this directory are: JOBS are job ids or run folders; all of them where none is given.
+
+    State, reason and restarts are Slurm's (squeue, and sacct where the cluster keeps accounts); progress, images/s
+    and the cause of a failure are read from the run folders.
+
+    \b
+    Examples:
+      facegan status
+      facegan status 1234 runs/dcgan-128
+      facegan status --json
+    """
+    queue = slurm.queue()
+    wanted = [record for job in jobs for record in slurm_records.find(job, queue)]
+    records = wanted if jobs else slurm_records.load_all(queue)
+    rows = [describe(record, state) for record, state in zip(records, states(records, queue), strict=True)]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+    elif rows:
+        click.echo(table.align([COLUMNS, *([_shown(row[name]) for name in COLUMNS] for row in rows)]))
+    else:
+        click.echo("No jobs are recorded in this directory. Submit one: facegan submit check")
+
+
+def states(records: list[Record], queue: dict[str, State]) -> list[State]:
+    """Slurm's word on each record: the queue's, else the accounting's; UNKNOWN where it has forgotten the job."""
+    known = slurm.accounting(record.job for record in records if record.job not in queue) | queue
+    return [known.get(record.job, State("UNKNOWN", "", 0, "", "")) for record in records]
+
+
+def describe(record: Record, state: State) -> dict[str, Any]:
+    """One row: the job as Slurm sees it and its run as the run folder shows it."""
+    run_dir = Path(record.run_dir) if record.run_dir else None
+    outcome = _read(run_dir / "outcome.json") if run_dir else {}
+    stats = last_line(run_dir / "stats.jsonl") if run_dir else {}
+    ended = state.state.split("+")[0] not in slurm.LIVE
+    name, known = state.state, outcome.get("state", "")
+    if name == "UNKNOWN":
+        name = known.upper() or "ENDED"
+    return {
+        "job": record.job,
+        "name": record.name,
+        "state": name,
+        "reason": outcome.get("reason", "") if ended and known in ("failed", "stopped") else _slurm_reason(state),
+        "restarts": state.restarts,
+        "elapsed": state.elapsed,
+        "kimg": stats.get("progress/kimg"),
+        "images/s": stats.get("speed/imgs_per_sec"),
+        "run": record.run_dir,
+        "outcome": known,
+        "log": record.log,
+        "nodes": state.nodes,
+        "arguments": list(record.arguments),
+    }
+
+
+def last_line(path: Path, most: int = 65536) -> dict[str, Any]:
+    """The last whole JSON line of a file that may be growing; empty where there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - most))
+            lines = file.read().splitlines()
+    except OSError:
+        return {}
+    for line in reversed(lines):
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        return value if isinstance(value, dict) else {}
+    return {}
+
+
+def _slurm_reason(state: State) -> str:
+    return "" if state.reason in ("None", "(null)") else state.reason
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _shown(value: Any) -> str:
+    """A cell on one line, whatever a name or a reason holds."""
+    text = f"{value:,.1f}" if isinstance(value, float) else "" if value is None else str(value)
+    return "".join(sign if sign.isprintable() else "?" for sign in text)
