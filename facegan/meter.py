@@ -38,13 +38,14 @@ class Meter:
 
     def take(self) -> dict[str, float]:
         """The mean of every term since the last call (a host round trip); starts anew."""
-        means: dict[str, float] = {}
-        for names, group in self.groups.items():
-            if group.count:
-                means |= dict(zip(names, (group.sums / group.count).tolist(), strict=True))
+        totals: dict[str, tuple[float, int]] = {}
+        for names, group in sorted(self.groups.items()):  # the same order, whatever came first after a restart
+            for name, value in zip(names, group.sums.tolist(), strict=True):
+                total, count = totals.get(name, (0.0, 0))
+                totals[name] = (total + value, count + group.count)
             group.sums.zero_()
             group.count = 0
-        return means
+        return {name: total / count for name, (total, count) in totals.items() if count}
 
     def trouble(self) -> tuple[str, int] | None:
         """The first non-finite term and the nimg of its step, or None (a host round trip)."""
