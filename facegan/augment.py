@@ -1,6 +1,6 @@
 """What is done to images before the discriminator sees them: pure functions of the images and of uniform numbers.
 
-`u` is (B, K) uniform in [0, 1), one row a sample, drawn outside; K is a constant below. Memory layout is kept.
+`u` is (B, K) uniform in [0, 1), one row a sample, drawn outside; K is a constant below.
 """
 
 import math

@@ -1,0 +1,326 @@
+"""The registry of recipes, their published numbers, and the combinations that are refused."""
+
+import dataclasses
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from facegan import recipes
+from facegan.errors import UsageError
+from facegan.recipes import Range, Recipe, Size
+from facegan.recipes.checks import FAMILIES, check
+
+REFERENCES = ["wgan-gp-lfw", "mlp-64", "mlp-64-improved", "dcgan-28", "wgan-gp-64", "dcgan-128", "dcgan-64"]
+OURS = ["wgan-gp-128", "wgan-64", "face-64", "face-128"]
+NAMES = list(recipes.recipe_classes())
+
+
+def altered(name: str, **values: Any) -> Recipe:
+    return dataclasses.replace(recipes.load(name), **values)
+
+
+def test_every_reference_and_our_own_recipes_are_there() -> None:
+    assert set(NAMES) == {*REFERENCES, *OURS}
+
+
+def test_our_own_recipes_are_marked_so() -> None:
+    assert {name for name, kind in recipes.recipe_classes().items() if kind.reference == "ours"} == set(OURS)
+
+
+def test_recipes_import_no_torch() -> None:
+    code = "import sys; from facegan import recipes; from facegan.recipes import checks; recipes.recipe_classes(); "
+    subprocess.run([sys.executable, "-c", code + "sys.exit('torch' in sys.modules)"], check=True)
+
+
+def test_an_unknown_recipe_is_refused_with_the_names_of_the_known() -> None:
+    with pytest.raises(UsageError, match=r"'dcgan-65' does not exist.*dcgan-64"):
+        recipes.load("dcgan-65")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_option_has_a_source_and_a_help_line(name: str) -> None:
+    kind = recipes.recipe_classes()[name]
+    assert kind.options()
+    for option in kind.options():
+        assert kind.source(option).strip() and kind.source(option) != "neutral default", option
+        assert kind.help(option).strip(), option
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_number_that_shapes_the_run_is_declared_with_its_source(name: str) -> None:
+    """What is left to the neutral default is a technique that is off."""
+    kind = recipes.recipe_classes()[name]
+    decisive = {
+        "resolution",
+        "crop",
+        "network",
+        "latent_dim",
+        "loss",
+        "g_lr",
+        "d_lr",
+        "beta1",
+        "beta2",
+        "batch_size",
+    }
+    assert decisive <= set(kind.options())
+    assert {"kimg", "epochs"} & set(kind.options())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_recipe_passes_its_own_checks(name: str) -> None:
+    warnings = check(recipes.load(name))
+    assert bool(warnings) == (name == "wgan-gp-64")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_values_survive_the_way_through_json(name: str) -> None:
+    recipe = recipes.load(name)
+    assert recipes.from_values(name, recipes.to_values(recipe)) == recipe
+
+
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "wgan-gp-lfw": {
+        "resolution": Size(62, 47),
+        "crop": "70:195,78:172",
+        "latent_dim": 128,
+        "dropout": 0.45,
+        "kernel": 5,
+        "batch_size": 128,
+        "kimg": 200 * 103 * 128 / 1000,
+        "n_critic": 3,
+        "fresh_reals": False,
+        "g_lr": 1e-4,
+        "d_lr": 1e-4,
+        "beta1": 0.9,
+        "beta2": 0.999,
+        "lr_decay": 0.9,
+        "lr_decay_steps": 3000,
+        "gp_weight": 10.0,
+        "diversity_weight": 0.1,
+        "rotation": 20.0,
+        "shear": 0.2,
+        "zoom": 0.2,
+        "flip": True,
+        "instance_noise": 0.25,
+        "instance_noise_decay": 0.9,
+        "instance_noise_steps": 1033,
+        "instance_noise_on": "real",
+        "bn_momentum": 0.1,
+        "d_slope": 0.3,
+        "lr_schedule": "exponential",
+    },
+    "mlp-64": {
+        "crop": "160",
+        "latent_dim": 100,
+        "batch_size": 64,
+        "g_lr": 2e-4,
+        "d_lr": 2e-4,
+        "beta1": 0.5,
+        "epochs": 100.0,
+        "d_slope": 0.01,
+        "dropout": 0.0,
+        "fresh_latents": False,
+        "n_critic": 1,
+    },
+    "mlp-64-improved": {
+        "g_slope": 0.01,
+        "d_slope": 0.01,
+        "dropout": 0.1,
+        "real_labels": Range(0.7, 1.2),
+        "kimg": 16 * 1750 * 64 / 1000,
+        "epochs": 0.0,
+        "d_optimizer": "adam",
+    },
+    "dcgan-28": {
+        "resolution": Size(28, 28),
+        "crop": "108",
+        "real_labels": Range(0.9, 0.9),
+        "dropout": 0.0,
+        "latent_dim": 100,
+        "g_lr": 2e-4,
+        "beta1": 0.5,
+        "batch_size": 64,
+        "epochs": 1.0,
+        "d_slope": 0.01,
+    },
+    "wgan-gp-64": {
+        "crop": "128",
+        "latent_dim": 128,
+        "value_range": "sigmoid",
+        "dropout": 0.5,
+        "critic_norm": "batch",
+        "bn_momentum": 0.01,
+        "d_slope": 0.3,
+        "batch_size": 64,
+        "kimg": 100 * 131_072 / 1000,
+        "n_critic": 1,
+        "gp_weight": 10.0,
+        "g_lr": 2e-4,
+        "d_lr": 2e-4,
+        "beta1": 0.5,
+        "beta2": 0.9,
+    },
+    "dcgan-128": {
+        "resolution": Size(128, 128),
+        "crop": "150",
+        "latent_dim": 100,
+        "kernel": 5,
+        "first_stride": 2,
+        "g_lr": 1e-4,
+        "d_lr": 5e-4,
+        "beta1": 0.5,
+        "batch_size": 64,
+        "real_labels": Range(0.9, 0.9),
+        "split_updates": True,
+        "fresh_latents": False,
+        "epochs": 3.0,
+        "bn_momentum": 0.1,
+        "d_slope": 0.2,
+    },
+    "dcgan-64": {
+        "crop": "150",
+        "latent_dim": 100,
+        "ngf": 64,
+        "ndf": 64,
+        "g_lr": 2e-4,
+        "d_lr": 2e-4,
+        "beta1": 0.5,
+        "beta2": 0.999,
+        "batch_size": 128,
+        "real_labels": Range(1.0, 1.0),
+        "kernel": 4,
+    },
+    "wgan-gp-128": {
+        "critic_norm": "none",
+        "n_critic": 5,
+        "g_lr": 1e-4,
+        "d_lr": 1e-4,
+        "beta1": 0.0,
+        "beta2": 0.9,
+        "gp_weight": 10.0,
+        "network": "dcgan_dense",
+        "kernel": 5,
+    },
+    "wgan-64": {"clip": 0.01, "g_optimizer": "rmsprop", "d_optimizer": "rmsprop", "d_lr": 5e-5, "n_critic": 5},
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_recipe_has_the_published_numbers(name: str) -> None:
+    recipe = recipes.load(name)
+    assert {field: getattr(recipe, field) for field in PUBLISHED[name]} == PUBLISHED[name]
+
+
+@pytest.mark.parametrize("name", ["face-64", "face-128"])
+def test_our_r1_weight_follows_stylegans_rule(name: str) -> None:
+    recipe = recipes.load(name)
+    assert recipe.r1_gamma == pytest.approx(0.0002 * recipe.resolution.height**2 / recipe.batch_size)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("mlp-64", "0.01 in the code"),
+        ("mlp-64-improved", "0.4 in the text"),
+        ("dcgan-128", "150 x 130"),
+        ("dcgan-28", "does nothing"),
+        ("wgan-gp-64", "against Gulrajani"),
+        ("wgan-gp-lfw", "49 pictures"),
+    ],
+)
+def test_disagreements_and_bugs_not_kept_are_said(name: str, said: str) -> None:
+    assert any(said in note for note in recipes.recipe_classes()[name].notes)
+
+
+def test_batchnorm_under_a_penalty_is_said_in_the_docstring_of_its_recipe() -> None:
+    assert "against Gulrajani" in str(recipes.recipe_classes()["wgan-gp-64"].__doc__)
+
+
+# Impossible and doubtful combinations
+
+IMPOSSIBLE: list[tuple[str, dict[str, Any], str]] = [
+    ("dcgan-64", {"gp_weight": 10.0}, "critic-norm layer"),
+    ("dcgan-64", {"r1_gamma": 1.0}, "critic-norm layer"),
+    ("dcgan-128", {"r2_gamma": 1.0, "split_updates": False}, "critic-norm layer"),
+    ("dcgan-64", {"clip": 0.01, "gp_weight": 10.0, "critic_norm": "none"}, "set one of them to 0"),
+    ("wgan-64", {"spectral_norm": True}, "set clip to 0"),
+    ("dcgan-128", {"loss": "relativistic", "real_labels": Range(1.0, 1.0)}, "split_updates parts"),
+    ("dcgan-128", {"r1_gamma": 1.0, "critic_norm": "none"}, "one update"),
+    ("dcgan-64", {"diversity_weight": 0.1}, "--loss wasserstein"),
+    ("dcgan-28", {"loss": "hinge"}, "no targets"),
+    ("dcgan-64", {"gamma_final": 0.2}, "both are 0"),
+    ("dcgan-64", {"loss": "wgan"}, "bce, minimax, wasserstein"),
+    ("dcgan-64", {"d_optimizer": "lion"}, "adam, sgd, rmsprop"),
+    ("dcgan-64", {"lr_schedule": "step"}, "constant, exponential"),
+    ("dcgan-64", {"critic_norm": "group"}, "batch, layer"),
+    ("dcgan-64", {"upsample": "bilinear"}, "deconv, nearest"),
+    ("dcgan-64", {"network": "resnet"}, "dcgan_dense"),
+    ("dcgan-64", {"value_range": "linear"}, "tanh, sigmoid"),
+    ("dcgan-64", {"instance_noise_on": "fake"}, "both, real"),
+    ("dcgan-64", {"diffaugment": "colour"}, "color,translation,cutout"),
+    ("dcgan-64", {"resolution": Size(62, 47)}, "power of two"),
+    ("dcgan-64", {"resolution": Size(8, 8)}, "power of two"),
+    ("dcgan-28", {"resolution": Size(64, 64)}, "expected 28"),
+    ("dcgan-64", {"kernel": 7}, "expected 3 or 4 or 5"),
+    ("dcgan-64", {"channels": 2}, "expected one of: 1, 3"),
+    ("dcgan-64", {"dropout": 0.3}, "families that have one: .*mlp"),
+    ("mlp-64", {"minibatch_std": True}, "families that have one: dcgan"),
+    ("wgan-gp-lfw", {"critic_norm": "layer"}, "expected none"),
+    ("dcgan-64", {"g_lr": 0.0}, "more than 0"),
+    ("dcgan-64", {"d_lr": float("nan")}, "more than 0"),
+    ("dcgan-64", {"g_lr": float("inf")}, "more than 0"),
+    ("dcgan-64", {"batch_size": 0}, "at least 1"),
+    ("dcgan-64", {"n_critic": 0}, "at least 1"),
+    ("dcgan-64", {"latent_dim": -1}, "at least 1"),
+    ("dcgan-64", {"beta1": 1.0}, r"in \[0, 1\)"),
+    ("mlp-64-improved", {"dropout": 1.0}, r"in \[0, 1\)"),
+    ("dcgan-64", {"bn_momentum": 0.0}, "more than 0 and at most 1"),
+    ("wgan-gp-lfw", {"gp_weight": -1.0}, "0 or more"),
+    ("dcgan-64", {"kimg": 100.0}, "both are set"),
+    ("dcgan-64", {"epochs": 0.0}, "both are 0"),
+]
+
+
+@pytest.mark.parametrize(("name", "values", "said"), IMPOSSIBLE)
+def test_an_impossible_value_or_combination_is_refused_with_what_to_do(
+    name: str, values: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        check(altered(name, **values))
+
+
+POSSIBLE: list[tuple[str, dict[str, Any]]] = [
+    ("dcgan-64", {"gp_weight": 10.0, "critic_norm": "layer", "loss": "wasserstein"}),
+    ("dcgan-64", {"r1_gamma": 1.0, "critic_norm": "none"}),
+    ("dcgan-64", {"loss": "hinge", "spectral_norm": True, "critic_norm": "none"}),
+    ("wgan-gp-64", {"critic_norm": "layer"}),
+    ("dcgan-128", {"resolution": Size(32, 32)}),
+    ("dcgan-128", {"resolution": Size(64, 64)}),
+    ("dcgan-28", {"channels": 1, "crop": "none", "epochs": 2.0}),
+    ("face-64", {"loss": "relativistic", "r1_gamma": 2.0, "r2_gamma": 2.0, "gamma_final": 0.2, "penalty_every": 1}),
+    ("mlp-64", {"d_optimizer": "sgd", "instance_noise": 0.1}),
+    ("wgan-gp-lfw", {"resolution": Size(64, 64)}),
+]
+
+
+@pytest.mark.parametrize(("name", "values"), POSSIBLE)
+def test_a_sound_change_passes_without_a_warning(name: str, values: dict[str, Any]) -> None:
+    assert check(altered(name, **values)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "said"),
+    [
+        ("wgan-gp-64", {}, "--critic-norm layer gives the correct one"),
+        ("wgan-64", {"clip": 0.0}, "nothing bounds"),
+        ("dcgan-64", {"loss": "minimax"}, "saturates"),
+    ],
+)
+def test_a_doubtful_combination_gives_a_warning(name: str, values: dict[str, Any], said: str) -> None:
+    assert any(said in warning for warning in check(altered(name, **values)))
+
+
+def test_every_network_family_is_used_by_a_recipe() -> None:
+    assert {recipes.load(name).network for name in NAMES} == set(FAMILIES)
