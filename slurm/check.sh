@@ -22,5 +22,5 @@ here=$SLURM_SUBMIT_DIR/slurm
 # shellcheck source=launch.sh
 . "$here/launch.sh"
 
-"${python[@]}" -m jobs.slurm_job begin -- check
-launch jobs.slurm_check "$@"
+"${python[@]}" -m jobs.slurm_job begin -- doctor
+launch jobs.slurm_rank doctor --all-reduce "$@"
