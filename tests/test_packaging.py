@@ -1,0 +1,112 @@
+"""The wheel holds everything a run needs, and what is declared is what was tested."""
+
+import configparser
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from facegan import __version__
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"  # a copy: setuptools leaves its build folder where it builds
+    for package in ("facegan", "jobs", "shards", "slurm"):
+        shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__", "site.sh"))
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-index", "--no-build-isolation", "--quiet"]
+    subprocess.run([*build, "--wheel-dir", folder, source], check=True)
+    (found,) = folder.glob("*.whl")
+    return found
+
+
+def tracked(folder: str, pattern: str) -> set[str]:
+    return {str(path.relative_to(ROOT)) for path in (ROOT / folder).rglob(pattern)} - {"slurm/site.sh"}
+
+
+def test_the_wheel_holds_every_module_batch_file_and_template(wheel: Path) -> None:
+    held = set(zipfile.ZipFile(wheel).namelist())
+    for folder in ("facegan", "shards", "jobs", "slurm"):
+        assert tracked(folder, "*.py") <= held
+    assert tracked("slurm", "*.sh") <= held
+    assert tracked("facegan", "*.html*") <= held
+    assert not [name for name in held if name.startswith(("tests/", "bench/"))]
+
+
+def test_the_wheel_carries_the_one_version(wheel: Path) -> None:
+    assert wheel.name.startswith(f"facegan-{__version__}-")
+
+
+def test_an_installed_wheel_runs_away_from_the_project(wheel: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    install = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", site, wheel]
+    subprocess.run([*install, "--quiet"], check=True)
+    code = (
+        "import pathlib, slurm, facegan; from jobs.cli import main;"
+        "print(*slurm.__path__, facegan.__file__, (pathlib.Path(slurm.__path__[0]) / 'train_128.sh').exists());"
+        "main(['recipes'])"
+    )
+    environment = os.environ | {"PYTHONPATH": str(site)}
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    slurm, facegan, exists = result.stdout.splitlines()[0].split()
+    assert Path(slurm) == site / "slurm"
+    assert Path(facegan) == site / "facegan/__init__.py"
+    assert exists == "True"
+    assert "dcgan-128" in result.stdout
+
+
+def declared() -> list[Requirement]:
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    extras = config["options.extras_require"].values()
+    lines = "\n".join([config["options"]["install_requires"], *extras]).splitlines()
+    return [Requirement(line) for line in lines if line.strip() and not line.startswith("#")]
+
+
+def pins() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    found = [re.fullmatch(r"([a-z0-9.-]+)==([^ ;]+)", line) for line in lines if not line.startswith("#")]
+    assert all(found)
+    return {match[1]: match[2] for match in found if match}
+
+
+def test_everything_declared_is_pinned_within_its_bounds() -> None:
+    pinned = pins()
+    for requirement in declared():
+        name = re.sub(r"[-_.]+", "-", requirement.name).lower()
+        assert name in pinned
+        assert requirement.specifier.contains(pinned[name]), requirement
+
+
+def test_the_tests_run_with_the_pinned_versions() -> None:
+    """Where they do not, constraints.txt claims what nobody tested."""
+    installed = {re.sub(r"[-_.]+", "-", d.metadata["Name"]).lower(): d for d in importlib.metadata.distributions()}
+    other = {
+        name: (version, installed[name].version)
+        for name, version in pins().items()
+        if name in installed and installed[name].version.split("+")[0] != version
+    }
+    assert not other
+
+
+def test_the_console_script_is_the_module() -> None:
+    script = Path(sys.executable).with_name("facegan")
+    by_script = subprocess.run([script, "--version"], capture_output=True, text=True, check=True).stdout
+    by_module = subprocess.run(
+        [sys.executable, "-m", "jobs", "--version"], capture_output=True, text=True, check=True
+    )
+    assert by_script == by_module.stdout
