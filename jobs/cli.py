@@ -14,24 +14,24 @@ from facegan import __version__
 from facegan.errors import FaceganError
 from shards.errors import ShardError
 
-# Name: where the click command is (module of `jobs`, attribute) and its line in `facegan --help`.
+# A module of `jobs`, whose `command` it is, and its line in `facegan --help`.
 COMMANDS = {
-    "demo": ("demo", "command", "Synthetic faces, shards, a short training, pictures: minutes on a CPU."),
-    "download": ("download", "command", "Fetch CelebA, LFW or MNIST: resumable, checksummed."),
-    "preprocess": ("preprocess", "command", "Turn a folder, zip or tar of pictures into shards."),
-    "shards": ("shards", "command", "Index, verify or describe a set of shards."),
-    "recipes": ("recipes", "command", "Compare the recipes, or show one in full."),
-    "train": ("train", "command", "Train a recipe on a set; the same command again continues."),
-    "sample": ("sample", "command", "Draw pictures from a trained generator."),
-    "figures": ("figures", "command", "Draw the figures of the reference systems."),
-    "evaluate": ("evaluate", "command", "Measure a run against held-out pictures."),
-    "report": ("report", "command", "Write one self-contained HTML page about runs."),
-    "sweep": ("sweep", "command", "Search over values and seeds, here or as a Slurm array."),
-    "submit": ("submit", "command", "Hand a job of slurm/, or the whole pipeline, to Slurm."),
-    "status": ("status", "command", "Say what Slurm and the run folders know of jobs."),
-    "logs": ("logs", "command", "Print or follow a job's log."),
-    "cancel": ("cancel", "command", "Cancel a job; a training saves first."),
-    "doctor": ("doctor", "command", "Say what is missing on this machine, one fix a line."),
+    "demo": "Synthetic faces, shards, a short training, pictures: minutes on a CPU.",
+    "download": "Fetch CelebA, LFW or MNIST: resumable, checksummed.",
+    "preprocess": "Turn a folder, zip or tar of pictures into shards.",
+    "shards": "Index, verify or describe a set of shards.",
+    "recipes": "Compare the recipes, or show one in full.",
+    "train": "Train a recipe on a set; the same command again continues.",
+    "sample": "Draw pictures from a trained generator.",
+    "figures": "Draw the figures of the reference systems.",
+    "evaluate": "Measure a run against held-out pictures.",
+    "report": "Write one self-contained HTML page about runs.",
+    "sweep": "Search over values and seeds, here or as a Slurm array.",
+    "submit": "Hand a job of slurm/, or the whole pipeline, to Slurm.",
+    "status": "Say what Slurm and the run folders know of jobs.",
+    "logs": "Print or follow a job's log.",
+    "cancel": "Cancel a job; a training saves first.",
+    "doctor": "Say what is missing on this machine, one fix a line.",
 }
 
 
@@ -44,17 +44,16 @@ class Facegan(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module, attribute, _ = COMMANDS[cmd_name]
-        command: click.Command = getattr(importlib.import_module(f"jobs.{module}"), attribute)
+        command: click.Command = importlib.import_module(f"jobs.{cmd_name}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
+            formatter.write_dl(list(COMMANDS.items()))
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         names = [name for name in COMMANDS if name.startswith(incomplete)]
-        items = [CompletionItem(name, help=COMMANDS[name][2]) for name in names]
+        items = [CompletionItem(name, help=COMMANDS[name]) for name in names]
         return items + click.Command.shell_complete(self, ctx, incomplete)
 
     def invoke(self, ctx: click.Context) -> Any:
