@@ -52,19 +52,10 @@ def test_every_option_has_a_source_and_a_help_line(name: str) -> None:
 def test_every_number_that_shapes_the_run_is_declared_with_its_source(name: str) -> None:
     """What is left to the neutral default is a technique that is off."""
     kind = recipes.recipe_classes()[name]
-    decisive = {
-        "resolution",
-        "crop",
-        "network",
-        "latent_dim",
-        "loss",
-        "g_lr",
-        "d_lr",
-        "beta1",
-        "beta2",
-        "batch_size",
-    }
-    assert decisive <= set(kind.options())
+    data = {"resolution", "crop", "value_range"}
+    architecture = {"network", "latent_dim", "ngf", "ndf", "critic_norm", "g_slope", "d_slope", "init"}
+    steps = {"loss", "fresh_latents", "g_optimizer", "d_optimizer", "g_lr", "d_lr", "beta1", "beta2", "batch_size"}
+    assert data | architecture | steps <= set(kind.options())
     assert {"kimg", "epochs"} & set(kind.options())
 
 

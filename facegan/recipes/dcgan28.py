@@ -43,6 +43,8 @@ class Dcgan28(Recipe):
     loss: str = cite("bce", CODE)
     real_labels: Range = cite(Range(0.9, 0.9), f"{CODE}: smoothing 0.1, of real labels only")
     fresh_latents: bool = cite(False, "ours, as in the other BCE references")
+    g_optimizer: str = cite("adam", OURS)
+    d_optimizer: str = cite("adam", OURS)
     g_lr: float = cite(2e-4, OURS)
     d_lr: float = cite(2e-4, OURS)
     beta1: float = cite(0.5, OURS)

@@ -32,6 +32,7 @@ class Face64(Recipe):
 
     resolution: Size = cite(Size(64, 64), "ours")
     crop: str = cite("150", "ours: the crop of Noe & Thapa, shared by all CelebA sets here")
+    value_range: str = cite("tanh", DCGAN)
     network: str = cite("dcgan", DCGAN)
     latent_dim: int = cite(128, "ours")
     ngf: int = cite(64, DCGAN)
@@ -39,6 +40,9 @@ class Face64(Recipe):
     kernel: int = cite(4, "pytorch/examples dcgan; 3 behind nearest upsampling")
     upsample: str = cite("nearest", "Odena et al. 2016, doi:10.23915/distill.00003: no checkerboard")
     critic_norm: str = cite("none", "Mescheder et al. 2018, arXiv:1801.04406: none under R1")
+    g_slope: float = cite(0.0, f"{DCGAN}: ReLU")
+    d_slope: float = cite(0.2, DCGAN)
+    init: str = cite("dcgan", "pytorch/examples dcgan")
     spectral_norm: bool = cite(False, "off: R1 regularises; on where r1_gamma is 0 (Miyato et al. 2018)")
     minibatch_std: bool = cite(True, "Karras et al. 2018, arXiv:1710.10196, table 1: SWD 8.07 to 7.04")
     loss: str = cite("bce", "Goodfellow et al. 2014, non-saturating")
@@ -47,6 +51,12 @@ class Face64(Recipe):
     r2_gamma: float = cite(0.0, "off; Huang et al. 2024, arXiv:2501.05441, pairs it with relativistic")
     gamma_final: float = cite(-1.0, "off; Huang et al. 2024: 2 to 0.2")
     penalty_every: int = cite(16, f"{STYLEGAN2}, appendix B: lazy regularisation")
+    n_critic: int = cite(1, "Heusel et al. 2017: two learning rates instead of more critic steps")
+    fresh_latents: bool = cite(
+        False, "the generator learns from the images the discriminator just saw: one pass less"
+    )
+    g_optimizer: str = cite("adam", STYLEGAN2)
+    d_optimizer: str = cite("adam", STYLEGAN2)
     g_lr: float = cite(2e-4, DCGAN)
     d_lr: float = cite(4e-4, TTUR)
     beta1: float = cite(0.0, f"{STYLEGAN2}; Mescheder et al. 2018")
@@ -64,7 +74,7 @@ class Face128(Face64):
     """The same at 128 px."""
 
     name = "face-128"
-    summary = "the same at 128 px"
+    summary = "DCGAN with upsampling, lazy R1, EMA, flip; CelebA crop 150, 128 px"
 
     resolution: Size = cite(Size(128, 128), "ours")
     r1_gamma: float = cite(0.0512, R1)

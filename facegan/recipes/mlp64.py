@@ -55,7 +55,7 @@ class Mlp64Improved(Mlp64):
     """The improved version: LeakyReLU in the generator, dropout, random label smoothing."""
 
     name = "mlp-64-improved"
-    summary = "the same with LeakyReLU, dropout and random label smoothing"
+    summary = "fully connected, dropout, BCE, labels 0.7..1.2; CelebA crop 160, 64 px"
     notes = (
         *Mlp64.notes[:2],
         "Dropout: 0.1 in the code (used), 0.4 in the text; --dropout 0.4 gives the text's.",

@@ -32,5 +32,6 @@ class WganGp128(Dcgan128):
     d_lr: float = cite(1e-4, PAPER)
     beta1: float = cite(0.0, PAPER)
     beta2: float = cite(0.9, PAPER)
+    adam_eps: float = cite(1e-8, "PyTorch default")
     batch_size: int = cite(64, f"{PAPER}; {CODE} too")
     epochs: float = cite(10.0, "ours")

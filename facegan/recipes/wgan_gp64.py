@@ -35,6 +35,7 @@ class WganGp64(Recipe):
     ngf: int = cite(32, f"{CODE}: maps of 256, 128, 64 and 32")
     ndf: int = cite(32, f"{CODE}: maps of 32, 64, 128, 256 and 512")
     kernel: int = cite(5, CODE)
+    upsample: str = cite("deconv", CODE)
     critic_norm: str = cite(
         "batch", CODE, "normalisation in the critic: batch (published), layer, instance or none"
     )
@@ -48,6 +49,8 @@ class WganGp64(Recipe):
     gp_weight: float = cite(10.0, CODE)
     n_critic: int = cite(1, CODE)
     fresh_latents: bool = cite(True, "Gulrajani et al. 2017, algorithm 1")
+    g_optimizer: str = cite("adam", CODE)
+    d_optimizer: str = cite("adam", CODE)
     g_lr: float = cite(2e-4, CODE)
     d_lr: float = cite(2e-4, CODE)
     beta1: float = cite(0.5, CODE)
