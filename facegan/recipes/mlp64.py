@@ -19,7 +19,7 @@ class Mlp64(Recipe):
     notes: ClassVar[tuple[str, ...]] = (
         "LeakyReLU slope: 0.01 in the code (used), 0.2 in the text; --d-slope 0.2 gives the text's.",
         "Discriminator optimizer: Adam in the code (used); the text also names SGD: --d-optimizer sgd.",
-        "The tiny-data run that shows the instability is this recipe on a set of 64 pictures: 100 epochs of a batch.",
+        "The tiny-data run that shows the instability is this recipe on a set of 64 pictures, its 100 epochs.",
     )
 
     resolution: Size = cite(Size(64, 64), CODE)
