@@ -100,7 +100,7 @@ def encode_records(
     """
     count = len(images)
     records = np.tile(_template(geometry), (count, 1))
-    rows = images.reshape(count, geometry.height, -1)
+    rows = images.reshape(count, geometry.height, geometry.channels * geometry.width)
     geometry.view(records)[...] = images
     filtered = np.zeros((count, geometry.height, 1 + rows.shape[2]), np.uint8)
     filtered[:, :, 1:] = rows

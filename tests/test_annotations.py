@@ -1,0 +1,160 @@
+"""Annotations: CelebA's files as they are, LFW's folders, MNIST's labels, and what is wrong with any of them."""
+
+import gzip
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pictures import write_folder
+
+from shards.annotations import Annotations, annotate
+from shards.errors import ShardError
+from shards.sources import list_source
+
+NAMES = [f"img_align_celeba/{i:06d}.jpg" for i in range(1, 5)]
+ATTRIBUTES = (
+    "4\r\nMale Smiling \r\n"
+    "000001.jpg -1  1\r\n000002.jpg  1 -1\r\n000003.jpg -1 -1\r\n000004.jpg  1  1\r\n"
+)  # CRLF and double spaces as in the original
+PARTITION = "000001.jpg 0\r\n000002.jpg 1\r\n000003.jpg 2\r\n000004.jpg 0\r\n"
+IDENTITY = "000001.jpg 2880\r\n000002.jpg 2937\r\n000003.jpg 7\r\n000004.jpg 8692\r\n"
+FILES = {"list_attr_celeba.txt": ATTRIBUTES, "list_eval_partition.txt": PARTITION, "identity_CelebA.txt": IDENTITY}
+
+
+def source(folder: Path, names: list[str] = NAMES, **files: str) -> Path:
+    """A folder of (empty) pictures with annotation files in it."""
+    return write_folder(folder, dict.fromkeys(names, b"") | {name: text.encode() for name, text in files.items()})
+
+
+def read(folder: Path, annotations: Path | None = None, holdout: int | None = None) -> Annotations:
+    return annotate(list_source(folder, folder), folder, annotations, holdout)
+
+
+def test_celebas_files_are_read_with_their_line_ends_and_double_spaces(tmp_path: Path) -> None:
+    found = read(source(tmp_path, **FILES))
+    assert found.names == ("Male", "Smiling")
+    assert found.row(1) == {"attributes": [1, -1], "identity": 2937}
+    assert found.splits.tolist() == [0, 1, 2, 0]
+    assert json.loads(found.member(0)) == {"attributes": {"Male": -1, "Smiling": 1}, "identity": 2880}
+    assert not found.notes
+
+
+def test_files_are_found_beside_the_pictures_above_them_and_where_told(tmp_path: Path) -> None:
+    folder = source(tmp_path / "set", **FILES)
+    expected = read(folder).fingerprint
+    assert read(folder / "img_align_celeba").fingerprint == expected
+    plain = source(tmp_path / "other" / "pictures")
+    packed = {f"{name}.gz": gzip.compress(text.encode()) for name, text in FILES.items()}
+    assert read(plain, write_folder(tmp_path / "annotations", packed)).fingerprint == expected
+
+
+def test_annotations_of_more_pictures_than_there_are_fit(tmp_path: Path) -> None:
+    found = read(source(tmp_path, NAMES[2:], **FILES))
+    assert [found.row(i)["identity"] for i in range(2)] == [7, 8692]
+    assert found.splits.tolist() == [2, 0]
+
+
+def test_a_picture_without_attributes_is_kept_and_said(tmp_path: Path) -> None:
+    shorter = "".join(ATTRIBUTES.splitlines(keepends=True)[:-1])
+    found = read(source(tmp_path, **FILES | {"list_attr_celeba.txt": shorter}))
+    assert found.row(3) == {"attributes": None, "identity": 8692}
+    assert "leaves 1 pictures out" in found.notes[0]
+
+
+def test_a_picture_without_a_split_is_an_error_unless_held_out(tmp_path: Path) -> None:
+    folder = source(tmp_path, **FILES | {"list_eval_partition.txt": PARTITION.replace("000003", "900003")})
+    with pytest.raises(ShardError, match=r"1 pictures without a split.*000003\.jpg.*--holdout"):
+        read(folder)
+    assert read(folder, holdout=1).splits.tolist().count(1) == 1
+
+
+def test_files_of_other_pictures_are_not_used_and_said(tmp_path: Path) -> None:
+    found = read(source(tmp_path, ["a.jpg", "b.jpg"], **FILES))
+    assert found.names == ()
+    assert found.splits.tolist() == [0, 0]
+    assert len(found.notes) == 3
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("list_attr_celeba.txt", "Male Smiling\n000001.jpg 1 1\n", "count of pictures in line 1"),
+        ("list_attr_celeba.txt", "4\nMale Smiling\n000001.jpg 1\n", "1 values, expected 2"),
+        ("list_attr_celeba.txt", "4\nMale Smiling\n000001.jpg 1 x\n", "expected whole numbers"),
+        ("list_attr_celeba.txt", "4\nMale Smiling\n000001.jpg 1 99999\n", "99999"),
+        ("identity_CelebA.txt", "000001.jpg 99999999999999\n", "out of range"),
+        ("list_eval_partition.txt", PARTITION.replace("2.jpg 1", "2.jpg 3"), "without a split 0, 1 or 2"),
+    ],
+)
+def test_a_damaged_file_is_named_with_what_is_wrong(tmp_path: Path, file: str, text: str, message: str) -> None:
+    with pytest.raises(ShardError, match=message) as caught:
+        read(source(tmp_path, **FILES | {file: text}))
+    assert file in str(caught.value)
+
+
+def test_a_folder_without_annotations_is_refused_where_it_was_named(tmp_path: Path) -> None:
+    folder = source(tmp_path / "set")
+    with pytest.raises(ShardError, match="none of list_attr"):
+        read(folder, tmp_path)
+
+
+def test_holdout_is_a_fixed_draw_that_does_not_follow_the_order(tmp_path: Path) -> None:
+    names = [f"{i:03d}.jpg" for i in range(100)]
+    found = read(source(tmp_path, names), holdout=20)
+    held = np.flatnonzero(found.splits == 1)
+    assert len(held) == 20
+    assert np.array_equal(held, np.flatnonzero(read(tmp_path, holdout=20).splits == 1))
+    assert 5 < (held < 50).sum() < 15
+    fewer = np.flatnonzero(read(tmp_path, holdout=10).splits == 1)
+    assert set(fewer) < set(held)
+    with pytest.raises(ShardError, match="none would be left"):
+        read(tmp_path, holdout=100)
+
+
+def test_lfws_folders_are_the_identities(tmp_path: Path) -> None:
+    found = read(source(tmp_path, ["Ann_Lee/Ann_Lee_0001.jpg", "Bo/Bo_0001.jpg", "Bo/Bo_0002.jpg"]))
+    assert [found.row(i)["identity"] for i in range(3)] == ["Ann_Lee", "Bo", "Bo"]
+    assert read(source(tmp_path, ["other.jpg"])).row(0)["identity"] is None
+
+
+def test_members_never_exceed_the_room_that_the_set_gives_them(tmp_path: Path) -> None:
+    wide = ATTRIBUTES.replace("000002.jpg  1 -1", "000002.jpg  1000 -1000")
+    found = read(source(tmp_path, **FILES | {"list_attr_celeba.txt": wide}))
+    assert max(len(found.member(i)) for i in range(4)) <= found.member_bytes
+    assert len(json.dumps({"attributes": {"Male": 1000, "Smiling": -1000}, "identity": 8692})) <= found.member_bytes
+
+
+def test_part_keeps_what_belongs_to_the_positions(tmp_path: Path) -> None:
+    found = read(source(tmp_path, **FILES))
+    part = found.part(np.array([3, 1]))
+    assert [part.row(0), part.row(1)] == [found.row(3), found.row(1)]
+
+
+def mnist(folder: Path, stem: str, labels: list[int]) -> None:
+    images = struct.pack(">4I", 0x803, len(labels), 2, 2) + bytes(4 * len(labels))
+    (folder / f"{stem}-images-idx3-ubyte").write_bytes(images)
+    data = struct.pack(">2I", 0x801, len(labels)) + bytes(labels)
+    (folder / f"{stem}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(data))
+
+
+def test_mnists_labels_are_attributes_and_t10k_is_the_test_split(tmp_path: Path) -> None:
+    mnist(tmp_path, "t10k", [7, 2])
+    alone = read(tmp_path)
+    assert (alone.names, [alone.row(i)["attributes"] for i in range(2)]) == (("label",), [[7], [2]])
+    assert alone.splits.tolist() == [0, 0]  # nothing else to train on
+    mnist(tmp_path, "train", [5, 0, 4])
+    both = read(tmp_path)
+    assert both.splits.tolist() == [2, 2, 0, 0, 0]
+    assert [both.row(i)["attributes"] for i in range(5)] == [[7], [2], [5], [0], [4]]
+
+
+def test_real_annotations_fit_their_pictures(real_pictures: Path) -> None:
+    folder = real_pictures / "celeba-mini"
+    own, whole = read(folder), read(folder, folder / "whole-annotations")
+    assert np.bincount(own.splits).tolist() == [4889, 485, 630]
+    assert own.row(0)["identity"] == 2880
+    assert own.row(5000) == whole.row(5000)
+    assert len(own.names) == 40
+    assert not own.notes

@@ -1,0 +1,249 @@
+"""Sources: whatever holds the pictures, the same listing, the same bytes, and nothing left out in silence."""
+
+import gzip
+import os
+import random
+import struct
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from pictures import draw, encode, jpegs, write_folder, write_tar, write_zip
+
+from shards.errors import ShardError
+from shards.listing import Listing, PictureError, Place
+from shards.sources import list_source, open_reader
+from shards.transform import decode
+
+
+def read_all(listing: Listing) -> dict[str, bytes]:
+    reader = open_reader(listing.kind, listing.path)
+    places = [Place(*place.item()) for place in listing.places]
+    return {name: reader.read(name, place) for name, place in zip(listing.names, places, strict=True)}
+
+
+def refusal(listing: Listing, name: str) -> PictureError:
+    i = listing.names.index(name)
+    with pytest.raises(PictureError) as caught:
+        open_reader(listing.kind, listing.path).read(name, Place(*listing.places[i].item()))
+    return caught.value
+
+
+@pytest.fixture(scope="module")
+def files() -> dict[str, bytes]:
+    return jpegs(5)
+
+
+def shuffled(files: dict[str, bytes]) -> dict[str, bytes]:
+    names = list(files)
+    random.Random(0).shuffle(names)
+    return {name: files[name] for name in names}
+
+
+def test_folder_zip_and_tar_hold_the_same_pictures_in_the_same_order(
+    tmp_path: Path, files: dict[str, bytes]
+) -> None:
+    sources = [
+        write_folder(tmp_path / "folder", files),
+        write_zip(tmp_path / "stored.zip", shuffled(files)),
+        write_zip(tmp_path / "deflated.zip", shuffled(files), zipfile.ZIP_DEFLATED),
+        write_tar(tmp_path / "plain.tar", shuffled(files)),
+        write_tar(tmp_path / "packed.tar.gz", shuffled(files), "w:gz"),
+    ]
+    for source in sources:
+        listing = list_source(source, tmp_path / "out")
+        assert listing.names == sorted(files), source
+        assert read_all(listing) == files, source
+        assert listing.has_plain_stems
+
+
+def test_a_compressed_tar_becomes_one_file_and_only_once(tmp_path: Path, files: dict[str, bytes]) -> None:
+    source, out = write_tar(tmp_path / "a.tgz", files, "w:gz"), tmp_path / "out"
+    first = list_source(source, out)
+    made = [(file.name, file.stat().st_mtime_ns) for file in out.iterdir()]
+    assert len(made) == 1
+    assert list_source(source, out).path == first.path
+    assert [(file.name, file.stat().st_mtime_ns) for file in out.iterdir()] == made
+
+
+def test_extensions_count_in_any_case_and_everything_else_is_counted(tmp_path: Path) -> None:
+    names = ["a.JPG", "b.Jpeg", "c.png", "d.WEBP", "e.bmp", "f.ppm", "g.txt", "h", ".hidden.jpg", "sub/i.gif"]
+    listing = list_source(write_folder(tmp_path / "s", dict.fromkeys(names, b"x")), tmp_path)
+    assert listing.names == ["a.JPG", "b.Jpeg", "c.png", "d.WEBP", "e.bmp", "f.ppm"]
+    assert dict(listing.left_out) == {".txt": 1, "without extension": 1, "hidden": 1, ".gif": 1}
+
+
+def test_hostile_names_in_archives_stay_names(tmp_path: Path) -> None:
+    picture = encode(draw(1, 20, 20))
+    names = ["../../up.jpg", "/absolute.jpg", "with space.jpg", "line\nbreak.jpg", "dots.in.it.jpg", "грüß.jpg"]
+    for source in (
+        write_zip(tmp_path / "x.zip", dict.fromkeys(names, picture)),
+        write_tar(tmp_path / "x.tar", dict.fromkeys(names, picture)),
+    ):
+        listing = list_source(source, tmp_path / "out")
+        assert sorted(listing.names) == sorted(names)
+        assert set(read_all(listing).values()) == {picture}
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path.parent / "up.jpg").exists()
+
+
+def test_names_that_are_not_utf8_are_read(tmp_path: Path) -> None:
+    write_folder(tmp_path / "s", {os.fsdecode(b"\xff\xfe.jpg"): b"bytes"})
+    listing = list_source(tmp_path / "s", tmp_path)
+    assert read_all(listing) == {"\udcff\udcfe.jpg": b"bytes"}
+    assert len(listing.fingerprint) == 64
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_entries_of_one_name_are_each_read(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("a.jpg", b"first")
+        archive.writestr("a.jpg", b"second")
+    listing = list_source(tmp_path / "x.zip", tmp_path)
+    reader = open_reader(listing.kind, listing.path)
+    assert [reader.read("a.jpg", Place(*place.item())) for place in listing.places] == [b"first", b"second"]
+    assert not listing.has_plain_stems
+
+
+def test_stems_serve_as_keys_only_where_all_are_plain_and_unique(tmp_path: Path) -> None:
+    def plain(*names: str) -> bool:
+        source = write_zip(tmp_path / "x.zip", dict.fromkeys(names, b"x"))
+        return list_source(source, tmp_path).has_plain_stems
+
+    assert plain("a/000001.jpg", "b/Cha_Yung-gu_0001.jpg")
+    assert not plain("a/1.jpg", "b/1.png")
+    assert not plain("1.jpg", "two words.jpg")
+    assert not plain("1.jpg", "dots.in.it.jpg")
+    assert not plain("1.jpg", "ü.jpg")
+    assert not plain("x" * 91 + ".jpg")
+
+
+def test_what_is_no_regular_file_is_refused_with_its_reason(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "s", {"a.jpg": b"x"})
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "broken.jpg").symlink_to("nowhere")
+    listing = list_source(folder, tmp_path)
+    assert listing.names == ["a.jpg", "broken.jpg", "pipe.jpg"]
+    assert refusal(listing, "pipe.jpg").reason == "not a file"
+    assert refusal(listing, "broken.jpg").reason == "unreadable"
+
+
+def test_linked_folders_are_followed_and_loops_end(tmp_path: Path) -> None:
+    write_folder(tmp_path / "elsewhere", {"b.jpg": b"b"})
+    folder = write_folder(tmp_path / "s", {"a.jpg": b"a"})
+    (folder / "link").symlink_to(tmp_path / "elsewhere")
+    (folder / "loop").symlink_to(folder)
+    assert read_all(list_source(folder, tmp_path)) == {"a.jpg": b"a", "link/b.jpg": b"b"}
+
+
+def test_links_in_a_tar_are_refused_not_followed(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        link = tarfile.TarInfo("passwd.jpg")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    assert refusal(list_source(tmp_path / "x.tar", tmp_path), "passwd.jpg").reason == "not a file"
+
+
+def test_damage_inside_a_zip_is_noticed(tmp_path: Path, files: dict[str, bytes]) -> None:
+    path = write_zip(tmp_path / "x.zip", files)
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 4] ^= 1
+    path.write_bytes(raw)
+    listing = list_source(path, tmp_path)
+    with pytest.raises(PictureError, match="damaged"):
+        read_all(listing)
+
+
+def test_a_zip_bomb_is_not_unpacked(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "x.zip", {"a.jpg": bytes(1 << 20)}, zipfile.ZIP_DEFLATED)
+    raw = path.read_bytes().replace(struct.pack("<I", 1 << 20), struct.pack("<I", 1 << 30))
+    path.write_bytes(raw)
+    assert refusal(list_source(path, tmp_path), "a.jpg").reason == "too large"
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
+def test_a_truncated_archive_is_an_error_not_a_short_set(
+    tmp_path: Path, files: dict[str, bytes], kind: str
+) -> None:
+    path = tmp_path / f"x.{kind}"
+    write = {"zip": write_zip, "tar": write_tar, "tar.gz": lambda p, f: write_tar(p, f, "w:gz")}[kind]
+    write(path, files)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ShardError, match=r"cut short|neither a folder"):
+        list_source(path, tmp_path / "out")
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_a_damaged_header_in_a_tar_does_not_end_the_listing_in_silence(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "x.tar", {f"{i}.jpg": bytes(600) for i in range(9)})
+    raw = bytearray(path.read_bytes())
+    raw[3 * 1536 + 150] ^= 0xFF
+    path.write_bytes(raw)
+    with pytest.raises(ShardError, match="damaged"):
+        list_source(path, tmp_path)
+
+
+def test_no_pictures_and_no_source_are_clear_errors(tmp_path: Path) -> None:
+    write_folder(tmp_path / "s", {"a.txt": b"", "b.gif": b""})
+    with pytest.raises(ShardError, match=r"no picture .* 1 \.gif, 1 \.txt"):
+        list_source(tmp_path / "s", tmp_path)
+    with pytest.raises(ShardError, match="no such file or folder"):
+        list_source(tmp_path / "nothing", tmp_path)
+    (tmp_path / "page.zip").write_text("<html>quota</html>")
+    with pytest.raises(ShardError, match="error page"):
+        list_source(tmp_path / "page.zip", tmp_path)
+
+
+def idx(kind: int, *shape: int) -> bytes:
+    count = 1
+    for side in shape:
+        count *= side
+    return struct.pack(f">{1 + len(shape)}I", 0x800 + kind, *shape) + bytes(i % 251 for i in range(count))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_idx_files_are_grey_pictures(tmp_path: Path, packed: bool) -> None:
+    for name, data in {
+        "t10k-images-idx3-ubyte": idx(3, 4, 5, 3),
+        "train-images-idx3-ubyte": idx(3, 2, 5, 3),
+    }.items():
+        file = tmp_path / (f"{name}.gz" if packed else name)
+        file.write_bytes(gzip.compress(data) if packed else data)
+    listing = list_source(tmp_path, tmp_path)
+    assert listing.kind == "idx"
+    assert listing.names == [f"t10k-{i:05d}.ppm" for i in range(4)] + [f"train-{i:05d}.ppm" for i in range(2)]
+    assert listing.has_plain_stems
+    pictures = [decode(data, 1) for data in read_all(listing).values()]
+    assert all(picture.shape == (5, 3, 1) for picture in pictures)
+    assert pictures[1].ravel().tolist() == list(range(15, 30))
+    assert pictures[4].ravel().tolist() == list(range(15))
+
+
+@pytest.mark.parametrize("data", [b"", b"\0\0\x08\x03", idx(1, 5), idx(3, 4, 5, 3)[:-1], gzip.compress(b"x")[:-3]])
+def test_a_damaged_idx_file_is_a_clear_error(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(data)
+    with pytest.raises(ShardError, match="idx"):
+        list_source(tmp_path, tmp_path)
+
+
+def test_the_fingerprint_changes_with_names_and_with_what_an_archive_states(tmp_path: Path) -> None:
+    def fingerprint(files: dict[str, bytes]) -> str:
+        return list_source(write_zip(tmp_path / "x.zip", files), tmp_path).fingerprint
+
+    base = fingerprint({"a.jpg": b"1", "b.jpg": b"2"})
+    assert base == fingerprint({"b.jpg": b"2", "a.jpg": b"1"})
+    assert (
+        len({base, fingerprint({"a.jpg": b"1", "b.jpg": b"3"}), fingerprint({"a.jpg": b"1", "c.jpg": b"2"})}) == 3
+    )
+
+
+def test_real_celeba_reads_the_same_from_folder_and_zip(real_pictures: Path, tmp_path: Path) -> None:
+    folder = real_pictures / "celeba-mini"
+    assert len(list_source(folder, tmp_path)) == 6004
+    listing = list_source(real_pictures / "celeba-10k" / "img_align_celeba.zip", tmp_path)
+    assert len(listing) == 10_000
+    assert listing.names[0] == "img_align_celeba/000309.jpg"
+    with zipfile.ZipFile(listing.path) as archive:
+        place = Place(*listing.places[7].item())
+        assert open_reader("zip", listing.path).read("", place) == archive.read(listing.names[7])
