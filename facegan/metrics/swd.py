@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from facegan.errors import FaceganError
+from facegan.metrics.team import Team
 from facegan.randomness import normal, uniform
 
 PATCH = 7
@@ -29,11 +30,12 @@ _DIRECTIONS_AT_ONCE = 32  # bounds the projections held: 0.27 GB a side for 16,3
 Floats = NDArray[np.float32]
 
 
-def sliced_wasserstein(real: Tensor, fake: Tensor, seed: int = 0) -> dict[str, float]:
+def sliced_wasserstein(real: Tensor, fake: Tensor, seed: int = 0, team: Team | None = None) -> dict[str, float]:
     """Distances (x 1000, lower is better) per level, named by its height, and their "mean".
 
     real, fake: (n, C, H, W) uint8, equally many. The patches and directions are functions of `seed`, and
-    the patches of an image of its place alone. Holds 2 x n x 128 x 49 C floats: 0.15 GB for 1,024 RGB images
+    the patches of an image of its place alone. The ranks of `team`, each with all images, share the directions.
+    Holds 2 x n x 128 x 49 C floats: 0.15 GB for 1,024 RGB images
     whatever their size, 2.5 GB for the 16,384 of the published protocol.
     Raises FaceganError where the two sets differ in count or size, or are too small for one level.
     """
@@ -41,7 +43,7 @@ def sliced_wasserstein(real: Tensor, fake: Tensor, seed: int = 0) -> dict[str, f
     distances = {}
     for level, height in enumerate(level_heights(*real.shape[2:])):
         ours, theirs = descriptors(real, level, seed, "real"), descriptors(fake, level, seed, "fake")
-        distances[str(height)] = 1000 * _mean_distance(ours, theirs, seed)
+        distances[str(height)] = 1000 * _mean_distance(ours, theirs, seed, team or Team())
     return {**distances, "mean": float(np.mean(list(distances.values())))}
 
 
@@ -106,15 +108,17 @@ def _cut(band: Tensor, use: str, seed: int, start: int) -> Floats:
     return cut.reshape(-1, channels, PATCH * PATCH)
 
 
-def _mean_distance(real: Floats, fake: Floats, seed: int) -> float:
+def _mean_distance(real: Floats, fake: Floats, seed: int, team: Team) -> float:
     """Mean 1-Wasserstein distance of the two sets' projections on 512 random unit directions."""
     count = REPEATS * DIRECTIONS_PER_REPEAT
     directions = normal(seed, "swd-directions", 0, count, (real.shape[1],))
     directions /= directions.norm(dim=1, keepdim=True)
-    total = 0.0
-    for some in torch.split(directions, _DIRECTIONS_AT_ONCE):
-        total += float(np.abs(_sorted(some, real) - _sorted(some, fake)).mean(axis=1, dtype=np.float64).sum())
-    return total / count
+    mine = directions[list(team.share(count))]
+    found = [
+        torch.from_numpy(np.abs(_sorted(some, real) - _sorted(some, fake)).mean(axis=1, dtype=np.float64))
+        for some in torch.split(mine, _DIRECTIONS_AT_ONCE)
+    ]
+    return float(team.gather(torch.cat(found), count).mean())
 
 
 def _sorted(directions: Tensor, points: Floats) -> Floats:

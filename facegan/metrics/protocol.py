@@ -1,0 +1,78 @@
+"""The protocol beside each number, and the refusal to compare numbers of different protocols."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from facegan.errors import FaceganError
+from facegan.files import write_text
+
+FILE = "metrics.jsonl"
+# What may differ between two runs that are compared: which generator it is, and the software's versions.
+FREE = frozenset({"snapshot", "versions"})
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Numbers of one metric on one snapshot, with everything that decides whether others may stand beside them."""
+
+    metric: str  # family: swd, msssim, ...
+    nimg: int
+    values: dict[str, float]  # by key, such as metrics/swd16k
+    protocol: dict[str, Any]
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """What keeps numbers under protocol `a` from standing beside those under `b`, in words; empty if nothing."""
+    names = [name for name in {**a, **b} if name not in FREE and a.get(name) != b.get(name)]
+    return [f"{name}: {a.get(name, 'not given')} against {b.get(name, 'not given')}" for name in names]
+
+
+def require_same(measurements: Mapping[str, Measurement]) -> None:
+    """Raise FaceganError naming the differences unless all, by name of their run, share one protocol."""
+    (first, reference), *others = measurements.items()
+    for name, other in others:
+        if found := differences(reference.protocol, other.protocol):
+            raise FaceganError(
+                f"{reference.metric} of {first} and of {name} cannot be compared:\n  "
+                + "\n  ".join(found)
+                + "\nMeasure both the same way: facegan evaluate RUN with the same --data, --split, --n and --seed"
+            )
+
+
+def read(run_dir: Path) -> list[Measurement]:
+    """The measurements of a run, oldest first; none where there is no file. FaceganError names a damaged line."""
+    path = run_dir / FILE
+    if not path.exists():
+        return []
+    return [_parse(path, number, line) for number, line in enumerate(path.read_text().splitlines(), 1)]
+
+
+def record(run_dir: Path, fresh: Sequence[Measurement]) -> None:
+    """Add measurements to `run_dir/metrics.jsonl`, whole or not at all; an equal earlier one is replaced."""
+    known = {_identity(m): m for m in read(run_dir)} | {_identity(m): m for m in fresh}
+    ordered = sorted(known.values(), key=lambda m: m.nimg)
+    write_text(run_dir / FILE, "".join(json.dumps(asdict(m), allow_nan=False) + "\n" for m in ordered))
+
+
+def find(measurements: Sequence[Measurement], like: Measurement) -> Measurement | None:
+    """The stored measurement of the same snapshot under the same protocol, if there is one."""
+    return next((m for m in measurements if _identity(m) == _identity(like)), None)
+
+
+def _identity(m: Measurement) -> str:
+    fixed = {name: value for name, value in m.protocol.items() if name != "versions"}
+    return json.dumps([m.metric, m.nimg, fixed], sort_keys=True)
+
+
+def _parse(path: Path, number: int, line: str) -> Measurement:
+    try:
+        found = Measurement(**json.loads(line))
+        ok = isinstance(found.nimg, int) and all(isinstance(v, int | float) for v in found.values.values())
+        if ok and isinstance(found.protocol, dict):
+            return found
+    except (ValueError, TypeError, AttributeError):
+        pass
+    raise FaceganError(f"{path}, line {number}: not a measurement of facegan evaluate; remove the line")
