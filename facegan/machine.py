@@ -152,8 +152,8 @@ def _resolve_precision(precision: str, use_cuda: bool) -> str:
 
 
 def _cpu_multiplies_bf16() -> bool:
-    """Whether the CPU has matrix units for bf16 (AMX); without them bf16 is slower than fp32."""
-    return bool(torch.cpu._is_amx_tile_supported())
+    """Whether the CPU has bf16 arithmetic (AMX, or AVX-512's: 1.8 times fp32 on a Zen 4); else fp32 is faster."""
+    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
 def _resolve_compile(settings: RunSettings, use_cuda: bool) -> str:

@@ -15,22 +15,22 @@ ANNOTATIONS = ("list_attr_celeba.txt", "list_eval_partition.txt", "identity_Cele
 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_celeba(tmp_path_factory.mktemp("synthetic") / "faces", 40, seed=3)
+    return write_celeba(tmp_path_factory.mktemp("synthetic") / "faces", 100, seed=3)
 
 
 def test_pictures_have_celebas_names_and_size(faces: Path) -> None:
     names = sorted(path.name for path in (faces / "img_align_celeba").iterdir())
-    assert names == [f"{number:06d}.jpg" for number in range(1, 41)]
+    assert names == [f"{number:06d}.jpg" for number in range(1, 101)]
     with Image.open(faces / "img_align_celeba" / "000001.jpg") as picture:
         assert (picture.format, picture.size, picture.mode) == ("JPEG", (178, 218), "RGB")
 
 
 def test_attributes_are_in_the_originals_format(faces: Path) -> None:
     lines = (faces / "list_attr_celeba.txt").read_bytes().split(b"\r\n")
-    assert lines[0] == b"40"
+    assert lines[0] == b"100"
     assert lines[1].startswith(b"5_o_Clock_Shadow Arched_Eyebrows") and lines[1].endswith(b"Young ")
     assert len(lines[1].split()) == 40
-    assert lines[-1] == b"" and len(lines) == 43
+    assert lines[-1] == b"" and len(lines) == 103
     for number, line in enumerate(lines[2:-1], 1):
         name, *flags = line.split()
         assert name == b"%06d.jpg" % number
@@ -42,15 +42,16 @@ def test_attributes_are_in_the_originals_format(faces: Path) -> None:
 def test_a_person_is_in_one_split_and_all_splits_are_there(faces: Path) -> None:
     splits = dict(line.split() for line in (faces / "list_eval_partition.txt").read_text().splitlines())
     persons = dict(line.split() for line in (faces / "identity_CelebA.txt").read_text().splitlines())
-    assert len(splits) == len(persons) == 40
-    assert len(set(zip(persons.values(), (splits[name] for name in persons), strict=True))) == 10
-    assert [list(splits.values()).count(code) for code in "012"] == [32, 4, 4]
+    assert len(splits) == len(persons) == 100
+    assert len(set(zip(persons.values(), (splits[name] for name in persons), strict=True))) == 25
+    assert [list(splits.values()).count(code) for code in "012"] == [80, 4, 16]
 
 
-def test_partition_keeps_celebas_shares_at_any_count() -> None:
-    codes = [split_of(index, 6001) for index in range(6001)]
+def test_partition_keeps_its_shares_at_any_count() -> None:
+    codes = [split_of(index, 6401) for index in range(6401)]
     assert codes == sorted(codes)
-    assert abs(codes.count(1) - 600) <= 4 and abs(codes.count(2) - 600) <= 4
+    assert abs(codes.count(1) - 256) <= 4 and abs(codes.count(2) - 1024) <= 4
+    assert [split_of(index, 6400) for index in range(6400)].count(2) == 1024
 
 
 def test_a_face_depends_on_seed_and_index_alone(faces: Path, tmp_path: Path) -> None:
