@@ -16,6 +16,7 @@ from jobs.values import Value
 # Flags of every recipe, whether its reference fixes them or not.
 LENGTHS = ("kimg", "epochs")
 ALWAYS = ("batch_size", *LENGTHS)
+PATHS = ("data", "run_dir", "stage")  # completed by the shell; a set may also be an address
 
 
 class Train(click.Group):
@@ -78,7 +79,7 @@ def _option(name: str, default: Any, help: str) -> click.Option:
     flag = f"--{name.replace('_', '-')}"
     return click.Option(
         [f"{flag}/--no-{flag[2:]}" if isinstance(default, bool) else flag, name],
-        type=values.param_type(default),
+        type=click.Path() if name in PATHS else values.param_type(default),
         default=str(default) if isinstance(default, Size | Range) else default,
         show_default=default != "" and not (name in LENGTHS and default == 0),
         help=help,

@@ -1,0 +1,199 @@
+"""`facegan train`: flags made from the recipes, the dry run, the set, and real runs with their exit codes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from shard_sets import make_set
+
+from facegan.recipes import recipe_classes
+from jobs.cli import main
+
+TINY = ("--resolution", "16", "--ngf", "4", "--ndf", "4", "--batch-size", "6", "--samples", "4", "--wandb", "off")
+
+
+def invoke(*arguments: str, **environment: str) -> Result:
+    return CliRunner().invoke(main, ["train", *arguments], env=environment)
+
+
+def origins(*arguments: str, **environment: str) -> dict[str, tuple[str, str]]:
+    """Field -> (value, origin) as the dry run prints them."""
+    result = invoke(*arguments, "--dry-run", **environment)
+    assert result.exit_code == 0, result.output
+    rows = [line.split(maxsplit=2) for line in result.output.splitlines()[3:]]
+    return {row[0]: (row[1], row[2]) for row in rows}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("set")
+    make_set(folder / "16", {"train": [40, 8], "val": [6]}, 16, 16)
+    return folder
+
+
+def process(data: Path, run_dir: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    command = [
+        sys.executable,
+        "-m",
+        "jobs",
+        "train",
+        "dcgan-64",
+        *TINY,
+        "--data",
+        str(data),
+        "--run-dir",
+        str(run_dir),
+    ]
+    return subprocess.Popen(
+        [*command, *arguments],
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("name", recipe_classes())
+def test_each_recipe_s_help_shows_its_own_options_and_defaults(name: str) -> None:
+    recipe = recipe_classes()[name]
+    text = " ".join(invoke(name, "--help").output.split())
+    for field in recipe.options():
+        assert f"--{field.replace('_', '-')}" in text
+    assert f"[default: {recipe().batch_size}]" in text
+    assert f"[default: {recipe().resolution}]" in text
+
+
+def test_the_list_names_every_recipe() -> None:
+    output = invoke("--help").output
+    assert all(f"\n  {name} " in output for name in recipe_classes())
+
+
+def test_dry_run_shows_where_each_value_came_from(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(
+        json.dumps({"recipe": "dcgan-64", "values": {"ngf": 8, "ndf": 8, "latent_dim": 8}, "settings": {"seed": 5}})
+    )
+    values = origins(
+        *(
+            "dcgan-64",
+            "--config",
+            str(config),
+            "--ngf",
+            "32",
+            "--set",
+            "gp_weight=10",
+            "--set",
+            "critic_norm=layer",
+        ),
+        FACEGAN_NGF="16",
+        FACEGAN_NDF="16",
+    )
+    assert values["ngf"] == ("32", "--ngf")
+    assert values["ndf"] == ("16", "FACEGAN_NDF")
+    assert values["latent_dim"] == ("8", f"--config {config}")
+    assert values["seed"] == ("5", f"--config {config}")
+    assert values["gp_weight"] == ("10.0", "--set gp_weight=10")
+    assert values["kernel"] == ("4", recipe_classes()["dcgan-64"].source("kernel"))
+    assert values["run_dir"][0] == "runs/dcgan-64"
+
+
+def test_every_setting_reads_its_environment_variable() -> None:
+    values = origins("dcgan-64", FACEGAN_DATA="/somewhere", FACEGAN_VERIFY="1", FACEGAN_KIMG="3", FACEGAN_LR="1e-5")
+    assert values["data"] == ("/somewhere", "FACEGAN_DATA")
+    assert values["verify"] == ("True", "FACEGAN_VERIFY")
+    assert (values["kimg"][0], values["epochs"][0]) == ("3.0", "0.0")
+    assert values["g_lr"] == values["d_lr"] == ("1e-05", "FACEGAN_LR")
+
+
+def test_impossible_values_are_refused_before_anything_is_built() -> None:
+    result = invoke("dcgan-64", "--loss", "nothing-known", "--dry-run")
+    assert result.exit_code == 2
+    assert "hinge" in result.stderr
+
+
+def test_both_lengths_at_once_are_refused() -> None:
+    result = invoke("dcgan-64", "--kimg", "1", "--epochs", "1", "--dry-run")
+    assert result.exit_code == 2
+    assert "kimg" in result.stderr
+
+
+def test_missing_data_ends_in_one_error_with_the_preprocess_command(tmp_path: Path) -> None:
+    for arguments in ([], ["--data", str(tmp_path / "none")]):
+        result = invoke("wgan-gp-64", *arguments)
+        assert result.exit_code == 1
+        assert "facegan preprocess SRC " in result.stderr
+        assert "--recipe wgan-gp-64" in result.stderr
+
+
+def test_a_set_of_another_size_is_refused_with_both_ways_out(data: Path) -> None:
+    result = invoke("dcgan-64", "--data", str(data / "16"))
+    assert result.exit_code == 1
+    assert "facegan preprocess SRC" in result.stderr
+
+
+def test_a_run_finishes_and_the_same_command_ends_at_once(data: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        run = process(data, tmp_path / "run", "--kimg", "0.03")
+        _, said = run.communicate()
+        assert run.returncode == 0, said
+        assert "Finished at 0.03 kimg" in said
+        assert f"facegan sample {tmp_path / 'run'}" in said
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    assert config["sources"]["kimg"] == "--kimg"
+    assert config["data"]["fingerprint"]
+    assert "was cropped unknown, dcgan-64 crops 150" in said
+    assert (tmp_path / "run/samples/real.png").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_the_same_command_continues(
+    data: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    run_dir = tmp_path / "run"
+    run = process(data, run_dir, "--kimg", "100", "--log-kimg", "0.006")
+    wait_for(run_dir / "stats.jsonl", run)
+    run.send_signal(number)
+    _, said = run.communicate()
+    assert run.returncode == code, said
+    assert "The same command continues" in said
+    nimg = json.loads((run_dir / "outcome.json").read_text())["nimg"]
+    run = process(data, run_dir, "--kimg", str((nimg + 60) / 1000))
+    _, said = run.communicate()
+    assert run.returncode == 0, said
+    assert f"continuing {run_dir / 'checkpoints'}" in said
+
+
+def test_under_a_launcher_a_stopped_run_exits_0_and_the_outcome_says_it(data: Path, tmp_path: Path) -> None:
+    run = process(data, tmp_path, "--kimg", "100", "--log-kimg", "0.006", ACCELERATE_MIXED_PRECISION="no")
+    wait_for(tmp_path / "stats.jsonl", run)
+    (tmp_path / "stop").touch()
+    _, said = run.communicate()
+    assert run.returncode == 0, said
+    assert json.loads((tmp_path / "outcome.json").read_text())["state"] == "stopped"
+
+
+def test_the_stop_file_ends_a_plain_run_with_85(data: Path, tmp_path: Path) -> None:
+    run = process(data, tmp_path, "--kimg", "100", "--log-kimg", "0.006")
+    wait_for(tmp_path / "stats.jsonl", run)
+    (tmp_path / "stop").touch()
+    _, said = run.communicate()
+    assert run.returncode == 85, said
+
+
+def test_what_auto_became_stays_when_the_run_continues(data: Path, tmp_path: Path) -> None:
+    for length in (("--kimg", "0.012", "--threads", "1"), ("--kimg", "0.024")):  # the second would take all cores
+        run = process(data, tmp_path, *length)
+        _, said = run.communicate()
+        assert run.returncode == 0, said
+    assert json.loads((tmp_path / "config.json").read_text())["settings"]["threads"] == 1
+
+
+def wait_for(path: Path, run: subprocess.Popen[str]) -> None:
+    while not path.exists() or not path.stat().st_size:
+        assert run.poll() is None, run.communicate()
+        time.sleep(0.05)
