@@ -137,6 +137,33 @@ def test_every_layer_has_the_published_shape_and_parameters(name: str, network: 
     assert rows(recipes.load(name), network) == LAYERS[name, network]
 
 
+def kinds_in_order(network: nn.Module) -> list[str]:
+    """Names of the layers' classes in the order they run."""
+    ran: list[str] = []
+    for module in network.modules():
+        if not list(module.children()):
+            module.register_forward_hook(lambda m, *_: ran.append(type(m).__name__))
+    with torch.no_grad():
+        network(torch.zeros(2, 3, 128, 128) if hasattr(network, "to_logit") else torch.zeros(2, 100))
+    return ran
+
+
+def test_noe_and_thapa_activate_before_batchnorm_in_the_generator_and_after_it_in_the_discriminator() -> None:
+    recipe = recipes.load("dcgan-128")
+    up, down = ["ConvTranspose2d", "LeakyReLU", "BatchNorm2d"], ["Conv2d", "BatchNorm2d", "LeakyReLU"]
+    generator = kinds_in_order(networks.build_generator(recipe))
+    assert generator == ["Linear", "BatchNorm2d", *(up * 4), "ConvTranspose2d", "Tanh"]
+    discriminator = [k for k in kinds_in_order(networks.build_discriminator(recipe)) if k != "Identity"]
+    assert discriminator == ["Conv2d", "LeakyReLU", *(down * 2), "Conv2d", "Linear"]
+
+
+def test_the_dense_layers_of_the_lfw_critic_are_linear_on_purpose() -> None:
+    critic = networks.build_discriminator(recipes.load("wgan-gp-lfw"))
+    a, b = torch.randn(2, 1, 384)
+    dense = nn.Sequential(*critic.dense)
+    torch.testing.assert_close(dense(a + b) + dense(torch.zeros(1, 384)), dense(a) + dense(b))
+
+
 def test_a_layer_table_draws_no_random_numbers() -> None:
     torch.manual_seed(7)
     expected = torch.rand(1)

@@ -259,6 +259,11 @@ IMPOSSIBLE: list[tuple[str, dict[str, Any], str]] = [
     ("dcgan-64", {"dropout": 0.3}, "families that have one: .*mlp"),
     ("mlp-64", {"minibatch_std": True}, "families that have one: dcgan"),
     ("wgan-gp-lfw", {"critic_norm": "layer"}, "expected none"),
+    ("wgan-gp-lfw", {"ngf": 3}, "at least 4"),
+    ("mlp-64", {"upsample": "nearest"}, "expected deconv"),
+    ("mlp-64", {"kernel": 5}, "expected 4"),
+    ("dcgan-64", {"first_stride": 4}, "families that have one: dcgan_dense"),
+    ("dcgan-128", {"first_stride": 4, "resolution": Size(16, 16)}, "expected 2 below 32 px"),
     ("dcgan-64", {"g_lr": 0.0}, "more than 0"),
     ("dcgan-64", {"d_lr": float("nan")}, "more than 0"),
     ("dcgan-64", {"g_lr": float("inf")}, "more than 0"),
@@ -307,6 +312,8 @@ def test_a_sound_change_passes_without_a_warning(name: str, values: dict[str, An
         ("wgan-gp-64", {}, "--critic-norm layer gives the correct one"),
         ("wgan-64", {"clip": 0.0}, "nothing bounds"),
         ("dcgan-64", {"loss": "minimax"}, "saturates"),
+        ("dcgan-64", {"penalty_every": 16}, "never left out"),
+        ("dcgan-64", {"lr_schedule": "exponential"}, "never changes"),
     ],
 )
 def test_a_doubtful_combination_gives_a_warning(name: str, values: dict[str, Any], said: str) -> None:

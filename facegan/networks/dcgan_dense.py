@@ -59,7 +59,7 @@ class Discriminator(Network):
         self.shrink = nn.ModuleList(self.stage(recipe, i, o) for i, o in pairwise(widths[:3]))
         self.last = layers.down(widths[2], widths[3], recipe.kernel, bias=True)
         self.minibatch_std = layers.MinibatchStd() if recipe.minibatch_std else nn.Identity()
-        side = recipe.resolution.height // recipe.first_stride // 8
+        side = recipe.resolution.height // recipe.first_stride // 8  # 1 px at least: checks.py
         self.to_logit = nn.Linear((widths[3] + recipe.minibatch_std) * side**2, 1)
         layers.initialise(self, recipe.init)
         if recipe.spectral_norm:

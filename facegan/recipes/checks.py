@@ -7,7 +7,6 @@ from facegan.errors import UsageError
 from facegan.recipes.base import Recipe, Size
 
 ANY_SIZE: tuple[Size, ...] = ()
-ANY_KERNEL: tuple[int, ...] = ()
 LOSSES = ("bce", "minimax", "wasserstein", "lsgan", "hinge", "relativistic")
 POLICIES = ("color", "translation", "cutout")  # of DiffAugment
 
@@ -20,16 +19,18 @@ class Family:
     norms: tuple[str, ...] = ("batch", "layer", "instance", "none")
     upsampling: tuple[str, ...] = ("deconv", "nearest")
     kernels: tuple[int, ...] = (3, 5)
-    extras: tuple[str, ...] = ()  # of dropout, spectral_norm, minibatch_std
+    extras: tuple[str, ...] = ()  # of dropout, spectral_norm, minibatch_std, first_stride
 
 
 FAMILIES = {
     "dcgan": Family(kernels=(3, 4, 5), extras=("spectral_norm", "minibatch_std")),
     "dcgan28": Family((Size(28, 28),), upsampling=("deconv",), kernels=(5,), extras=("dropout", "spectral_norm")),
-    "dcgan_dense": Family(extras=("spectral_norm", "minibatch_std")),
+    "dcgan_dense": Family(extras=("spectral_norm", "minibatch_std", "first_stride")),
     "dcgan_dropout": Family(extras=("dropout", "spectral_norm")),
     "lfw": Family(ANY_SIZE, norms=("none",), extras=("dropout", "spectral_norm")),
-    "mlp": Family(ANY_SIZE, norms=("none",), kernels=ANY_KERNEL, extras=("dropout", "spectral_norm")),
+    "mlp": Family(
+        ANY_SIZE, norms=("none",), upsampling=("deconv",), kernels=(4,), extras=("dropout", "spectral_norm")
+    ),
 }
 
 CHOICES = {
@@ -113,11 +114,16 @@ def _unbuildable(recipe: Recipe, family: Family) -> Iterator[str]:
         ("upsample", family.upsampling),
         ("kernel", family.kernels),
     ):
-        if allowed and getattr(recipe, name) not in allowed:
+        if getattr(recipe, name) not in allowed:
             yield f"{name}={getattr(recipe, name)}: expected {' or '.join(map(str, allowed))}"
-    for name in ("dropout", "spectral_norm", "minibatch_std"):
-        if getattr(recipe, name) and name not in family.extras:
+    for name in ("dropout", "spectral_norm", "minibatch_std", "first_stride"):
+        off = Recipe.__dataclass_fields__[name].default
+        if getattr(recipe, name) != off and name not in family.extras:
             yield f"{name} has no place in this family; families that have one: {_families_with(name)}"
+    if recipe.first_stride * 8 > height:
+        yield f"first_stride={recipe.first_stride}: expected 2 below 32 px"
+    if recipe.network == "lfw" and recipe.ngf < 4:
+        yield f"ngf={recipe.ngf}: expected at least 4, its last maps are a quarter as many"
 
 
 def policy_names(policy: str) -> list[str]:
@@ -171,5 +177,9 @@ def _doubtful(recipe: Recipe) -> Iterator[str]:
             "BatchNorm in a critic under a gradient penalty, as this reference published it, is against "
             "Gulrajani et al. 2017, section 4; --critic-norm layer gives the correct one"
         )
+    if recipe.penalty_every > 1 and not (recipe.r1_gamma or recipe.r2_gamma):
+        yield "penalty_every is for r1_gamma and r2_gamma, and both are 0; the gradient penalty is never left out"
+    if recipe.lr_schedule == "exponential" and recipe.lr_decay == 1:
+        yield "lr_schedule exponential with lr_decay 1 never changes the learning rates"
     if recipe.loss == "minimax":
         yield "loss minimax saturates: the generator stops learning where the discriminator wins; bce does not"
