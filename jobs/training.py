@@ -17,6 +17,7 @@ from facegan.machine import Machine
 from facegan.recipes import Recipe
 from facegan.run_folder import Outcome
 from facegan.trainer import Job, Row, train
+from jobs.evaluate import during_training
 from jobs.progress import Progress
 from shards import ShardSet, Stream, open_set
 from shards.errors import ShardError
@@ -48,6 +49,7 @@ def run(recipe: Recipe, settings: RunSettings, sources: dict[str, str]) -> int:
                 real=first_images(images, settings.samples),
                 held_out=held_out_images(shard_set, settings.split),
                 progress=progress,
+                evaluate=during_training(shard_set, recipe, Path(settings.run_dir)) if settings.eval_kimg else None,
             )
         )
     if machine.is_main:
