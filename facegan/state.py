@@ -51,13 +51,13 @@ class State:
     def apply(self, which: str, grads: list[Tensor]) -> None:
         """Update a network by `grads`, unless something non-finite was ever seen (decided on the device)."""
         optimizer = self.optimizers[which]
+        fused = optimizer.defaults.get("fused")
         for parameter, grad in zip(self.network(which).parameters(), grads, strict=True):
-            parameter.grad = grad
-        if optimizer.defaults.get("fused"):
+            # Without a fused kernel to tell, a zero gradient leaves the weights where they are.
+            kept = grad if fused else torch.where(self.meter.tripped > 0, torch.zeros_like(grad), grad)
+            parameter.grad = _laid_out_like(parameter, kept)
+        if fused:
             optimizer.found_inf = self.meter.tripped  # type: ignore[attr-defined]
-        else:  # a zero gradient leaves the weights where they are
-            for parameter, grad in zip(self.network(which).parameters(), grads, strict=True):
-                parameter.grad = torch.where(self.meter.tripped > 0, 0.0, grad)
         optimizer.step()
 
     @torch.no_grad()
@@ -126,6 +126,11 @@ def _optimizer(name: str, module: nn.Module, recipe: Recipe, lr: float, machine:
     if name == "sgd":
         return torch.optim.SGD(parameters, lr, momentum=recipe.beta1, fused=True)
     return torch.optim.RMSprop(parameters, lr)
+
+
+def _laid_out_like(parameter: Tensor, grad: Tensor) -> Tensor:
+    """The gradient in its parameter's memory layout: fused optimizers walk both as they lie in memory."""
+    return grad if grad.stride() == parameter.stride() else torch.empty_like(parameter).copy_(grad)
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
