@@ -22,7 +22,7 @@ from facegan.files import write_text
 
 MODES = ("auto", "online", "offline", "off")
 AXIS = "progress/kimg"
-LOWER_IS_BETTER = re.compile(r"metrics/(swd|fid|kid|kd)\d*k?\b")
+LOWER_IS_BETTER = re.compile(r"metrics/(swd|fid|kid|randomnet_kd)\d+k?$")
 
 INIT_SECONDS = 20.0  # a server that has not answered by then is treated as no network
 FINISH_SECONDS = 60.0  # the upload left at the end; the rest stays on disk for `wandb sync`

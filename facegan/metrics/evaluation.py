@@ -232,6 +232,15 @@ def evaluate(comparison: Comparison, metrics: Sequence[str] = ("swd", "msssim"))
     return found
 
 
+def find_done(stored: Sequence[Measurement], comparison: Comparison, metric: str) -> Measurement | None:
+    """The stored measurement of the same snapshot by the same protocol, if this was measured before."""
+    wanted = {name: value for name, value in common_protocol(comparison).items() if name != "versions"}
+    if metric == "inception" and comparison.inception is not None:
+        wanted["extractor_sha256"] = comparison.inception.sha256
+    alike = (m for m in stored if (m.metric, m.nimg) == (metric, comparison.subject.nimg))
+    return next((m for m in alike if wanted.items() <= m.protocol.items()), None)
+
+
 def row(measurements: Sequence[Measurement]) -> Values:
     """All numbers of some measurements by key, for `stats.jsonl` and W&B."""
     return {key: value for m in measurements for key, value in m.values.items()}

@@ -57,11 +57,6 @@ def record(run_dir: Path, fresh: Sequence[Measurement]) -> None:
     write_text(run_dir / FILE, "".join(json.dumps(asdict(m), allow_nan=False) + "\n" for m in ordered))
 
 
-def find(measurements: Sequence[Measurement], like: Measurement) -> Measurement | None:
-    """The stored measurement of the same snapshot under the same protocol, if there is one."""
-    return next((m for m in measurements if _identity(m) == _identity(like)), None)
-
-
 def _identity(m: Measurement) -> str:
     fixed = {name: value for name, value in m.protocol.items() if name != "versions"}
     return json.dumps([m.metric, m.nimg, fixed], sort_keys=True)

@@ -1,0 +1,137 @@
+"""`facegan evaluate` on a real set of shards and a real snapshot, through the command line."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from shard_sets import make_set
+from tiny import tiny_recipe
+
+from facegan.checkpoint import write_checkpoint
+from facegan.metrics import protocol
+from facegan.networks import build_discriminator, build_generator
+from facegan.snapshot import write_snapshot
+from jobs.cli import main
+from jobs.evaluate import during_training
+from shards import open_set
+
+KEYS = ("swd24", "msssim24", "randomnet_kd24", "nearest_ratio24", "overfit_auc24")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set with three splits, and a run of two snapshots and a checkpoint."""
+    home = tmp_path_factory.mktemp("home")
+    make_set(home / "set" / "16", {"train": [40, 8], "val": [12], "test": [24]}, 16, 16)
+    recipe = tiny_recipe("dcgan-64")
+    for nimg in (64_000, 128_000):
+        torch.manual_seed(nimg)
+        write_snapshot(home / "run" / "snapshots", nimg, build_generator(recipe), recipe, 0, {})
+    weights = {f"discriminator/{k}": v for k, v in build_discriminator(recipe).state_dict().items()}
+    write_checkpoint(home / "run" / "checkpoints", 128_000, weights, {})
+    (home / "run" / "config.json").write_text(json.dumps({"settings": {"data": str(home / "set")}}))
+    return home
+
+
+@pytest.fixture
+def run(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FACEGAN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    for name in ("FACEGAN_INCEPTION", "FACEGAN_DATA", "RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    return shutil.copytree(home / "run", tmp_path / "run")
+
+
+def facegan(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in ("evaluate", *arguments)])
+
+
+def test_every_metric_that_needs_no_file_is_measured_and_kept_with_its_protocol(run: Path) -> None:
+    done = facegan(run)
+    assert done.exit_code == 0, done.output
+    for key in KEYS:
+        assert re.search(rf"128 +metrics/{key} +\S+", done.stdout)
+    stored = protocol.read(run)
+    assert {m.metric for m in stored} == {"swd", "msssim", "randomnet", "nearest", "overfit"}
+    assert {m.nimg for m in stored} == {128_000}
+    assert all(m.protocol["split"] == "test" and len(m.protocol["set"]) == 64 for m in stored)
+
+
+def test_the_same_command_again_reads_what_it_measured(run: Path) -> None:
+    first = facegan(run, "--metrics", "swd", "--json")
+    kept = (run / protocol.FILE).stat().st_mtime_ns
+    again = facegan(run, "--metrics", "swd", "--json")
+    assert again.stdout == first.stdout
+    assert "pictures a side" not in again.stderr
+    assert (run / protocol.FILE).stat().st_mtime_ns == kept
+    assert "pictures a side" in facegan(run, "--metrics", "swd", "--again").stderr
+    assert "pictures a side" in facegan(run, "--metrics", "swd", "--seed", 1).stderr
+    assert len(protocol.read(run)) == 2
+
+
+def test_all_snapshots_are_measured_and_the_best_is_named(run: Path) -> None:
+    done = facegan(run, "--all", "--metrics", "swd", "--n", 16)
+    values = {m.nimg: m.values["metrics/swd16"] for m in protocol.read(run)}
+    assert values.keys() == {64_000, 128_000}
+    lowest = min(values, key=values.__getitem__)
+    assert f"best metrics/swd16: {values[lowest]:.4g} at {lowest / 1000:g} kimg" in done.stdout
+
+
+def test_a_single_snapshot_folder_is_measured_into_its_run(run: Path) -> None:
+    assert facegan(run / "snapshots" / "nimg-000000064000", "--metrics", "msssim").exit_code == 0
+    assert [m.nimg for m in protocol.read(run)] == [64_000]
+
+
+def test_runs_are_set_side_by_side_only_under_one_protocol(run: Path, home: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(home / "run", tmp_path / "other")
+    facegan(other, "--metrics", "swd", "--n", 16)
+    refused = facegan(run, "--metrics", "swd", "--compare", other)
+    assert refused.exit_code == 1
+    assert "cannot be compared:\n  n: 24 against 16" in refused.stderr
+    beside = facegan(run, "--metrics", "swd", "--n", 16, "--compare", other)
+    assert beside.exit_code == 0
+    assert re.search(rf"metric +{run} +{other}", beside.stdout)
+    assert "first: facegan evaluate" in facegan(run, "--metrics", "msssim", "--compare", other).stderr
+
+
+def test_a_set_that_does_not_fit_and_a_run_without_a_set_are_explained(run: Path, tmp_path: Path) -> None:
+    make_set(tmp_path / "wide", {"test": [10]}, 16, 20)
+    wrong = facegan(run, "--data", tmp_path / "wide")
+    assert wrong.exit_code == 1
+    assert "16x20x3, the run makes 16x16x3" in wrong.stderr
+    (run / "config.json").unlink()
+    assert facegan(run).exit_code == 2
+    assert "give --data" in facegan(run).stderr
+
+
+def test_too_many_pictures_or_an_unknown_metric_are_refused(run: Path) -> None:
+    assert "split 'test' has 24" in facegan(run, "--n", 100).stderr
+    assert "there are swd, msssim" in facegan(run, "--metrics", "fid").stderr
+
+
+def test_metrics_during_training_are_the_commands_own_and_are_kept(run: Path, home: Path) -> None:
+    recipe = tiny_recipe("dcgan-64")
+    torch.manual_seed(128_000)
+    measure = during_training(open_set(home / "set"), recipe, run)
+    row = measure(build_generator(recipe), 128_000)
+    assert row.keys() >= {"metrics/swd24", "metrics/msssim24"}
+    (stored, _) = protocol.read(run)
+    by_command = json.loads(facegan(run, "--metrics", "swd", "--again", "--json").stdout)
+    assert by_command[0]["values"] == pytest.approx(stored.values)
+    assert by_command[0]["protocol"] == stored.protocol | {"snapshot": by_command[0]["protocol"]["snapshot"]}
+
+
+def test_two_launched_ranks_share_the_work_and_write_once(run: Path) -> None:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    command = [*launch, "-m", "jobs", "evaluate", str(run), "--metrics", "swd", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    (two,) = json.loads(done.stdout)
+    (one,) = json.loads(facegan(run, "--metrics", "swd", "--again", "--json").stdout)
+    assert two["values"] == pytest.approx(one["values"], rel=1e-4)
