@@ -274,6 +274,7 @@ IMPOSSIBLE: list[tuple[str, dict[str, Any], str]] = [
     ("mlp-64-improved", {"dropout": 1.0}, r"in \[0, 1\)"),
     ("dcgan-64", {"bn_momentum": 0.0}, "more than 0 and at most 1"),
     ("wgan-gp-lfw", {"gp_weight": -1.0}, "0 or more"),
+    ("wgan-gp-lfw", {"gp_weight": float("inf")}, "0 or more"),
     ("dcgan-64", {"kimg": 100.0}, "both are set"),
     ("dcgan-64", {"epochs": 0.0}, "both are 0"),
 ]
