@@ -107,7 +107,8 @@ def _fetch(file: RemoteFile, part: Path, target: Path, progress: Progress) -> No
             if failures >= ATTEMPTS:
                 raise ShardError(
                     f"{file.url}: {ATTEMPTS} attempts in a row failed, the last with: {error}. What came is "
-                    f"kept: run the same command again, on a machine with internet (a login node). {_by_hand(file, target)}"
+                    "kept: run the same command again, on a machine with internet (a login node). "
+                    f"{_by_hand(file, target)}"
                 ) from None
         time.sleep(min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (failures - 1)))
 

@@ -92,23 +92,31 @@ def encode_records(
     images: NDArray[np.uint8],
     keys: Sequence[str],
     texts: Sequence[bytes] | None = None,
+    out: NDArray[np.uint8] | None = None,
 ) -> NDArray[np.uint8]:
     """Encode images (n, H, W, C) uint8 as n records, (n, stride) uint8.
 
     `keys` are the members' names without extension; `texts` the attribute members, where the geometry has
-    room for them (shorter ones are padded with spaces, which JSON allows).
+    room for them (shorter ones are padded with spaces, which JSON allows). `out`: n records to write into, once
+    made by blank_records; they may have been used before.
     """
     count = len(images)
-    records = np.tile(_template(geometry), (count, 1))
-    rows = images.reshape(count, geometry.height, geometry.channels * geometry.width)
+    records = blank_records(geometry, count) if out is None else out
+    width = geometry.channels * geometry.width
+    filtered = np.empty((count, geometry.height, 1 + width), np.uint8)
+    filtered[:, :, 0] = 0
+    filtered[:, :, 1:] = images.reshape(count, geometry.height, width)
     geometry.view(records)[...] = images
-    filtered = np.zeros((count, geometry.height, 1 + rows.shape[2]), np.uint8)
-    filtered[:, :, 1:] = rows
     for record, data, key in zip(records, filtered, keys, strict=True):
         _seal(record, geometry, adler32(data), key)
     if geometry.json:
         _write_texts(records, geometry, keys, texts or [])
     return records
+
+
+def blank_records(geometry: Geometry, count: int) -> NDArray[np.uint8]:
+    """Records (count, stride) of black images, lacking what _seal fills in."""
+    return np.tile(_template(geometry), (count, 1))
 
 
 def _seal(record: NDArray[np.uint8], geometry: Geometry, adler: int, key: str) -> None:

@@ -159,5 +159,5 @@ def resize(images: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uin
 
     batch = torch.from_numpy(images).permute(0, 3, 1, 2)  # channels_last without a copy
     small = torch.nn.functional.interpolate(batch, size=(height, width), mode="bicubic", antialias=True)
-    pixels: NDArray[np.uint8] = small.permute(0, 2, 3, 1).contiguous().numpy()
+    pixels: NDArray[np.uint8] = small.permute(0, 2, 3, 1).numpy()
     return pixels

@@ -16,7 +16,7 @@ from PIL import Image
 
 from shards import png
 from shards.errors import ShardError
-from shards.png import END, Geometry, encode_records
+from shards.png import END, Geometry, blank_records, encode_records
 
 GEOMETRIES = [
     Geometry(64, 64, 3),
@@ -101,6 +101,14 @@ def test_isal_and_zlib_write_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(png, "adler32", zlib.adler32)
     monkeypatch.setattr(png, "crc32", zlib.crc32)
     assert shard(geometry, noise(geometry), ["a", "b", "c"]) == fast
+
+
+def test_records_used_again_hold_nothing_of_what_was_in_them() -> None:
+    geometry = Geometry(9, 5, 3, json=30)
+    buffer = blank_records(geometry, 3)
+    encode_records(geometry, 255 - noise(geometry), ["a-long-key", "b", "c"], [b"x" * 30] * 3, buffer)
+    again = encode_records(geometry, noise(geometry), ["k", "l", "m"], [b"{}"] * 3, buffer)
+    assert np.array_equal(again, encode_records(geometry, noise(geometry), ["k", "l", "m"], [b"{}"] * 3))
 
 
 def test_the_bytes_of_a_record_never_change() -> None:
