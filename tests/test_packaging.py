@@ -110,3 +110,12 @@ def test_the_console_script_is_the_module() -> None:
         [sys.executable, "-m", "jobs", "--version"], capture_output=True, text=True, check=True
     )
     assert by_script == by_module.stdout
+
+
+def test_a_folder_named_like_a_package_does_not_hide_it(tmp_path: Path) -> None:
+    for package in ("facegan", "jobs", "shards", "slurm"):
+        (tmp_path / package).mkdir()
+    command = [sys.executable, "-m", "jobs", "train", "dcgan-64", "--data", "shards"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "facegan preprocess SRC shards --recipe dcgan-64" in result.stderr

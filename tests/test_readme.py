@@ -64,7 +64,7 @@ def test_every_command_of_a_page_is_one_that_facegan_takes(page: Path) -> None:
         )
         words = list(itertools.dropwhile(lambda word: re.match(r"[A-Z_]+=", word), words))
         found = arguments(words)
-        if found is not None:
+        if found:
             try:
                 cli.main.main(found, "facegan", standalone_mode=False)
             except click.ClickException as error:
