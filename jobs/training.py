@@ -5,6 +5,8 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,11 @@ from facegan.config import RunSettings
 from facegan.machine import Machine
 from facegan.recipes import Recipe
 from facegan.run_folder import Outcome
-from facegan.trainer import Job, Row, train
+from facegan.job import Job, Row
+from facegan.trainer import train
 from jobs.evaluate import during_training
 from jobs.progress import Progress
-from shards import ShardSet, Stream, open_set
+from shards import ShardSet, Stream, open_set, verify_set
 from shards.errors import ShardError
 from shards.images import Images
 
@@ -31,7 +34,11 @@ log = logging.getLogger("facegan")
 
 def run(recipe: Recipe, settings: RunSettings, sources: dict[str, str]) -> int:
     """Train, and return the exit code. Raises ShardError or FaceganError for what a user can mend."""
-    show_log()
+    with shown_log():
+        return _run(recipe, settings, sources)
+
+
+def _run(recipe: Recipe, settings: RunSettings, sources: dict[str, str]) -> int:
     shard_set = open_data(recipe, settings)
     settings = keep_resolved(settings)
     machine = machines.start(settings)
@@ -72,6 +79,8 @@ def open_data(recipe: Recipe, settings: RunSettings) -> ShardSet:
     except ShardError as error:
         raise ShardError(f"{error}\nThe set of recipe {recipe.name} is made by: {wanted}") from error
     _compare(found, recipe, settings, wanted)
+    if settings.verify and os.environ.get("LOCAL_RANK", "0") == "0":
+        _verify(found)
     return found
 
 
@@ -132,12 +141,17 @@ def farewell(outcome: Outcome, settings: RunSettings) -> str:
     return f"Error: the run failed at {kimg}: {outcome.reason}"
 
 
-def show_log() -> None:
+@contextmanager
+def shown_log() -> Iterator[None]:
     """What the trainer says goes to standard error; all ranks warn, rank 0 also tells."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
 
 
 class _ShownProgress:
@@ -173,6 +187,15 @@ def _cached(images: Images, settings: RunSettings, machine: Machine) -> Images:
     from shards.device import DeviceImages
 
     return DeviceImages(images, machine.device)
+
+
+def _verify(found: ShardSet) -> None:
+    """Once a node, before anything else: the ranks that do not look wait for this one to join them."""
+    log.info("verifying %s", found.folder)
+    damages = verify_set(found.folder)
+    if damages:
+        shown = "\n".join(f"  {damage}" for damage in damages[:10])
+        raise ShardError(f"{found.folder} is damaged in {len(damages)} places, make the set anew:\n{shown}")
 
 
 def _compare(found: ShardSet, recipe: Recipe, settings: RunSettings, wanted: str) -> None:

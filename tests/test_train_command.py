@@ -197,3 +197,15 @@ def wait_for(path: Path, run: subprocess.Popen[str]) -> None:
     while not path.exists() or not path.stat().st_size:
         assert run.poll() is None, run.communicate()
         time.sleep(0.05)
+
+
+def test_verify_finds_a_flipped_bit_before_the_training(tmp_path: Path) -> None:
+    make_set(tmp_path / "16", {"train": [12]}, 16, 16)
+    shard = tmp_path / "16/train-00000.tar"
+    content = bytearray(shard.read_bytes())
+    content[600] ^= 1
+    shard.write_bytes(content)
+    result = invoke("dcgan-64", *TINY, "--data", str(tmp_path), "--verify", "--run-dir", str(tmp_path / "run"))
+    assert result.exit_code == 1
+    assert "train-00000.tar" in result.stderr
+    assert not (tmp_path / "run").exists()
