@@ -3,6 +3,8 @@
 import dataclasses
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -227,6 +229,35 @@ def test_disagreements_and_bugs_not_kept_are_said(name: str, said: str) -> None:
 
 def test_batchnorm_under_a_penalty_is_said_in_the_docstring_of_its_recipe() -> None:
     assert "against Gulrajani" in str(recipes.recipe_classes()["wgan-gp-64"].__doc__)
+
+
+# The page on recipes
+
+PAGE = Path(__file__).parent.parent / "docs" / "recipes.md"
+
+
+def test_the_page_on_recipes_names_every_recipe() -> None:
+    text = PAGE.read_text()
+    assert [name for name in NAMES if f"`{name}`" not in text] == []
+
+
+@pytest.fixture
+def recipe_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The example recipe of the page as one more file of facegan/recipes."""
+    code = PAGE.read_text().split("```python\n")[1].split("```")[0]
+    (tmp_path / "lsgan64.py").write_text(code)
+    monkeypatch.setattr(recipes, "__path__", [*recipes.__path__, str(tmp_path)])
+    recipes.recipe_classes.cache_clear()
+    yield
+    recipes.recipe_classes.cache_clear()
+    sys.modules.pop("facegan.recipes.lsgan64", None)
+
+
+@pytest.mark.usefixtures("recipe_of_the_page")
+def test_a_recipe_is_added_by_one_file() -> None:
+    recipe = recipes.load("lsgan-64")
+    assert (recipe.loss, recipe.network, check(recipe)) == ("lsgan", "dcgan", [])
+    assert recipe.source("loss").startswith("Mao et al. 2017")
 
 
 # Impossible and doubtful combinations
