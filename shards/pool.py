@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Iterable
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext
+from multiprocessing.forkserver import ensure_running
 
 from shards.errors import ShardError
 from shards.files import remove_stale
@@ -19,8 +20,7 @@ def write_all(tasks: Iterable[Task], workers: int, report: Report) -> None:
     processes are forked from a server that has imported torch but not used it: no thread is ever forked, the
     import is paid once, and this process stays small.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "shards.packing"])
+    context = start_server()
     pool: list[Worker] = []
     try:
         for task in tasks:
@@ -35,6 +35,14 @@ def write_all(tasks: Iterable[Task], workers: int, report: Report) -> None:
     finally:
         for worker in pool:
             worker.stop()
+
+
+def start_server() -> ForkServerContext:
+    """The processes' context; the server it forks them from starts to import torch now, if it has not yet."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "shards.packing"])
+    ensure_running()
+    return context
 
 
 class Worker:

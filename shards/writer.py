@@ -10,7 +10,7 @@ from shards.closing import close_folder, close_set, missing_shards, remove_decom
 from shards.errors import ShardError
 from shards.index import NAME, ShardIndex
 from shards.plan import Options, Plan, Survey, asked, read_plan, stamp, survey
-from shards.pool import write_all
+from shards.pool import start_server, write_all
 
 __all__ = ["Options", "Outcome", "close_set", "preprocess"]
 
@@ -39,6 +39,7 @@ def preprocess(options: Options, progress: Progress = lambda read, rejected, tot
     done = {folder: index for folder in folders if (index := whole_index(folder)) is not None}
     if len(done) == len(folders) and all(_unchanged(folder, options) for folder in folders):
         return Outcome(done, [])
+    start_server()  # it imports torch while the source is listed
     found = survey(options)
     plans = {options.folder(size): found.plan(size) for size in options.sizes}
     for folder, plan in plans.items():
@@ -50,10 +51,9 @@ def preprocess(options: Options, progress: Progress = lambda read, rejected, tot
 
 
 def _write(found: Survey, plans: dict[Path, Plan], progress: Progress) -> None:
-    tasks = list(found.tasks(plans))
-    total = sum(len(task.names) for task in tasks)
+    total = sum(len(task.names) for task in found.tasks(plans))
     progress(0, 0, total)
-    write_all(tasks, min(found.options.workers, len(tasks)), lambda read, rejected: progress(read, rejected, total))
+    write_all(found.tasks(plans), found.options.workers, lambda read, rejected: progress(read, rejected, total))
 
 
 def _outcome(options: Options, found: Survey, plans: dict[Path, Plan]) -> Outcome:
