@@ -2,9 +2,8 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -15,8 +14,7 @@ from jobs.slurm import Call
 from jobs.submit import batch_file, hand_in, make_call, split
 
 
-@dataclass(frozen=True)
-class Stage:
+class Stage(NamedTuple):
     """One job of the chain; `is_done` looks at what it leaves behind."""
 
     name: str
@@ -47,6 +45,9 @@ class Pipeline(click.Command):
 @click.option(
     "--slices", default=8, show_default=True, type=click.IntRange(1), help="Elements of the preprocess array."
 )
+@click.option(
+    "--each", multiple=True, metavar="OPTION", help="sbatch option of every stage: --each=--account=faces"
+)
 @click.option("-n", "--dry-run", is_flag=True, help="Check, print every call, submit nothing.")
 def pipeline(
     options: tuple[str, ...],
@@ -56,6 +57,7 @@ def pipeline(
     data: str,
     run_dir: str | None,
     slices: int,
+    each: tuple[str, ...],
     dry_run: bool,
 ) -> None:
     """Submit preprocess, index, train, evaluate and report, each waiting for the one before it.
@@ -98,10 +100,10 @@ def pipeline(
             lambda: is_trained(run),
             options,
         ),
-        Stage("evaluate", "evaluate", (str(run), "--data", data), lambda: _newer(run / "metrics", run)),
+        Stage("evaluate", "evaluate", (str(run), "--data", data), lambda: _newer(run / "metrics.jsonl", run)),
         Stage("report", "facegan", ("report", str(run)), lambda: _newer(run / "report.html", run)),
     ]
-    submit_chain(stages, run, dry_run)
+    submit_chain([s._replace(options=(*each, *s.options)) for s in stages], run, dry_run)
 
 
 def submit_chain(stages: list[Stage], run: Path, dry_run: bool) -> None:

@@ -16,7 +16,8 @@ def main() -> None:
         redirect(Path(folder) / f"rank-{rank}.log")
     node, job = os.environ.get("SLURMD_NODENAME", "this machine"), os.environ.get("SLURM_JOB_ID", "none")
     start = datetime.now().astimezone().isoformat(timespec="seconds")
-    print(f"[{start}] rank {rank} on {node}, job {job}, process {os.getpid()}", flush=True)
+    # one write: unbuffered ranks that share a log would mix their lines
+    sys.stdout.write(f"[{start}] rank {rank} on {node}, job {job}, process {os.getpid()}\n")
     from jobs.cli import main as facegan
 
     facegan()

@@ -48,7 +48,7 @@ def init_slurm(path: Path = Path("slurm/site.sh")) -> None:
 
 
 def submission(known_accounts: list[str], partitions: list[dict[str, str]]) -> str:
-    """Account and partition for sbatch: the first account; the default partition, or another if only that has GPUs."""
+    """Account and partition for sbatch: the first account; the default partition if it has GPUs, else one with."""
     lines = ["# Slurm keeps no accounts for you: none is needed."]
     if known_accounts:
         lines = [f"export SBATCH_ACCOUNT={shlex.quote(known_accounts[0])}", *_comments("also", known_accounts[1:])]

@@ -2,10 +2,12 @@
 # Measure a run against held-out pictures; without arguments the run of train_128.sh.
 #
 #   sbatch slurm/evaluate.sh
-#   sbatch slurm/evaluate.sh runs/wgan-gp-128 --data data/shards
+#   sbatch --gpus-per-node=8 slurm/evaluate.sh runs/wgan-gp-128 --data data/shards
 #SBATCH --job-name=evaluate
 #SBATCH --output=%x-%j.out
 #SBATCH --open-mode=append
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node=1
 #SBATCH --cpus-per-task=8
 #SBATCH --mem=32G
@@ -23,4 +25,6 @@ here=$SLURM_SUBMIT_DIR/slurm
 . "$here/launch.sh"
 
 if [ $# -eq 0 ] || [ "${1#-}" != "$1" ]; then set -- "${FACEGAN_RUN_DIR:-runs/${FACEGAN_RECIPE:-dcgan-128}}" "$@"; fi
-run evaluate "$1" --data "${FACEGAN_DATA:-data/shards}" "${@:2}"
+set -- evaluate "$1" --data "${FACEGAN_DATA:-data/shards}" "${@:2}"
+"${python[@]}" -m jobs.slurm_job begin -- "$@"
+launch jobs.slurm_rank "$@"

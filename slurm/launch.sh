@@ -8,7 +8,7 @@ export FACEGAN_PREFIX=${FACEGAN_PREFIX:-} FACEGAN_PYTHON=${FACEGAN_PYTHON:-pytho
 # shellcheck disable=SC2206  # words are wanted
 python=($FACEGAN_PREFIX "$FACEGAN_PYTHON")
 
-die() { printf 'error: %s\n' "$@" >&2; exit 1; }
+die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
 # option --name DEFAULT ARG...: what "--name VALUE" or "--name=VALUE" among the arguments says, the last one counts
 option() {
@@ -29,12 +29,12 @@ option() {
 head_address() {
   local name address
   name=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-  if getent hosts "$name" >/dev/null; then
+  if getent ahosts "$name" >/dev/null; then
     printf '%s' "$name"
     return
   fi
   address=$(scontrol show node "$name" | sed -n 's/.*NodeAddr=\([^ ]*\).*/\1/p')
-  getent hosts "$address" >/dev/null || die "node $name has neither a name nor an address (${address:-none}) that resolves"
+  getent ahosts "$address" >/dev/null || die "neither the name of node $name nor its address (${address:-none}) resolves"
   printf '%s' "$address"
 }
 
@@ -57,6 +57,14 @@ launch() {
     --mixed_precision no --dynamo_backend no --module "$@"
 }
 
+# has_shards DIR: a set, or one set a size; what lies elsewhere (s3://...) is looked at by `facegan train` itself.
+has_shards() {
+  local index
+  case $1 in *://*) return 0 ;; esac
+  for index in "$1"/index.json "$1"/*/index.json; do [ ! -f "$index" ] || return 0; done
+  return 1
+}
+
 # run ARG...: one `facegan` command in this process, recorded for `facegan status`.
 run() {
   "${python[@]}" -m jobs.slurm_job begin -- "$@"
@@ -70,9 +78,8 @@ train() {
   run_dir=$(option --run-dir "" "$@")
   data=$(option --data "" "$@")
   [ -n "$run_dir" ] || die "train needs --run-dir; got: $*"
-  found=("$data"/index.json "$data"/*/index.json)
-  case $data in *://*) ;; *) [ -f "${found[0]}" ] || [ -f "${found[1]}" ] || die "no set of shards in ${data:-(no --data)}" \
-    "make it first: sbatch slurm/preprocess.sh img_align_celeba.zip $(printf %q "$data") --size 64 --size 128 --crop 150" ;; esac
+  has_shards "$data" || die "no set of shards in ${data:-(no --data)}; make it first:" \
+    "sbatch slurm/preprocess.sh img_align_celeba.zip $(printf %q "${data:-data/shards}") --recipe $1"
   export FACEGAN_LOGS=$run_dir/logs
   "${python[@]}" -m jobs.slurm_job begin --run-dir "$run_dir" -- train "$@"
 

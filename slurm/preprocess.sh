@@ -24,14 +24,15 @@ here=$SLURM_SUBMIT_DIR/slurm
 # shellcheck source=launch.sh
 . "$here/launch.sh"
 
-[ $# -ge 2 ] && [ "${1#-}${2#-}" = "$1$2" ] || die "usage: sbatch slurm/preprocess.sh SRC OUT [--size 64 ...]"
+if [ $# -lt 2 ] || [ "${1#-}${2#-}" != "$1$2" ]; then die "usage: sbatch slurm/preprocess.sh SRC OUT [--size 64 ...]"; fi
 slices=$SLURM_ARRAY_TASK_COUNT
 [ "$SLURM_ARRAY_TASK_MIN-$SLURM_ARRAY_TASK_MAX" = "0-$((slices - 1))" ] || die "the array has to be 0-N without gaps"
 
 # The first element hands in the index job, once. FACEGAN_INDEX=0: somebody else does (facegan submit pipeline).
 if [ "$SLURM_ARRAY_TASK_ID${SLURM_RESTART_COUNT:-}" = 0 ] && [ "${FACEGAN_INDEX:-1}" = 1 ]; then
-  "${python[@]}" -m jobs submit facegan --job-name=index --dependency="afterok:$SLURM_ARRAY_JOB_ID" \
-    --kill-on-invalid-dep=yes -- shards index "$2" ||
+  "${python[@]}" -m jobs submit facegan --job-name=index --partition="$SLURM_JOB_PARTITION" \
+    ${SLURM_JOB_ACCOUNT:+--account="$SLURM_JOB_ACCOUNT"} \
+    --dependency="afterok:$SLURM_ARRAY_JOB_ID" --kill-on-invalid-dep=yes -- shards index "$2" ||
     echo "The index was not submitted; when all slices are done: sbatch slurm/facegan.sh shards index $2" >&2
 fi
 run preprocess "$@" --slice "$SLURM_ARRAY_TASK_ID/$slices" --workers "$SLURM_CPUS_PER_TASK"

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+NODES = ("n1", "n2", "n3", "n4", "n5")
 DAEMONS = ("munged", "slurmctld", "slurmd", "scontrol", "sbatch")
 CONFIG = """\
 ClusterName=facegantest
@@ -57,14 +58,16 @@ SlurmdParameters=config_overrides
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 GresTypes=gpu
-NodeName=n[1-2] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{node_ports}] CPUs=99 RealMemory=900000 Gres=gpu:fake:4
-PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE DefaultTime=20 PriorityTier=10 PreemptMode=off
-PartitionName=low Nodes=ALL MaxTime=INFINITE DefaultTime=20 PriorityTier=1 PreemptMode=requeue GraceTime=60
-PartitionName=low0 Nodes=ALL MaxTime=INFINITE DefaultTime=20 PriorityTier=1 PreemptMode=requeue GraceTime=0
-PartitionName=high Nodes=ALL MaxTime=INFINITE DefaultTime=20 PriorityTier=100 PreemptMode=off
+# n1 and n2 do the work; n3 and n4 are there to be preempted, n5 to be lost. Two CPUs each bound the load.
+NodeName=n[1-5] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{node_ports}] CPUs=2 RealMemory=900000 Gres=gpu:fake:4
+PartitionName=main Nodes=n[1-2] Default=YES MaxTime=INFINITE DefaultTime=20 PriorityTier=10 PreemptMode=off
+PartitionName=lost Nodes=n[1,5] MaxTime=INFINITE DefaultTime=20 PriorityTier=10 PreemptMode=off
+PartitionName=grace Nodes=n3 MaxTime=INFINITE DefaultTime=20 PriorityTier=1 PreemptMode=requeue GraceTime=60
+PartitionName=abrupt Nodes=n4 MaxTime=INFINITE DefaultTime=20 PriorityTier=1 PreemptMode=requeue GraceTime=0
+PartitionName=high Nodes=n[3-4] MaxTime=INFINITE DefaultTime=20 PriorityTier=100 PreemptMode=off
 """
 # File= must name character devices that exist; nothing opens them
-GRES = "AutoDetect=off\nNodeName=n[1-2] Name=gpu Type=fake File=/dev/tty[0-3]\n"
+GRES = "AutoDetect=off\nNodeName=n[1-5] Name=gpu Type=fake File=/dev/tty[0-3]\n"
 
 
 def missing() -> str | None:
@@ -79,7 +82,7 @@ def missing() -> str | None:
 
 
 class Cluster:
-    """Two nodes (n1, n2), four fake GPUs each, partitions main, low (60 s of grace), low0 (none) and high."""
+    """Nodes n1 to n5 with four fake GPUs each; partitions main, lost, grace, abrupt and high."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -94,20 +97,20 @@ class Cluster:
         self._start_munge()
         self._daemon("slurmctld", "-f", self.env["SLURM_CONF"])
         wait_for(lambda: self.call("scontrol", "ping").returncode == 0, 20, "slurmctld answers")
-        for node in ("n1", "n2"):
+        for node in NODES:
             self.start_node(node)
-        wait_for(self._nodes_up, 30, "both nodes are up")
+        wait_for(self._nodes_up, 30, "all nodes are up")
 
     def stop(self) -> None:
         """End every job, then every daemon, by the ids of the processes that were started here."""
-        for node in ("n1", "n2"):
+        for node in NODES:
             self.start_node(node)  # a node that was killed has to clean up its own steps
         self.call("scancel", "-u", "root", "-Q")
         # a failed wait is no reason to leave daemons behind
         deadline = time.monotonic() + 40
         while self.call("squeue", "-h").stdout.strip() and time.monotonic() < deadline:
             time.sleep(0.2)
-        for name in ("slurmd-n1", "slurmd-n2", "slurmctld", "munged"):
+        for name in (*(f"slurmd-{node}" for node in NODES), "slurmctld", "munged"):
             self._kill(name, signal.SIGTERM)
 
     def start_node(self, node: str) -> None:
@@ -129,15 +132,16 @@ class Cluster:
         return dict(line.split() for line in lines).get(job, "")
 
     def _configure(self) -> None:
-        for name in ("state", "spool/n1", "spool/n2", "munge"):
+        self.root.chmod(0o755)  # munge wants a path that everybody may walk
+        for name in ("state", "munge", *(f"spool/{node}" for node in NODES)):
             (self.root / name).mkdir(parents=True, mode=0o755)
         (self.root / "munge").chmod(0o700)
-        ports = _free_ports(3)
+        ports = _free_ports(1 + len(NODES))
         config = CONFIG.format(
             root=self.root,
             host=socket.gethostname().split(".")[0],
             port=ports,
-            node_ports=f"{ports + 1}-{ports + 2}",
+            node_ports=f"{ports + 1}-{ports + len(NODES)}",
         )
         (self.root / "slurm.conf").write_text(config)
         (self.root / "gres.conf").write_text(GRES)
@@ -167,8 +171,8 @@ class Cluster:
             )
 
     def _nodes_up(self) -> bool:
-        states = self.call("sinfo", "-h", "-N", "-p", "main", "-o", "%T").stdout.split()
-        return len(states) == 2 and set(states) <= {"idle", "mixed", "allocated"}
+        states = self.call("sinfo", "-h", "-N", "-o", "%N %T").stdout.splitlines()
+        return set(states) == {f"{node} idle" for node in NODES}
 
     def _pid(self, name: str) -> int | None:
         """The live process of a pid file, if it is still the one that was started here."""

@@ -1,0 +1,466 @@
+"""Every batch file on a real Slurm: what a cluster does to a job, and what the job makes of it.
+
+The cases share one cluster and overlap: each runs in a thread of its own from the start, its test waits for it.
+"""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from slurm_cluster import Cluster, missing, wait_for
+
+ROOT = Path(__file__).resolve().parent.parent
+LIVE = {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED"}
+SMALL = shlex.split(
+    "--ngf 4 --ndf 4 --latent-dim 8 --batch-size 4 --threads 1 --wandb off --log-kimg 0.02 --sample-kimg 0"
+    " --snapshot-kimg 0 --checkpoint-minutes 0 --checkpoint-kimg 0.2"
+)
+LONG = [*SMALL, "--kimg", "1000"]  # ended by the test
+PREPROCESS = ["--size", "64", "--size", "128", "--shard-size", "8", "--holdout", "8"]
+LIGHT = ["--mem=1G", "--cpus-per-task=1"]
+EACH = [f"--each={option}" for option in LIGHT]
+
+
+class Site:
+    """A user's directory on the cluster's shared disk: pictures, shards, runs and logs."""
+
+    def __init__(self, cluster: Cluster, folder: Path) -> None:
+        self.cluster, self.folder = cluster, folder
+        variables = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "FACEGAN_PYTHON": sys.executable}
+        cluster.env |= variables
+        self.facegan("preprocess", "pictures", "data/shards", *PREPROCESS)
+
+    def call(self, *command: str, **extra: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command,
+            cwd=self.folder,
+            env={**self.cluster.env, **extra},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    def facegan(self, *arguments: str, **extra: str) -> str:
+        result = self.call(sys.executable, "-m", "jobs", *arguments, **extra)
+        assert result.returncode == 0, f"{arguments}: {result.stderr}"
+        return result.stdout
+
+    def refused(self, *arguments: str, **extra: str) -> str:
+        result = self.call(sys.executable, "-m", "jobs", *arguments, **extra)
+        assert result.returncode != 0, f"{arguments} was not refused: {result.stdout}"
+        return result.stderr
+
+    def submit(self, job: str, *arguments: str, **extra: str) -> str:
+        said = self.facegan("submit", job, *LIGHT, *arguments, **extra)
+        found = re.search(r"as job (\d+)", said)
+        assert found, said
+        return found.group(1)
+
+    def sbatch(self, *arguments: str, **extra: str) -> str:
+        result = self.call("sbatch", "--parsable", *arguments, **extra)
+        assert result.returncode == 0, result.stderr
+        return result.stdout.strip()
+
+    def end(self, job: str, seconds: float = 300) -> str:
+        """The job's last state, when it has one."""
+        wait_for(lambda: self.cluster.state(job) not in LIVE, seconds, f"job {job} ends\n{self.tail(job)}")
+        return self.cluster.state(job)
+
+    def log(self, job: str) -> str:
+        files = [path for path in self.folder.iterdir() if re.search(rf"-{job}(_\d+)?\.out$", path.name, re.DOTALL)]
+        return "".join(path.read_text(errors="replace") for path in sorted(files))
+
+    def tail(self, job: str) -> str:
+        return self.log(job)[-2000:]
+
+    def json(self, name: str) -> dict[str, object]:
+        value: dict[str, object] = json.loads((self.folder / name).read_text())
+        return value
+
+    def starts(self, run: str) -> list[int]:
+        """The image at which each start of a run began."""
+        path = self.folder / run / "starts.jsonl"
+        return [json.loads(line)["nimg"] for line in path.read_text().splitlines()] if path.exists() else []
+
+    def trains(self, run: str, starts: int = 1) -> None:
+        """Return when the run is training for the `starts`-th time and has written numbers since."""
+        stats = self.folder / run / "stats.jsonl"
+        wait_for(lambda: len(self.starts(run)) >= starts, 240, f"{run} starts {starts} times")
+        size = stats.stat().st_size if stats.exists() else 0
+        wait_for(lambda: stats.exists() and stats.stat().st_size > size, 120, f"{run} trains")
+
+    def restarts(self, job: str) -> int:
+        lines = self.call("squeue", "-h", "-r", "-t", "all", "-O", "JobArrayID:|,RestartCnt:|").stdout.splitlines()
+        return int(dict(line.split("|")[:2] for line in lines)[job])
+
+    def status(self, what: str) -> list[dict[str, object]]:
+        rows: list[dict[str, object]] = json.loads(self.facegan("status", "--json", what))
+        return rows
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    reason = missing()
+    if reason:
+        pytest.skip(f"no Slurm to test on: {reason}")
+    folder = tmp_path_factory.mktemp("site")
+    draw_pictures(folder / "pictures", 40)
+    cluster = Cluster(Path(tempfile.mkdtemp(prefix="facegan-slurm-")))  # short, for its socket
+    done = threading.Event()
+    try:
+        cluster.start()
+        threading.Thread(target=hurry, args=(cluster, done), daemon=True).start()
+        yield Site(cluster, folder)
+    finally:
+        done.set()
+        cluster.stop()
+        shutil.rmtree(cluster.root)
+
+
+def draw_pictures(folder: Path, count: int) -> None:
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for i in range(count):
+        coarse = Image.fromarray(random.integers(0, 255, (9, 7, 3), dtype=np.uint8))
+        coarse.resize((178, 218)).save(folder / f"{i:06d}.jpg", quality=90)
+    with zipfile.ZipFile(folder.parent / "pictures.zip", "w") as archive:
+        for path in sorted(folder.iterdir()):
+            archive.write(path, path.name)
+
+
+def hurry(cluster: Cluster, done: threading.Event) -> None:
+    """Slurm lets a requeued job wait two minutes; nobody here wants to."""
+    while not done.wait(1):
+        for line in cluster.call("squeue", "-h", "-r", "-t", "PENDING", "-o", "%i %r").stdout.splitlines():
+            job, reason = line.split(maxsplit=1)
+            if reason == "BeginTime":
+                cluster.call("scontrol", "update", f"jobid={job}", "StartTime=now")
+
+
+def overlapping(case: Callable[[Site], None]) -> Callable[[dict[str, Future[None]]], None]:
+    """A test that runs beside the others: they spend their time waiting for Slurm."""
+
+    def test(running: dict[str, Future[None]]) -> None:
+        running[case.__name__].result()
+
+    test.__name__, test.__doc__, test.case = case.__name__, case.__doc__, case  # type: ignore[attr-defined]
+    return test
+
+
+@pytest.fixture(scope="session")
+def running(request: pytest.FixtureRequest, site: Site) -> Iterator[dict[str, Future[None]]]:
+    cases = {item.name: item.function.case for item in request.session.items if hasattr(item.function, "case")}
+    with ThreadPoolExecutor(len(cases)) as pool:
+        yield {name: pool.submit(case, site) for name, case in cases.items()}
+
+
+def tensors(run: Path) -> dict[str, bytes]:
+    """Every tensor file of the newest checkpoint and snapshot of a run, byte for byte."""
+    newest = [max((run / kind).glob("nimg-*")) for kind in ("checkpoints", "snapshots")]
+    return {
+        f"{folder.name}/{path.name}": path.read_bytes()
+        for folder in newest
+        for path in folder.glob("*.safetensors")
+    }
+
+
+@overlapping
+def test_a_two_node_training_through_time_limits_ends_with_the_weights_of_an_uninterrupted_one(site: Site) -> None:
+    two_nodes = ["--nodes=2", "--gpus-per-node=1", "--"]
+    whole = site.submit("train_64", *two_nodes, "--run-dir", "runs/whole", *SMALL, "--kimg", "4")
+    limits = ["--time=1", "--signal=B:USR1@30"]
+    pieces = site.submit("train_64", *limits, *two_nodes, "--run-dir", "runs/pieces", *SMALL, "--kimg", "4")
+    assert site.end(whole) == "COMPLETED"
+    assert site.end(pieces, 500) == "COMPLETED"
+    assert site.restarts(whole) == 0
+    assert site.restarts(pieces) >= 1
+    starts = site.starts("runs/pieces")
+    assert len(starts) == site.restarts(pieces) + 1
+    assert starts == sorted(set(starts))  # each start went on further than the one before
+    assert site.json("runs/pieces/outcome.json")["state"] == "finished"
+    whole_weights = tensors(site.folder / "runs/whole")
+    assert whole_weights
+    assert tensors(site.folder / "runs/pieces") == whole_weights
+    assert "rank 1 on n2" in (site.folder / "runs/whole/logs/rank-1.log").read_text()
+
+
+@overlapping
+def test_a_preempted_job_saves_in_its_grace_time_and_requeues_itself_whatever_its_names_hold(site: Site) -> None:
+    name = "x/y $(touch pwned) `touch pwned` \"q\" 's'\n; touch pwned"
+    run = "runs/a b $(touch pwned) \"q\" 's';\n%j"
+    job = site.submit("train_64", "--partition=grace", f"--job-name={name}", "--", "--run-dir", run, *LONG)
+    site.trains(run)
+    high = site.sbatch("--partition=high", "--nodelist=n3", "--exclusive", "--wrap=true", "--output=/dev/null")
+    assert site.end(high) == "COMPLETED"
+    site.trains(run, starts=2)
+    assert site.restarts(job) == 1
+    assert site.starts(run)[1] > 0
+    assert f"job {job}" in site.facegan("logs", job, "-n", "400")
+    assert site.status(run)[0]["job"] == job
+    site.facegan("cancel", run)
+    site.end(job)
+    assert not list(site.folder.rglob("pwned"))
+
+
+@overlapping
+def test_a_preemption_without_grace_is_requeued_by_slurm_and_goes_on_in_the_same_wandb_run(site: Site) -> None:
+    long = [*LONG, "--wandb", "offline"]
+    job = site.submit("train_64", "--partition=abrupt", "--", "--run-dir", "runs/abrupt", *long)
+    site.trains("runs/abrupt")
+    high = site.sbatch("--partition=high", "--nodelist=n4", "--exclusive", "--wrap=true", "--output=/dev/null")
+    assert site.end(high) == "COMPLETED"
+    site.trains("runs/abrupt", starts=2)
+    assert site.restarts(job) == 1
+    assert site.starts("runs/abrupt")[1] > 0
+    site.facegan("cancel", job)
+    site.end(job)
+    pieces = [path.name for path in (site.folder / "runs/abrupt/wandb").glob("offline-run-*")]
+    assert len(pieces) == 2
+    assert len({piece.rpartition("-")[2] for piece in pieces}) == 1
+
+
+@overlapping
+def test_a_cancelled_training_saves_and_does_not_come_back(site: Site) -> None:
+    job = site.submit("train_64", "--", "--run-dir", "runs/cancelled", *LONG)
+    site.trains("runs/cancelled")
+    assert f"Cancelled {job}" in site.facegan("cancel", job)
+    assert site.end(job) == "CANCELLED"
+    outcome = site.json("runs/cancelled/outcome.json")
+    assert outcome["state"] == "stopped"
+    assert list((site.folder / "runs/cancelled/checkpoints").glob(f"nimg-*{outcome['nimg']}"))
+    time.sleep(3)
+    assert site.cluster.state(job) == "CANCELLED"
+    assert site.restarts(job) == 0
+    assert "Nothing to cancel" in site.facegan("cancel", job)
+
+
+@overlapping
+def test_a_killed_rank_ends_the_job_within_a_minute_and_the_cause_is_in_outcome_and_status(site: Site) -> None:
+    job = site.submit("train_64", "--nodes=2", "--gpus-per-node=1", "--", "--run-dir", "runs/killed", *LONG)
+    site.trains("runs/killed")
+    said = (site.folder / "runs/killed/logs/rank-1.log").read_text()
+    process = re.search(rf"rank 1 on n2, job {job}, process (\d+)", said)
+    assert process, said
+    os.kill(int(process.group(1)), signal.SIGKILL)
+    killed = time.monotonic()
+    assert site.end(job) == "FAILED"
+    assert time.monotonic() - killed < 60
+    reason = str(site.json("runs/killed/outcome.json")["reason"])
+    assert reason.startswith("rank 1 was killed by SIGKILL")
+    row = site.status(job)[0]
+    assert (row["state"], row["outcome"], row["reason"]) == ("FAILED", "failed", reason)
+    assert site.restarts(job) == 0
+
+
+@overlapping
+def test_a_lost_node_requeues_the_job_and_the_run_goes_on_from_its_last_checkpoint(site: Site) -> None:
+    two_nodes = ["--partition=lost", "--nodes=2", "--gpus-per-node=1"]
+    job = site.submit("train_64", *two_nodes, "--", "--run-dir", "runs/lost", *LONG)
+    site.trains("runs/lost")
+    checkpoints = site.folder / "runs/lost/checkpoints"
+    wait_for(lambda: list(checkpoints.glob("nimg-*")), 120, "a checkpoint is written")
+    site.cluster.kill_node("n5")
+    wait_for(lambda: site.restarts(job) == 1, 90, "Slurm notices the dead node and requeues the job")
+    site.cluster.start_node("n5")
+    site.trains("runs/lost", starts=2)
+    assert site.starts("runs/lost")[1] > 0
+    site.facegan("cancel", job)
+    site.end(job)
+
+
+@overlapping
+def test_one_element_of_a_sweep_is_requeued_alone_and_the_table_has_them_all(site: Site) -> None:
+    sweep = ["dcgan-64", "--set", "g_lr=1e-4,2e-4", "--data", "data/shards", "--out", "runs/sweep", *SMALL]
+    length = ["--kimg", "2"]
+    job = site.submit("sweep", "--array=0-1", "--", *sweep, *length)
+    run = "runs/sweep/g_lr-2e-4_seed-0"
+    site.trains(run)
+    site.call("scancel", "--batch", "--signal=USR1", f"{job}_1")
+    assert site.end(f"{job}_1") == "COMPLETED"
+    assert site.end(f"{job}_0") == "COMPLETED"
+    assert [site.restarts(f"{job}_{i}") for i in (0, 1)] == [0, 1]
+    assert len(site.starts(run)) == 2
+    table = site.facegan("sweep", *sweep, *length, "--table")
+    assert table.count("finished") == 2, table
+
+
+@overlapping
+def test_an_array_of_slices_and_its_index_equal_one_process_byte_for_byte(site: Site) -> None:
+    arguments = ["pictures", "data/sliced", *PREPROCESS]
+    job = site.submit("preprocess", "--array=0-2", "--", *arguments)
+    assert [site.end(f"{job}_{i}") for i in range(3)] == ["COMPLETED"] * 3
+    log = site.log(job)
+    index = re.search(r"Submitted facegan as job (\d+)", log)  # from inside the job of element 0, once
+    assert index, log
+    assert log.count("Submitted facegan") == 1
+    assert site.end(index.group(1)) == "COMPLETED"
+    for size in ("64", "128"):
+        ours, theirs = (sorted((site.folder / d / size).glob("*.tar")) for d in ("data/sliced", "data/shards"))
+        assert [path.name for path in ours] == [path.name for path in theirs]
+        assert all(a.read_bytes() == b.read_bytes() for a, b in zip(ours, theirs, strict=True))
+        assert (
+            site.json(f"data/sliced/{size}/index.json")["shards"]
+            == site.json(f"data/shards/{size}/index.json")["shards"]
+        )
+
+
+@overlapping
+def test_the_pipeline_does_everything_once(site: Site) -> None:
+    pipeline = ["submit", "pipeline", "--source", "pictures.zip", "--sizes", "64", "--recipe", "dcgan-64"]
+    pipeline += [
+        "--data",
+        "data/chain",
+        "--run-dir",
+        "runs/chain",
+        "--slices",
+        "2",
+        *EACH,
+    ]
+    pipeline += ["--", *SMALL, "--kimg", "0.1"]
+    first = site.facegan(*pipeline)
+    jobs = dict(re.findall(r"^(\w+) +job (\d+)", first, flags=re.MULTILINE))
+    assert list(jobs) == ["preprocess", "index", "train", "evaluate", "report"]
+    again = dict(re.findall(r"^(\w+) +job (\d+) is in the queue", site.facegan(*pipeline), flags=re.MULTILINE))
+    assert again.items() <= jobs.items()
+    for stage in ("index", "train", "evaluate", "report"):
+        assert site.end(jobs[stage], 400) == "COMPLETED", f"{stage}: {site.tail(jobs[stage])}"
+    assert (site.folder / "runs/chain/report.html").stat().st_size > 1000
+    assert re.findall(r"^(\w+) +done$", site.facegan(*pipeline), flags=re.MULTILINE) == list(jobs)
+
+
+@overlapping
+def test_a_broken_chain_takes_its_rest_along_and_is_mended_by_the_same_command(site: Site) -> None:
+    (site.folder / "broken.zip").write_bytes(b"no zip")
+    pipeline = ["submit", "pipeline", "--source", "broken.zip", "--sizes", "64", "--recipe", "dcgan-64"]
+    pipeline += [
+        "--data",
+        "data/broken",
+        "--run-dir",
+        "runs/broken",
+        "--slices",
+        "1",
+        *EACH,
+    ]
+    jobs = dict(re.findall(r"^(\w+) +job (\d+)", site.facegan(*pipeline), flags=re.MULTILINE))
+    assert site.end(f"{jobs['preprocess']}_0") == "FAILED"
+    assert [site.end(jobs[stage]) for stage in ("index", "train", "evaluate", "report")] == ["CANCELLED"] * 4
+    renewed = dict(re.findall(r"^(\w+) +job (\d+)", site.facegan(*pipeline), flags=re.MULTILINE))
+    assert not renewed.items() & jobs.items()
+    assert len(renewed) == 5
+    site.facegan("cancel", "runs/broken")
+
+
+@overlapping
+def test_the_check_runs_doctor_and_an_all_reduce_in_every_rank_of_two_nodes(site: Site) -> None:
+    job = site.submit("check", "--nodes=2", "--time=5")
+    followed = site.facegan("logs", "-f", job)
+    assert site.end(job) == "COMPLETED"
+    assert "rank 0 on n1" in followed
+    assert "rank 1 on n2" in followed
+    assert re.search(r"all-reduce +ok +2 ranks", followed), followed
+
+
+@overlapping
+def test_a_run_without_progress_between_two_requeues_stops_with_the_reason(site: Site) -> None:
+    job = site.submit("train_64", "--hold", "--", "--run-dir", "runs/stuck", *LONG)
+    (site.folder / "runs/stuck/logs").mkdir(parents=True)
+    before = json.dumps({"job": job, "nimg": 10**9})  # as if an earlier start had come further than this one will
+    (site.folder / "runs/stuck/logs/requeues.jsonl").write_text(before + "\n")
+    site.call("scontrol", "release", job)
+    site.trains("runs/stuck")
+    site.call("scancel", "--batch", "--signal=USR1", job)
+    assert site.end(job) == "FAILED"
+    assert "no progress between two requeues" in str(site.status(job)[0]["reason"])
+    assert site.restarts(job) == 0
+
+
+@overlapping
+def test_a_run_that_a_person_stopped_does_not_come_back(site: Site) -> None:
+    job = site.submit("train_64", "--", "--run-dir", "runs/stopped", *LONG)
+    site.trains("runs/stopped")
+    (site.folder / "runs/stopped/stop").touch()
+    assert site.end(job) == "FAILED"  # exit code 85: what depends on the run does not start
+    assert site.status(job)[0]["outcome"] == "stopped"
+    assert site.restarts(job) == 0
+
+
+@overlapping
+def test_train_128_runs_from_a_plain_sbatch_with_a_site_file_and_is_recorded(site: Site) -> None:
+    settings = site.folder / "other site.sh"
+    settings.write_text(f"export FACEGAN_PYTHON={sys.executable}\nexport FROM_SITE=yes\nexport SECRET_TOKEN=hush\n")
+    extra = {"FACEGAN_SITE": str(settings), "FACEGAN_PYTHON": "", "FACEGAN_RECIPE": "wgan-gp-128"}
+    small = [*SMALL, "--kimg", "0.008"]
+    job = site.sbatch(*LIGHT, str(ROOT / "slurm/train_128.sh"), *small, **extra)
+    assert site.end(job) == "COMPLETED", site.tail(job)
+    assert site.json("runs/wgan-gp-128/outcome.json")["state"] == "finished"
+    record = (site.folder / f"runs/wgan-gp-128/logs/job-{job}-0.json").read_text()
+    values = json.loads(record)
+    assert values["arguments"][:2] == ["train", "wgan-gp-128"]
+    assert values["environment"]["FACEGAN_SITE"] == str(settings)
+    assert len(values["git"].get("commit", 40 * "x")) == 40
+    assert (site.folder / "runs/wgan-gp-128/logs" / values["code"]).exists()
+    assert "hush" not in record
+    assert site.status(job)[0]["state"] == "COMPLETED"
+    evaluated = site.submit("evaluate", "--", "runs/wgan-gp-128", "--data", "data/shards")
+    assert site.end(evaluated) == "COMPLETED", site.tail(evaluated)
+
+
+@overlapping
+def test_missing_data_ends_in_one_error_with_the_preprocess_command(site: Site) -> None:
+    job = site.sbatch(*LIGHT, "--nodes=2", str(ROOT / "slurm/train_64.sh"), "--data", "no such data")
+    assert site.end(job) == "FAILED"
+    assert site.log(job).count("error: ") == 1
+    assert r"sbatch slurm/preprocess.sh img_align_celeba.zip no\ such\ data --recipe dcgan-64" in site.log(job)
+
+
+@overlapping
+def test_arguments_arrive_as_data(site: Site) -> None:
+    hostile = ["$(touch pwned)", "a  b", 'say "hi"', "it's", "new\nline", "`touch pwned`", "*", "", "%j;x", "\\"]
+    job = site.submit("facegan", "--", *hostile)
+    assert site.end(job) == "FAILED"  # there is no such command
+    assert not list(site.folder.rglob("pwned"))
+    assert site.status(job)[0]["arguments"] == hostile
+
+
+@pytest.mark.parametrize(
+    ("request_", "said"),
+    [
+        (["--nodes=9"], "sinfo has"),
+        (["--gpus-per-node=5"], "sinfo has"),
+        (["--mem=9999G"], "not available"),
+        (["--partition=nowhere"], "grace, high, lost, main"),
+        (["--output=nowhere/%j.out"], "mkdir -p"),
+        (["--nodes=two"], "--nodes"),
+    ],
+)
+def test_an_impossible_request_is_refused_before_submission(site: Site, request_: list[str], said: str) -> None:
+    before = site.call("squeue", "-h", "-t", "all", "-o", "%i").stdout.count("\n")
+    assert said in site.refused("submit", "train_64", *LIGHT, *request_, "--", "--batch-size", "180")
+    assert site.call("squeue", "-h", "-t", "all", "-o", "%i").stdout.count("\n") >= before
+
+
+def test_a_job_gets_no_secret_and_no_other_job_of_its_submitter(site: Site) -> None:
+    inside = {"WANDB_API_KEY": "hush", "SLURM_JOB_ID": "1", "SLURM_CPU_BIND": "none", "SLURM_NTASKS": "7"}
+    said = site.call(sys.executable, "-m", "jobs", "submit", "facegan", *LIGHT, "--hold", "--", "recipes", **inside)
+    assert "WANDB_API_KEY stays here" in said.stderr
+    assert "hush" not in said.stdout + said.stderr
+    stored = b"".join(path.read_bytes() for path in (site.cluster.root / "state").rglob("environment"))
+    assert b"FACEGAN_PYTHON" in stored
+    assert b"hush" not in stored
+    assert b"SLURM_NTASKS=7" not in stored
