@@ -19,7 +19,6 @@ OWNERS = {
     "accelerate": ("facegan/machine.py", "facegan/trainer.py", "facegan/checkpoint.py"),
     "webdataset": ("shards",),
     "fsspec": ("shards",),
-    "pooch": ("shards",),
     "simplejpeg": ("shards",),
     "jinja2": ("facegan/report.py", "facegan/report"),
     "torchmetrics": ("facegan/metrics",),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from test_architecture import imports
 
 from facegan import __version__
 
@@ -69,12 +70,26 @@ def test_an_installed_wheel_runs_away_from_the_project(wheel: Path, tmp_path: Pa
     assert "dcgan-128" in result.stdout
 
 
-def declared() -> list[Requirement]:
+def declared(*parts: str) -> list[Requirement]:
+    """What setup.cfg asks for: `install_requires`, extras by name, or all of it."""
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
-    extras = config["options.extras_require"].values()
-    lines = "\n".join([config["options"]["install_requires"], *extras]).splitlines()
+    sections = {"install_requires": config["options"]["install_requires"], **config["options.extras_require"]}
+    lines = "\n".join(text for name, text in sections.items() if name in parts or not parts).splitlines()
     return [Requirement(line) for line in lines if line.strip() and not line.startswith("#")]
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_what_is_imported_is_what_is_declared() -> None:
+    """A package that only comes along with another one may be gone with its next version."""
+    distributions = importlib.metadata.packages_distributions()
+    files = [path for package in ("facegan", "jobs", "shards", "slurm") for path in (ROOT / package).rglob("*.py")]
+    modules = {name.split(".")[0] for path in files for name in imports(path)} - set(sys.stdlib_module_names)
+    used = {normal(name) for module in modules for name in distributions.get(module, [module])} - {"facegan"}
+    assert used == {normal(requirement.name) for requirement in declared("install_requires")}
 
 
 def pins() -> dict[str, str]:
@@ -87,14 +102,14 @@ def pins() -> dict[str, str]:
 def test_everything_declared_is_pinned_within_its_bounds() -> None:
     pinned = pins()
     for requirement in declared():
-        name = re.sub(r"[-_.]+", "-", requirement.name).lower()
+        name = normal(requirement.name)
         assert name in pinned
         assert requirement.specifier.contains(pinned[name]), requirement
 
 
 def test_the_tests_run_with_the_pinned_versions() -> None:
     """Where they do not, constraints.txt claims what nobody tested."""
-    installed = {re.sub(r"[-_.]+", "-", d.metadata["Name"]).lower(): d for d in importlib.metadata.distributions()}
+    installed = {normal(d.metadata["Name"]): d for d in importlib.metadata.distributions()}
     other = {
         name: (version, installed[name].version)
         for name, version in pins().items()
