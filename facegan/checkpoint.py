@@ -1,6 +1,5 @@
 """Checkpoints: the whole state of a run in one folder, there whole or not at all; safetensors and JSON only."""
 
-import errno
 import hashlib
 import json
 import os
@@ -16,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from facegan.errors import DiskFullError, FaceganError
-from facegan.files import sync
+from facegan.files import is_disk_full, sync
 
 STATE, META, MANIFEST = "state.safetensors", "checkpoint.json", "manifest.json"
 Warn = Callable[[str], None]
@@ -105,9 +104,8 @@ def disk_full_explained(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
         shutil.rmtree(path.with_name(f".{path.name}.part"), ignore_errors=True)
-        if not full:
+        if not is_disk_full(error):
             raise
         raise DiskFullError(
             f"no space left to write {path}; what was saved before is kept. "

@@ -30,7 +30,8 @@ class RunSettings:
     eval_kimg: float = _setting(0.0, "thousands of images between metrics; 0 is off")
     checkpoint_minutes: float = _setting(10.0, "minutes between checkpoints; 0 leaves it to --checkpoint-kimg")
     checkpoint_kimg: float = _setting(0.0, "thousands of images between checkpoints; 0 leaves it to the minutes")
-    keep_checkpoints: int = _setting(2, "newest checkpoints kept")
+    keep_checkpoints: int = _setting(2, "newest checkpoints kept, besides milestones and the best by metric")
+    milestone_kimg: float = _setting(0.0, "thousands of images between checkpoints kept for good; 0 is none")
 
     device: str = _setting("auto", "auto, cpu or cuda")
     precision: str = _fixed("auto", "auto, fp32, tf32 or bf16")

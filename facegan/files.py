@@ -1,5 +1,6 @@
 """Files that appear whole or not at all: temporary name in the same folder, fsync, rename."""
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -20,6 +21,12 @@ def whole_file(path: Path) -> Iterator[Path]:
         sync(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error, an OSError or another library's words for it, says that no space or quota is left."""
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    return full or "No space left" in str(error) or "quota exceeded" in str(error)
 
 
 def sync(path: Path) -> None:

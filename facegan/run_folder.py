@@ -58,6 +58,26 @@ class RunFolder:
             sync(self.stats)
             sync(self.path)
 
+    def best(self) -> dict[str, Any]:
+        """The best measurement so far: metric, value, nimg; empty before the first one."""
+        try:
+            value = json.loads((self.path / "best.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        return value if isinstance(value, dict) else {}
+
+    def improve(self, nimg: int, row: dict[str, float]) -> bool:
+        """Whether the first metric of `row` is the lowest so far; it is then remembered."""
+        metric = next((name for name in row if name.startswith("metrics/")), None)
+        if metric is None:
+            return False
+        best = self.best()
+        known = best.get("metric") == metric and best.get("nimg", 0) < nimg
+        if known and row[metric] >= best["value"]:
+            return False
+        write_json(self.path / "best.json", {"metric": metric, "value": row[metric], "nimg": nimg})
+        return True
+
     def end(self, outcome: Outcome) -> None:
         """Write outcome.json: the batch script decides from it alone."""
         value = {"state": outcome.state, "reason": outcome.reason, "nimg": outcome.nimg}

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from facegan import machine as machines
 from facegan.config import RunSettings
+from facegan.job import Job, Row
 from facegan.machine import Machine
 from facegan.recipes import Recipe
 from facegan.run_folder import Outcome
-from facegan.job import Job, Row
 from facegan.trainer import train
 from jobs.evaluate import during_training
 from jobs.progress import Progress

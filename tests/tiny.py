@@ -14,8 +14,9 @@ import torch
 
 from facegan import machine, recipes
 from facegan.config import RunSettings
+from facegan.job import Job
 from facegan.recipes import Recipe
-from facegan.trainer import Job, train
+from facegan.trainer import train
 
 SMALL = {
     "dcgan-64": {"resolution": "16", "ngf": 4, "ndf": 4},
