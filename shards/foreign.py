@@ -67,6 +67,7 @@ def index_tars(
     )
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="index") as pool:
         scans = list(pool.map(scan, paths))
+    _refuse_empty(scans, folder)
     height, width = (size, size) if size else _one_size(scans, folder)
     index = ShardIndex(
         members="encoded",
@@ -151,13 +152,18 @@ def _transform(size: int | None, crop: str | None) -> Transform:
     return Transform("none", "none") if size is None else Transform(crop or SQUARE, FILTER)
 
 
+def _refuse_empty(scans: list[Scan], folder: Path) -> None:
+    if not any(scan.rows for scan in scans):
+        rejects = [f"{each['key']}: {each['reason']} ({each['detail']})" for scan in scans for each in scan.rejects]
+        raise ShardError(
+            f"{folder}: not one usable picture in {len(scans)} tars; first {rejects[:1] or 'no sample'}"
+        )
+
+
 def _one_size(scans: list[Scan], folder: Path) -> tuple[int, int]:
     sizes = sum((scan.sizes for scan in scans), Counter[tuple[int, int]]())
     if len(sizes) == 1:
         return next(iter(sizes))
-    if not sizes:
-        rejects = [reject for scan in scans for reject in scan.rejects]
-        raise ShardError(f"{folder}: not one usable picture in {len(scans)} tars; the first: {rejects[:1]}")
     common = ", ".join(f"{count:,} of {height}x{width}" for (height, width), count in sizes.most_common(4))
     raise ShardError(
         f"{folder}: pictures of {len(sizes)} sizes (height x width): {common}. A set has one: give --size 64 "

@@ -96,9 +96,10 @@ def fetch(source: Source, name: str, size: int, part: Path, progress: Callable[[
     """
     with part.open("ab") as out:
         while (start := out.tell()) < size:
-            data = attempt(
-                lambda piece, start=start: source.read(name, start, min(start + piece, size)), source, name
-            )
+            try:
+                data = attempt(partial(_read_piece, source, name, start, size), source, name)
+            except FileNotFoundError:
+                raise ShardError(f"{source.address}/{name}: in the index, but not there") from None
             if len(data) == size:  # a server that does not understand ranges sends everything
                 data = data[start:]
             out.write(data[: size - start])
@@ -125,11 +126,11 @@ def _read_piece(source: Source, name: str, start: int, size: int, piece: int) ->
 def attempt(read: Callable[[int], bytes], source: Source, name: str) -> bytes:
     """Call `read(piece)` until it gives at least one byte; see `fetch` for what is tried again."""
     for failures in range(ATTEMPTS):
+        reason: object = "nothing came"
         try:
             data = read(max(PIECE >> failures, 1 << 16))
             if data:
                 return data
-            reason: object = "nothing came"
         except _failures() as error:
             _give_up_if_final(error, source, name)
             reason = f"{type(error).__name__}: {error}"

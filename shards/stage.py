@@ -94,6 +94,7 @@ class Stage:
         self.source, self.folder, self.limit, self.progress = source, folder, limit, progress
         self.sizes = {shard.name: shard.bytes for shard in index.shards}
         self.partial = limit is not None and limit < sum(self.sizes.values())
+        self._room_path = folder / ".room.lock"
         self._held: dict[str, int] = {}  # the lock, held shared, of each shard in use
         self._born = time.time()
         self._wanted: queue.SimpleQueue[Shard] = queue.SimpleQueue()
@@ -125,7 +126,7 @@ class Stage:
         if not self.partial:
             return
         needed = sum({shard.name: shard.bytes for shard in (*now, *then)}.values())
-        if self.limit is not None and needed > self.limit:
+        if self.limit is not None and needed > self.limit and not self._fetchers:
             raise ShardError(
                 f"a stage of {self.limit / 1e9:.2f} GB is too small: this rank reads {len(now)} shards at a time "
                 f"and needs the next {len(then)} beside them: raise the limit to {needed / 1e9:.2f} GB for each "
@@ -149,7 +150,7 @@ class Stage:
             shard = self._wanted.get()
             try:
                 lock = self._obtain(shard, patient=False)
-            except ShardError:
+            except (ShardError, OSError):
                 continue  # whoever needs the shard meets the same error, and is told
             if lock is not None:
                 os.close(lock)
@@ -181,9 +182,10 @@ class Stage:
                 fetch(self.source, file.name, file.bytes, part, self.progress)
                 found = sha256_file(part)
                 if found == file.sha256:
-                    part.replace(path)
+                    with _locked(self._room_path):  # names change under this lock only, so that they can be counted
+                        part.replace(path)
                     return True
-                part.unlink()  # perhaps a line's fault, or the remains of another version: once more from the start
+                os.truncate(part, 0)  # perhaps a line's fault, or another version's remains: again from the start
         raise ShardError(
             f"{self.source.address}/{file.name}: fetched twice, and its SHA-256 is {found[:12]}..., the index says "
             f"{file.sha256[:12]}...: the shard is damaged at its source; `facegan shards verify` there says where"
@@ -205,7 +207,7 @@ class Stage:
 
     def _reserve(self, file: Shard | Table, everything: bool) -> bool:
         """Evict shards until the file fits: those done with, or any that nobody reads."""
-        with _locked(self.folder / ".room.lock"):
+        with _locked(self._room_path):
             if self.limit is not None and file.name in self.sizes:
                 present = self._present(leave_out=file.name)
                 room = self.limit - sum(self.sizes[name] for name in present)

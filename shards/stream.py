@@ -59,7 +59,8 @@ class Stream(Iterator["torch.Tensor"]):
         if nimg < 0 or (isinstance(self.order, WindowOrder) and nimg % self.batch_size):
             raise ShardError(f"nimg {nimg}: a whole number of batches of {self.batch_size} was expected")
         self.nimg = nimg
-        self._block: Ints = np.empty((0, self.batch_per_rank), np.int64)
+        self._block: Ints = np.empty((0, self.batch_per_rank), np.int64)  # samples of the next batches
+        self._announced: set[int] = set()  # shards that the files know to be read
 
     def __iter__(self) -> Self:
         return self
@@ -67,6 +68,8 @@ class Stream(Iterator["torch.Tensor"]):
     def __next__(self) -> "torch.Tensor":
         if not len(self._block):
             self._block = self._upcoming()
+        if isinstance(self.order, WindowOrder):
+            self._announce(self.order, self._block[0])
         batch = self.images.batch(self._block[0])
         self._block = self._block[1:]
         self.nimg += self.batch_size
@@ -78,13 +81,22 @@ class Stream(Iterator["torch.Tensor"]):
 
     def _upcoming(self) -> Ints:
         """The samples of this rank's next batches: (batches, b)."""
-        if isinstance(self.order, WindowOrder):
-            self.images.expect(*self.order.shards(self.nimg, self._streams(self.order)))
         first = self.nimg + self.rank * self.batch_per_rank
         batches = max(1, min(AHEAD, self.samples) // self.batch_per_rank)
         starts = first + self.batch_size * np.arange(batches)
         positions = starts[:, None] + np.arange(self.batch_per_rank)
         return self.order.at(positions.reshape(-1)).reshape(positions.shape)
+
+    def _announce(self, order: WindowOrder, samples: Ints) -> None:
+        """Tell the files which shards are read from now on, whenever a batch leaves the windows known so far."""
+        touched = np.unique(np.searchsorted(self.images.firsts, samples, side="right") - 1)
+        if self._announced.issuperset(touched.tolist()):
+            return
+        share = order.streams // self.world
+        mine = range(self.rank * share, (self.rank + 1) * share)
+        now, then = order.shards(self.nimg + self.batch_size, mine)  # of this batch, some may end a window
+        self.images.expect(np.union1d(now, touched), then)
+        self._announced = set(now.tolist()) if np.isin(touched, now).all() else set()
 
     def _window_order(self, seed: int, streams: int | None, window: int | None) -> WindowOrder:
         usual = window_shape(len(self.images.shards), self.batch_size)
@@ -96,10 +108,6 @@ class Stream(Iterator["torch.Tensor"]):
                 f"take a number of ranks that divides {order.streams}"
             )
         return order
-
-    def _streams(self, order: WindowOrder) -> range:
-        share = order.streams // self.world
-        return range(self.rank * share, (self.rank + 1) * share)
 
 
 def _check_ranks(batch_size: int, rank: int, world: int) -> None:

@@ -1,0 +1,165 @@
+"""`facegan shards`: index foreign tars or close our sets, verify a set bit by bit, describe it."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from jobs.progress import Progress
+
+if TYPE_CHECKING:
+    from shards.index import ShardIndex
+
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+@click.group(short_help="Index, verify or describe a set of shards.")
+def command() -> None:
+    """Index, verify or describe a set of shards.
+
+    \b
+    facegan shards index data/celeba          close a set that was made in slices
+    facegan shards verify data/celeba/64      find any flipped bit; exit 1 if damaged
+    facegan shards info data/celeba/64        counts, splits, shards, transform
+    """
+
+
+@command.command()
+@click.argument("folder", type=FOLDER, metavar="DIR")
+@click.option("--size", type=click.IntRange(1), help="Resize foreign pictures to SIZE x SIZE while they are read.")
+@click.option("--crop", help="Cut this out of foreign pictures first: 150, 125x94; default the largest square.")
+@click.option("--channels", type=click.Choice(["1", "3"]), default="3", help="Grey or RGB; foreign tars only.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def index(folder: Path, size: int | None, crop: str | None, channels: str, as_json: bool) -> None:
+    """Write the index of a set, which makes it one.
+
+    DIR is the OUT of `facegan preprocess --slice`: every size of the set is closed, unless a slice is missing.
+    Or it holds anybody's WebDataset tars: each picture is decoded once, and what cannot be used is listed
+    in rejects.jsonl.
+
+    \b
+    facegan shards index data/celeba
+    facegan shards index /scratch/ffhq-tars --size 128
+    """
+    from shards.closing import close_set, sets_begun
+
+    if sets_begun(folder):
+        closed = close_set(folder)
+    else:
+        closed = {folder: _index_foreign(folder, size, crop, int(channels))}
+    if as_json:
+        click.echo(json.dumps({str(place): _summary(each) for place, each in closed.items()}))
+        return
+    for place, each in closed.items():
+        click.echo(f"{place}: {_counts(each)}")
+        if each.rejects and each.rejects.count:
+            reasons = ", ".join(f"{reason} {count}" for reason, count in each.rejects.by_reason.items())
+            click.echo(f"  {each.rejects.count:,} left out ({reasons}); each is in {place / each.rejects.name}")
+
+
+def _index_foreign(folder: Path, size: int | None, crop: str | None, channels: int) -> "ShardIndex":
+    from shards.foreign import index_tars, known_index
+
+    known = known_index(folder)
+    if known is not None:
+        return known
+    with Progress(None, "pictures", label="index") as progress:
+        return index_tars(folder, size, crop, channels, progress.update)
+
+
+@command.command()
+@click.argument("folder", type=FOLDER, metavar="DIR")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@click.pass_context
+def verify(ctx: click.Context, folder: Path, as_json: bool) -> None:
+    """Check every byte of a set: exit 1 where one is not what it was.
+
+    DIR is OUT/64, or OUT for all sizes. Names the shard and the sample of each finding.
+
+    \b
+    facegan shards verify data/celeba
+    facegan shards verify data/celeba/64 --json
+    """
+    from shards.index import NAME
+    from shards.verify import verify_set
+
+    places = [folder] if (folder / NAME).exists() else sorted(path.parent for path in folder.glob(f"*/{NAME}"))
+    findings: dict[Path, Any] = {}
+    for place in places or [folder]:
+        size = sum(path.stat().st_size for path in place.glob("*.tar"))
+        with Progress(size, "bytes", label=f"verify {place}") as progress:
+            findings[place] = verify_set(place, progress.update)
+    damaged = sum(len(found) for found in findings.values())
+    if as_json:
+        listed = {str(place): [dataclasses.asdict(each) for each in found] for place, found in findings.items()}
+        click.echo(json.dumps({"whole": not damaged, "damage": listed}))
+    else:
+        for place, found in findings.items():
+            click.echo("\n".join(f"{place}/{each}" for each in found) or f"{place}: whole")
+    if damaged:
+        ctx.exit(1)
+
+
+@command.command()
+@click.argument("folder", type=FOLDER, metavar="DIR")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@click.option("--contact-sheet", type=click.Path(dir_okay=False, path_type=Path), help="Draw random samples: PNG.")
+@click.option("--n", default=64, show_default=True, type=click.IntRange(1, 4096), help="Samples on the sheet.")
+@click.option("--seed", default=0, show_default=True, help="Of the choice of samples.")
+@click.option("--split", default=None, help="Split to draw from; default the first.")
+def info(folder: Path, as_json: bool, contact_sheet: Path | None, n: int, seed: int, split: str | None) -> None:
+    """Describe a set; with --contact-sheet, draw random samples of it.
+
+    \b
+    facegan shards info data/celeba/64
+    facegan shards info data/celeba/64 --contact-sheet sheet.png --n 100
+    """
+    from shards.index import load_index
+    from shards.sets import find_set
+
+    place = find_set(folder)
+    index = load_index(place)
+    click.echo(json.dumps(_summary(index)) if as_json else _description(place, index))
+    if contact_sheet is not None:
+        from shards.sets import open_set
+        from shards.sheet import draw_sheet
+
+        draw_sheet(open_set(place).split(split or next(iter(index.splits))), n, seed, contact_sheet)
+        click.echo(f"contact sheet: {contact_sheet}", err=as_json)
+
+
+def _summary(index: "ShardIndex") -> dict[str, Any]:
+    content = index.to_json()
+    left_out = ("shards", "record", "sha256")
+    return {
+        **{key: value for key, value in content.items() if key not in left_out},
+        "samples": sum(split.samples for split in index.splits.values()),
+        "shards": len(index.shards),
+        "bytes": sum(shard.bytes for shard in index.shards),
+        "fingerprint": index.fingerprint,
+    }
+
+
+def _counts(index: "ShardIndex") -> str:
+    samples = sum(split.samples for split in index.splits.values())
+    size = f"{index.height}x{index.width}x{index.channels}"
+    total = sum(shard.bytes for shard in index.shards) / 1e6
+    return f"{samples:,} images {size} in {len(index.shards)} shards, {total:,.1f} MB"
+
+
+def _description(place: Path, index: "ShardIndex") -> str:
+    transform = index.transform
+    lines = [
+        f"{place}: {_counts(index)}",
+        f"members      {index.members}",
+        *(f"split        {name}: {each.samples:,} in {each.shards} shards" for name, each in index.splits.items()),
+        f"source       {index.source.name} ({index.source.kind}, {index.source.samples:,} pictures)",
+        f"transform    crop {transform.crop}, {transform.filter}" if transform else "transform    none",
+        f"attributes   {', '.join(index.attributes) or 'none'}",
+        f"rejects      {index.rejects.count:,}" if index.rejects else "rejects      none",
+        f"made by      {', '.join(f'{name} {version}' for name, version in index.software.items()) or 'unknown'}",
+        f"fingerprint  {index.fingerprint}",
+    ]
+    return "\n".join(lines)

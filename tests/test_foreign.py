@@ -1,0 +1,182 @@
+"""Anybody's WebDataset tars: indexed once, nothing lost in silence, read behind the same interface."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+from click.testing import CliRunner
+from PIL import Image
+from shard_sets import encode, pictures, write_tar
+
+import shards
+from jobs.shards import command
+from shards.errors import ShardError
+from shards.foreign import index_tars
+from shards.tar import members, open_tar
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset leaves its tars open
+
+
+@pytest.fixture
+def tars(tmp_path: Path) -> Path:
+    """Two shards written by webdataset itself, JPEG, PNG and WebP in turn, with labels beside them."""
+    forms = (("jpg", "JPEG"), ("png", "PNG"), ("webp", "WEBP"))
+    for shard, split in enumerate(("train", "val")):
+        with webdataset.TarWriter(str(tmp_path / f"{split}-{shard:03d}.tar")) as writer:
+            for i, image in enumerate(pictures(7, 24, 24, seed=shard)):
+                extension, form = forms[i % 3]
+                writer.write({"__key__": f"{split}{i}", extension: encode(image, form), "cls": str(i).encode()})
+    return tmp_path
+
+
+def decoded(path: Path) -> list[np.ndarray]:
+    pipeline = webdataset.WebDataset(str(path), shardshuffle=False).decode("rgb8")
+    return [next(sample[form] for form in ("jpg", "png", "webp") if form in sample) for sample in pipeline]
+
+
+def test_the_images_are_those_that_webdataset_decodes(tars: Path) -> None:
+    index_tars(tars)
+    opened = shards.open_set(tars)
+    for split in ("train", "val"):
+        images, expected = opened.split(split), decoded(next(tars.glob(f"{split}-*.tar")))
+        wanted = np.array([6, 0, 3, 3, 1, 2, 5])
+        assert np.array_equal(images.gather(wanted), np.stack([expected[i] for i in wanted]))
+        assert images.keys(wanted) == [f"{split}{i}" for i in wanted]
+    assert opened.index.members == "encoded" and opened.index.splits["val"].samples == 7
+
+
+def test_a_stream_of_foreign_shards_has_the_same_interface_and_order(tars: Path) -> None:
+    index_tars(tars)
+    images = shards.open_set(tars).split("train")
+    ranks = [shards.Stream(images, batch_size=4, seed=3, rank=rank, world=2) for rank in range(2)]
+    expected = decoded(next(tars.glob("train-*.tar")))
+    for _ in range(6):
+        keys = ranks[0].keys_at(np.arange(ranks[0].nimg, ranks[0].nimg + 4))
+        batch = np.concatenate([next(rank).permute(0, 2, 3, 1).numpy() for rank in ranks])
+        assert np.array_equal(batch, np.stack([expected[int(key[5:])] for key in keys]))
+
+
+def test_grey_images_and_pictures_of_several_sizes_are_brought_to_one(tmp_path: Path) -> None:
+    sizes = [(40, 60), (64, 64), (90, 33)]
+    entries = [(f"{h}x{w}.png", encode(np.full((h, w, 3), 40 + h, np.uint8), "PNG")) for h, w in sizes]
+    write_tar(tmp_path / "a.tar", entries)
+    with pytest.raises(ShardError, match=r"pictures of 3 sizes .*1 of 40x60.*give --size 64"):
+        index_tars(tmp_path)
+    assert not (tmp_path / "index.json").exists()
+    index_tars(tmp_path, size=32, channels=1)
+    images = shards.open_set(tmp_path).split("train")
+    assert np.array_equal(images.gather(np.arange(3))[:, 16, 16, 0], [80, 104, 130])
+    assert images.gather(np.array([0])).shape == (1, 32, 32, 1)
+
+
+def test_a_crop_is_cut_before_the_resize(tmp_path: Path) -> None:
+    image = np.zeros((20, 20, 3), np.uint8)
+    image[5:15, 5:15] = 200
+    write_tar(tmp_path / "a.tar", [("a.png", encode(image, "PNG"))])
+    index_tars(tmp_path, size=10, crop="10")
+    assert (shards.open_set(tmp_path).split("train").gather(np.array([0])) == 200).all()
+    (tmp_path / "index.json").unlink()
+    with pytest.raises(ShardError, match="--crop needs --size"):
+        index_tars(tmp_path, crop="10")
+    with pytest.raises(ShardError, match="not one usable picture"):
+        index_tars(tmp_path, size=10, crop="30")
+
+
+def test_samples_without_a_usable_picture_are_listed_not_dropped_in_silence(tmp_path: Path) -> None:
+    good = encode(pictures(1, 16, 16)[0], "JPEG")
+    entries = [
+        ("a.jpg", good), ("b.jpg", good[:200]), ("c.txt", b"no picture"), ("d.jpg", good), ("d.png", good),
+        ("e.jpg", b"<html>"), ("sub.dir/f.jpg", good), ("g.jpg", b""), ("h.jpg", b"%!PS-Adobe-3.0 EPSF-3.0"),
+    ]  # fmt: skip
+    write_tar(tmp_path / "a.tar", entries)
+    result = CliRunner().invoke(command, ["index", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert "2 images 16x16x3 in 1 shards" in result.stdout and "6 left out" in result.stdout
+    rejects = [json.loads(line) for line in (tmp_path / "rejects.jsonl").read_text().splitlines()]
+    assert [reject["key"] for reject in rejects] == ["b", "c", "d", "e", "g", "h"]
+    assert shards.open_set(tmp_path).split("train").keys(np.arange(2)) == ["a", "sub.dir/f"]
+
+
+def test_indexing_again_changes_nothing_and_other_tars_are_refused(tars: Path) -> None:
+    runner = CliRunner()
+    assert runner.invoke(command, ["index", str(tars)]).exit_code == 0
+    before = (tars / "index.json").read_bytes()
+    assert runner.invoke(command, ["index", str(tars)]).exit_code == 0
+    assert (tars / "index.json").read_bytes() == before
+    write_tar(tars / "val-009.tar", [("x.png", encode(pictures(1, 24, 24)[0], "PNG"))])
+    with pytest.raises(ShardError, match="describes other tars than lie there; remove it"):
+        runner.invoke(command, ["index", str(tars)], catch_exceptions=False)
+
+
+def test_a_picture_damaged_after_indexing_is_an_error_that_names_shard_and_sample(tars: Path) -> None:
+    index_tars(tars)
+    path = tars / "train-000.tar"
+    data = bytearray(path.read_bytes())
+    start = data.index(b"train3.jpg") + 512
+    data[start : start + 16] = bytes(16)
+    path.write_bytes(data)
+    with pytest.raises(ShardError, match=r"train-000.tar: sample train3: .*damaged since it was indexed"):
+        shards.open_set(tars).split("train").gather(np.arange(7))
+
+
+@pytest.mark.parametrize("damage", ["flip", "zero", "cut", "unclosed"])
+def test_a_damaged_tar_is_refused_where_others_drop_its_samples(tmp_path: Path, damage: str) -> None:
+    """The same tar: webdataset ends early without a word, or fails; we always say where."""
+    path = tmp_path / "a.tar"
+    write_tar(path, [(f"{i:03d}.png", encode(image, "PNG")) for i, image in enumerate(pictures(10))])
+    data = bytearray(path.read_bytes())
+    header = data.index(b"003.png")
+    if damage == "flip":
+        data[header + 130] ^= 1
+    if damage == "zero":
+        data[header : header + 512] = bytes(512)
+    if damage == "cut":
+        data = data[: header + 600]
+    if damage == "unclosed":
+        data = data[:header]
+    path.write_bytes(data)
+    with pytest.raises(ShardError, match=r"a.tar: .*00[23].png"):
+        index_tars(tmp_path)
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_all_forms_of_tar_give_the_entries_that_pythons_tarfile_gives(tmp_path: Path, form: int) -> None:
+    names = ["a.jpg", "folder/" + "b" * 90 + ".jpg", "folder.d/ü.png", "d" * 60 + "/" + "e" * 80 + ".jpg"]
+    if form != tarfile.USTAR_FORMAT:
+        names.append("x" * 300 + ".jpg")
+    path = tmp_path / "a.tar"
+    write_tar(path, [(name, bytes([i]) * (700 * i)) for i, name in enumerate(names)], form)
+    with tarfile.open(path, "a", format=form) as archive:
+        link = tarfile.TarInfo("link.jpg")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+        folder = tarfile.TarInfo("empty")
+        folder.type = tarfile.DIRTYPE
+        archive.addfile(folder)
+    with tarfile.open(path) as archive:
+        expected = [(m.name, m.offset_data, m.size, m.isreg()) for m in archive]
+    found = [(m.name.rstrip("/"), m.offset, m.size, m.plain) for m in members(open_tar(path), "a.tar")]
+    assert found == expected
+
+
+def test_a_compressed_tar_says_what_to_do(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w:gz") as archive:
+        member = tarfile.TarInfo("a.jpg")
+        member.size = 5000
+        archive.addfile(member, io.BytesIO(np.random.default_rng(0).bytes(5000)))
+    with pytest.raises(ShardError, match=r"compressed as a whole.*gunzip"):
+        index_tars(tmp_path)
+
+
+def test_a_picture_rotated_by_its_exif_tag_is_delivered_upright(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pictures(1, 8, 16)[0]).save(stream, "JPEG", exif=exif)
+    write_tar(tmp_path / "a.tar", [("a.jpg", stream.getvalue())])
+    index_tars(tmp_path)
+    assert shards.open_set(tmp_path).split("train").gather(np.array([0])).shape == (1, 16, 8, 3)

@@ -1,0 +1,281 @@
+"""Staging: from a real server that cuts, fails and lies, and from a slow folder; once for all ranks of a node."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from shard_sets import encode, make_set, pictures, write_tar
+
+import shards
+from shards import remote, stage
+from shards.errors import ShardError
+from shards.foreign import index_tars
+from shards.index import load_index
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # aiohttp's sessions outlive the tests
+
+
+class Server(ThreadingHTTPServer):
+    """Serves a folder with byte ranges, notes the requests, and fails as told: `faults` has a list a name."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.folder, self.ranges = folder, True
+        self.requests: list[tuple[str, str | None]] = []
+        self.faults: dict[str, list[str]] = {}
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def fetched(self) -> Counter[str]:
+        return Counter(name for name, _ in self.requests if name.endswith(".tar"))
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        name = self.path.lstrip("/")
+        wanted = self.headers.get("Range") if self.server.ranges else None
+        path = self.server.folder / name
+        if not path.is_file():
+            return self.send_error(404)
+        if self.command == "GET":
+            self.server.requests.append((name, wanted))
+        faults = self.server.faults.get(name, []) if self.command == "GET" else []
+        fault = faults.pop(0) if faults else ""
+        if fault.isdigit():
+            return self.send_error(int(fault))
+        data = path.read_bytes()
+        size, start = len(data), 0
+        if wanted:
+            start, stop = (int(bound) for bound in wanted.removeprefix("bytes=").split("-"))
+            data = data[start : stop + 1]
+        if fault == "corrupt":
+            data = data[:10] + bytes([data[10] ^ 1]) + data[11:]
+        self.send_response(206 if wanted else 200)
+        self.send_header("Content-Length", str(len(data)))
+        if wanted:
+            self.send_header("Content-Range", f"bytes {start}-{start + len(data) - 1}/{size}")
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(data[: len(data) // 2] if fault == "cut" else data)
+        if fault == "cut":
+            self.close_connection = True
+            return None
+        return None
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr(remote, "FIRST_PAUSE", 0.001)
+    monkeypatch.delenv("SLURM_TMPDIR", raising=False)
+    with Server(tmp_path / "source") as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def test_a_set_at_an_address_reads_like_the_one_it_was_copied_from(server: Server, tmp_path: Path) -> None:
+    written = make_set(server.folder, {"train": [5, 4], "val": [3]})
+    fetched: list[int] = []
+    opened = shards.open_set(server.address, stage=tmp_path / "stage", progress=fetched.append)
+    images = opened.split("train")
+    assert np.array_equal(images.gather(np.arange(9)), written["train"])
+    assert server.fetched() == {"train-00000.tar": 1, "train-00001.tar": 1}  # val is not asked for
+    assert sum(fetched) == sum(shard.bytes for shard in images.shards)
+    shards.open_set(server.address, stage=tmp_path / "stage").split("train")
+    assert sum(server.fetched().values()) == 2  # what is staged stays
+
+
+def test_a_resolution_is_looked_for_below_the_address(server: Server, tmp_path: Path) -> None:
+    make_set(server.folder / "8", {"train": [2]})
+    opened = shards.open_set(server.address, resolution=8, stage=tmp_path / "stage")
+    assert len(opened.split("train")) == 2
+    with pytest.raises(ShardError, match="images of 8 px, resolution 16 was asked for"):
+        shards.open_set(f"{server.address}/8", resolution=16, stage=tmp_path / "stage")
+    with pytest.raises(ShardError, match=r"no index.json there"):
+        shards.open_set(server.address, stage=tmp_path / "stage")
+
+
+@pytest.mark.parametrize("faults", [["500", "503", "429"], ["cut", "cut", "500", "cut"], ["corrupt"]])
+def test_cut_connections_server_errors_and_one_wrong_hash_are_got_over(
+    server: Server, tmp_path: Path, faults: list[str]
+) -> None:
+    written = make_set(server.folder, {"train": [40]})
+    server.faults["train-00000.tar"] = list(faults)
+    images = shards.open_set(server.address, stage=tmp_path / "stage").split("train")
+    assert np.array_equal(images.gather(np.arange(40)), written["train"])
+    assert len(server.requests) > len(faults)
+
+
+def test_what_came_before_a_cut_is_not_fetched_again(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_set(server.folder, {"train": [1000]})
+    monkeypatch.setattr(remote, "PIECE", 1 << 18)
+    server.faults["train-00000.tar"] = ["", "", "cut", ""]
+    shards.open_set(server.address, stage=tmp_path / "stage").split("train")
+    starts = [int(wanted[6:].split("-")[0]) for name, wanted in server.requests if wanted and name.endswith(".tar")]
+    assert starts[:5] == [0, 1 << 18, 2 << 18, 2 << 18, (2 << 18) + (1 << 17)]
+
+
+def test_a_killed_fetch_is_continued_by_the_next(server: Server, tmp_path: Path) -> None:
+    written = make_set(server.folder, {"train": [30]})
+    index = load_index(server.folder)
+    place = tmp_path / "stage" / index.fingerprint[:16]
+    place.mkdir(parents=True)
+    (place / ".train-00000.tar.part").write_bytes((server.folder / "train-00000.tar").read_bytes()[:10_000])
+    images = shards.open_set(server.address, stage=tmp_path / "stage").split("train")
+    assert np.array_equal(images.gather(np.arange(30)), written["train"])
+    assert [wanted for name, wanted in server.requests if name.endswith(".tar")] == ["bytes=10000-31743"]
+
+
+def test_a_server_without_ranges_will_do(server: Server, tmp_path: Path) -> None:
+    written = make_set(server.folder, {"train": [30]})
+    server.ranges = False
+    images = shards.open_set(server.address, stage=tmp_path / "stage").split("train")
+    assert np.array_equal(images.gather(np.arange(30)), written["train"])
+
+
+@pytest.mark.parametrize(
+    ("faults", "message"),
+    [
+        (["corrupt"] * 9, "train-00000.tar: fetched twice, and its SHA-256 is .*damaged at its source"),
+        (["500"] * 99, "train-00000.tar: 8 attempts in a row failed, .*run the same command again"),
+        (["403"], "train-00000.tar: refused"),
+    ],
+)
+def test_what_cannot_be_got_over_is_an_error_and_leaves_no_shard(
+    server: Server, tmp_path: Path, faults: list[str], message: str
+) -> None:
+    make_set(server.folder, {"train": [4]})
+    server.faults["train-00000.tar"] = faults
+    with pytest.raises(ShardError, match=message):
+        shards.open_set(server.address, stage=tmp_path / "stage").split("train")
+    assert not list((tmp_path / "stage").rglob("train-*.tar"))
+
+
+def test_a_shard_missing_at_its_source_is_said(server: Server, tmp_path: Path) -> None:
+    make_set(server.folder, {"train": [4]})
+    (server.folder / "train-00000.tar").unlink()
+    with pytest.raises(ShardError, match=r"train-00000.tar: .*not there"):
+        shards.open_set(server.address, stage=tmp_path / "stage").split("train")
+
+
+def test_an_index_from_elsewhere_cannot_name_files_outside_the_set(server: Server, tmp_path: Path) -> None:
+    make_set(server.folder, {"train": [4]})
+    text = (server.folder / "index.json").read_text()
+    (server.folder / "index.json").write_text(text.replace("train-00000.tar", "../../../evil"))
+    with pytest.raises(ShardError, match=f"{server.address}/index.json: the index is damaged"):
+        shards.open_set(server.address, stage=tmp_path / "stage")
+
+
+@pytest.mark.parametrize(
+    "address", ["pipe://cat%20/etc/passwd", "file:///etc", "https::https://x/y", "github://a:b@c/"]
+)
+def test_only_plain_addresses_are_read(tmp_path: Path, address: str) -> None:
+    with pytest.raises(ShardError, match="sets are read from https://"):
+        shards.open_set(address, stage=tmp_path)
+
+
+def test_an_address_without_a_stage_says_what_to_give(server: Server) -> None:
+    with pytest.raises(ShardError, match="give --stage DIR"):
+        shards.open_set(server.address)
+
+
+def test_slurms_node_local_folder_is_used_by_itself(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_set(server.folder, {"train": [4]})
+    monkeypatch.setenv("SLURM_TMPDIR", str(tmp_path / "node"))
+    assert shards.open_set(server.address).folder.parent == tmp_path / "node" / "facegan-shards"
+    assert shards.open_set(server.folder).folder == server.folder  # a local disk is not copied to another
+    monkeypatch.setattr(stage, "file_system_of", lambda folder: "lustre")
+    assert shards.open_set(server.folder).folder.parent == tmp_path / "node" / "facegan-shards"
+
+
+def test_the_kind_of_a_file_system_is_that_of_the_nearest_mount(tmp_path: Path) -> None:
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(
+        "22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/root rw\n"
+        f"40 22 0:50 / {tmp_path} rw shared:7 - lustre server:/data rw\n"
+    )
+    assert stage.file_system_of(tmp_path / "deep" / "er", mounts) == "lustre"
+    assert stage.file_system_of(Path("/"), mounts) == "ext4"
+
+
+def test_foreign_tars_are_staged_with_their_member_table(server: Server, tmp_path: Path) -> None:
+    write_tar(server.folder / "a.tar", [(f"{i}.png", encode(image, "PNG")) for i, image in enumerate(pictures(5))])
+    index_tars(server.folder)
+    images = shards.open_set(server.address, stage=tmp_path / "stage").split("train")
+    assert np.array_equal(images.gather(np.arange(5)), pictures(5))
+
+
+def test_a_small_stage_holds_a_few_shards_at_a_time_and_reads_the_whole_set(server: Server, tmp_path: Path) -> None:
+    make_set(server.folder, {"train": [8] * 20})
+    size = load_index(server.folder).shards[0].bytes
+    opened = shards.open_set(server.address, stage=tmp_path / "stage", stage_limit=9 * size)
+    stream = shards.Stream(opened.split("train"), batch_size=8, seed=4)
+    reference = shards.Stream(shards.open_set(server.folder).split("train"), batch_size=8, seed=4, order="window")
+    assert stream.order.name == "window"
+    for _ in range(2 * 20):
+        assert np.array_equal(next(stream), next(reference))
+        assert len(list(opened.folder.glob("train-*.tar"))) <= 9
+
+
+def test_a_stage_too_small_for_two_windows_says_how_much_is_needed(server: Server, tmp_path: Path) -> None:
+    make_set(server.folder, {"train": [8] * 20})
+    opened = shards.open_set(server.address, stage=tmp_path / "stage", stage_limit=20_000)
+    with pytest.raises(ShardError, match=r"too small: this rank reads .* raise the limit to"):
+        next(shards.Stream(opened.split("train"), batch_size=8, seed=4))
+
+
+def test_the_window_order_does_not_depend_on_the_stage(server: Server, tmp_path: Path) -> None:
+    """Two ranks of one node share a small stage; together they read what one reads from the folder itself."""
+    make_set(server.folder, {"train": [6] * 32})
+    size = load_index(server.folder).shards[0].bytes
+    options: dict[str, Any] = {"batch_size": 8, "seed": 1, "streams": 2, "window": 2}
+    ranks = [
+        shards.Stream(
+            shards.open_set(server.address, stage=tmp_path / "stage", stage_limit=20 * size).split("train"),
+            rank=rank, world=2, **options,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    alone = shards.Stream(shards.open_set(server.folder).split("train"), order="window", **options)
+    for _ in range(30):
+        assert np.array_equal(np.concatenate([next(rank).numpy() for rank in ranks]), next(alone).numpy())
+
+
+READER = """
+import pathlib, sys, numpy as np, shards
+images = shards.open_set(sys.argv[1], stage=pathlib.Path(sys.argv[2])).split("train")
+print(images.gather(np.arange(len(images))).astype(np.int64).sum())
+"""
+
+
+def test_each_shard_is_fetched_once_however_many_ranks_ask(server: Server, tmp_path: Path) -> None:
+    written = make_set(server.folder, {"train": [50] * 12})["train"]
+    command = [sys.executable, "-c", READER, server.address, str(tmp_path / "stage")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ranks = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(3)]
+    assert [int(rank.communicate()[0]) for rank in ranks] == [int(written.astype(np.int64).sum())] * 3
+    assert set(server.fetched().values()) == {1} and len(server.fetched()) == 12
