@@ -152,3 +152,28 @@ def test_the_table_gives_mean_and_deviation_over_the_seeds(tmp_path: Path) -> No
         ("12.0", "10.0", "2.0"),
         ("20.0", "20.0", "2.0"),
     ]
+
+
+def test_slurm_gets_the_whole_sweep_as_one_array(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    (tmp_path / "bin").mkdir()
+    answers = {"sinfo": "gpu*|4|64|512000|gpu:a100:4|1-00:00:00|up", "sbatch": "77", "squeue": ""}
+    for program, answer in answers.items():
+        path = tmp_path / "bin" / program
+        path.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >>{tmp_path}/{program}.calls\necho "{answer}"\n')
+        path.chmod(0o755)
+    result = invoke("dcgan-64", "--set", "lr=1e-4,2e-4", "--seeds", 2, *TINY, "--data", data, "--slurm")
+    assert result.exit_code == 0, result.output
+    words = (tmp_path / "sbatch.calls").read_text().splitlines()
+    assert "--array=0-3" in words
+    job = words[-(len(TINY) + 9) :]
+    assert job == [
+        *("dcgan-64", *TINY, "--data", str(data), "--set", "lr=1e-4,2e-4", "--seeds", "2"),
+        *("--out", "runs/sweep-dcgan-64"),
+    ]
+    assert len(json.loads((tmp_path / "runs/sweep-dcgan-64/sweep.json").read_text())["runs"]) == 4
+    assert "77" in result.output
+    assert "--table" in result.output
