@@ -15,6 +15,7 @@ from torch import Tensor
 
 from facegan import machine as machines
 from facegan.config import RunSettings
+from facegan.errors import UsageError
 from facegan.job import Job, Row
 from facegan.machine import Machine
 from facegan.recipes import Recipe
@@ -182,7 +183,9 @@ _NOTES = {"D": "loss/discriminator", "G": "loss/generator"}
 
 
 def _cached(images: Images, settings: RunSettings, machine: Machine) -> Images:
-    if settings.cache != "device":
+    if settings.cache not in ("none", "device"):
+        raise UsageError(f"--cache {settings.cache}: expected none or device")
+    if settings.cache == "none":
         return images
     from shards.device import DeviceImages
 

@@ -282,9 +282,9 @@ def versions() -> dict[str, str]:
 
 
 def default_cache() -> Path:
-    """Where features of real images are kept: $FACEGAN_CACHE, else the user's cache folder."""
+    """Where features of real images are kept: $FACEGAN_FEATURES, else the user's cache folder."""
     home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    return Path(os.environ.get("FACEGAN_CACHE") or Path(home) / "facegan") / "features"
+    return Path(os.environ.get("FACEGAN_FEATURES") or Path(home) / "facegan" / "features")
 
 
 def short_count(n: int) -> str:
