@@ -114,9 +114,9 @@ train() {
 # Puts exactly this job, or this element of its array, back into the queue. A job that Slurm is ending by itself
 # (scancel, a preemption without grace) is no longer RUNNING: then Slurm has decided already.
 requeue() {
-  local id=$SLURM_JOB_ID
-  [ "$(squeue -h -j "$id" -o %T)" = RUNNING ] || exit 85
+  local id=$SLURM_JOB_ID # of an array's last element this is the array's own id, which would requeue them all
   if [ -n "${SLURM_ARRAY_JOB_ID:-}" ]; then id=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID; fi
+  [ "$(squeue -h -j "$id" -o %T)" = RUNNING ] || exit 85
   trap '' TERM # Slurm ends the job for its requeue; nothing is left to save
   scontrol requeue "$id" || die "scontrol requeue $id failed: submit again, the run goes on where it stopped"
   exit 0
