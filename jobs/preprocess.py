@@ -39,6 +39,7 @@ class SliceType(click.ParamType[Any]):
 @click.option(
     "--size",
     "sizes",
+    envvar="FACEGAN_SIZE",
     type=Written(Size),
     multiple=True,
     help="Height x width, like 64 or 62x47; again for more sizes.  [default: 64]",
@@ -56,6 +57,7 @@ class SliceType(click.ParamType[Any]):
 @click.option(
     "--slice",
     "part",
+    envvar="FACEGAN_SLICE",
     metavar="I/N",
     type=SliceType(),
     default="0/1",
@@ -153,9 +155,6 @@ def _tell(outcome: "Outcome", part: tuple[int, int], out: Path) -> None:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in index.rejects.by_reason.items())
             click.echo(f"  rejected {index.rejects.count:,} of {index.source.samples:,}: {reasons}")
             click.echo(f"  each is named in {folder / index.rejects.name}")
-    if outcome.missing:
-        click.echo(
-            f"Slice {part[0]}/{part[1]} is done; other slices have {len(outcome.missing):,} shards to write."
-        )
-    if outcome.missing or not outcome.indices:
-        click.echo(f"When all are done: facegan shards index {out}")
+    if not outcome.indices:
+        left = f"{len(outcome.missing):,} shards of other slices are left" if outcome.missing else "all others too"
+        click.echo(f"Slice {part[0]}/{part[1]} is done, {left}. When all are: facegan shards index {out}")

@@ -3,14 +3,14 @@
 import hashlib
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
 from shards.errors import ShardError
 from shards.files import remove_stale, whole_file
 from shards.index import NAME, Record, Rejects, Shard, ShardIndex, Source, Split, Table, Transform, load_index
-from shards.packing import CONTENT_MODULUS, PARTS, Part, part_path, read_part
+from shards.parts import CONTENT_MODULUS, FOLDER, Part, read_part, reject_lines, sample_lines
 from shards.plan import MAX_REJECTS, PLAN, Plan, read_plan
 
 TABLE, REJECTS = "samples.jsonl", "rejects.jsonl"
@@ -41,10 +41,11 @@ def close_folder(folder: Path) -> ShardIndex:
     if finished is None and plan is not None:
         _refuse_missing(folder, plan)
         parts = [part for name, _, _ in plan.shards if (part := read_part(folder, name)) is not None]
+        _refuse_lost(folder, plan, parts)
         _refuse_rejects(folder, plan, parts)
         finished = _index(folder, plan, parts)
         finished.write(folder)
-    shutil.rmtree(folder / PARTS, ignore_errors=True)
+    shutil.rmtree(folder / FOLDER, ignore_errors=True)
     if finished is None:
         raise ShardError(f"{folder}: no set was begun here by `facegan preprocess` (no {PLAN})")
     return finished
@@ -82,6 +83,13 @@ def _refuse_missing(folder: Path, plan: Plan) -> None:
         )
 
 
+def _refuse_lost(folder: Path, plan: Plan, parts: list[Part]) -> None:
+    """Every picture of the listing is a sample or a reject."""
+    found, pictures = sum(part.samples + part.rejects for part in parts), plan.fixed["pictures"]
+    if found != pictures:
+        raise ShardError(f"{folder}: {found:,} pictures in the records of {pictures:,}: remove {folder}, run again")
+
+
 def _refuse_rejects(folder: Path, plan: Plan, parts: list[Part]) -> None:
     rejects, pictures = sum(part.rejects for part in parts), plan.fixed["pictures"]
     limit = MAX_REJECTS.fullmatch(plan.max_rejects)
@@ -89,7 +97,7 @@ def _refuse_rejects(folder: Path, plan: Plan, parts: list[Part]) -> None:
         raise ShardError(f"{folder / PLAN}: max_rejects is {plan.max_rejects!r}: run `facegan preprocess` again")
     allowed = int(limit["count"]) if limit["count"] else float(limit["percent"]) / 100 * pictures
     if rejects > allowed or rejects == pictures:
-        _write_lines(folder, REJECTS, _rejects(folder, parts))
+        _write_lines(folder, REJECTS, reject_lines, parts)
         reasons = ", ".join(f"{reason} {count}" for reason, count in _by_reason(parts).items())
         raise ShardError(
             f"{folder}: {rejects:,} of {pictures:,} pictures were rejected ({reasons}), allowed are "
@@ -102,8 +110,8 @@ def _index(folder: Path, plan: Plan, parts: list[Part]) -> ShardIndex:
     """Write side table and rejects; the index of the whole set."""
     kept = [part for part in parts if part.samples]
     shards = tuple(Shard(part.name, part.split, part.samples, part.bytes, part.sha256) for part in kept)
-    table = Table(TABLE, *_write_lines(folder, TABLE, _samples(folder, kept)))
-    _, rejects_sha256 = _write_lines(folder, REJECTS, _rejects(folder, parts))
+    table = Table(TABLE, *_write_lines(folder, TABLE, sample_lines, kept))
+    _, rejects_sha256 = _write_lines(folder, REJECTS, reject_lines, parts)
     geometry = plan.geometry
     content = sum(int(part.content, 16) for part in parts) % CONTENT_MODULUS
     return ShardIndex(
@@ -140,29 +148,18 @@ def _by_reason(parts: list[Part]) -> dict[str, int]:
     return dict(sorted(total.items()))
 
 
-def _samples(folder: Path, parts: list[Part]) -> Iterator[bytes]:
-    for part in parts:
-        yield from _part_lines(folder, part)[1 : 1 + part.samples]
-
-
-def _rejects(folder: Path, parts: list[Part]) -> Iterator[bytes]:
-    for part in parts:
-        yield from _part_lines(folder, part)[1 + part.samples :]
-
-
-def _part_lines(folder: Path, part: Part) -> list[bytes]:
-    return part_path(folder, part.name).read_bytes().splitlines(keepends=True)
-
-
-def _write_lines(folder: Path, name: str, lines: Iterator[bytes]) -> tuple[int, str]:
-    """Write a file of lines; returns its length in bytes and its SHA-256."""
+def _write_lines(
+    folder: Path, name: str, lines: Callable[[Path, Part], list[bytes]], parts: list[Part]
+) -> tuple[int, str]:
+    """Write a file of what `lines` finds in each part; returns its length in bytes and its SHA-256."""
     digest, size = hashlib.sha256(), 0
     remove_stale(folder / name)
-    with whole_file(folder / name) as part, part.open("wb") as stream:
-        for line in lines:
-            stream.write(line)
-            digest.update(line)
-            size += len(line)
+    with whole_file(folder / name) as path, path.open("wb") as stream:
+        for part in parts:
+            data = b"".join(lines(folder, part))
+            stream.write(data)
+            digest.update(data)
+            size += len(data)
     return size, digest.hexdigest()
 
 

@@ -3,28 +3,28 @@
 import hashlib
 import json
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shards.annotations import SPLITS, Annotations
-from shards.errors import ShardError
 from shards.files import remove_stale, whole_file
-from shards.listing import PictureError, Place, Reader, name_bytes
+from shards.listing import PictureError, Place, Reader
+from shards.parts import CONTENT_MODULUS, Part, content_of, count_reasons, write_part
 from shards.png import END, Geometry, blank_records, encode_records
 from shards.sources import open_reader
 from shards.transform import Crop, decode, resize
 
 BATCH = 32  # pictures resized in one call: fits the cache, and larger batches were not faster
+BATCH_BYTES = 64 << 20  # of large pictures, fewer
+LARGE = 1 << 20  # bytes of a decoded picture
 FLUSH = 4 << 20  # bytes written between two reminders to the disk
-PARTS = ".parts"  # folder of the finished shards' records, until the set is closed
 
 encode_json = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -43,20 +43,6 @@ class Task:
     annotations: Annotations
     crop: Crop
     sizes: dict[Path, Geometry]  # folder of a set: geometry
-
-
-@dataclass(frozen=True)
-class Part:
-    """The record of a finished shard. `content` is the sum of its pictures' fingerprints (see content_sum)."""
-
-    name: str
-    split: str
-    samples: int
-    bytes: int
-    sha256: str
-    rejects: int
-    by_reason: dict[str, int]
-    content: str
 
 
 class ShardFile:
@@ -109,8 +95,8 @@ def _reader(kind: str, path: Path) -> Reader:
     return open_reader(kind, path)
 
 
-def write_shard(task: Task, report: Report) -> tuple[int, int]:
-    """Write a task's shard at all its sizes, then its records; returns the counts of samples and rejects.
+def write_shard(task: Task, report: Report) -> None:
+    """Write a task's shard at all its sizes, then its records.
 
     Raises ShardError (DiskFullError) and leaves nothing under a final name that is not whole.
     """
@@ -120,13 +106,13 @@ def write_shard(task: Task, report: Report) -> tuple[int, int]:
             folder: stack.enter_context(shard_file(folder / task.shard, geometry))
             for folder, geometry in task.sizes.items()
         }
-        for start in range(0, len(task.names), BATCH):
-            indices = range(start, min(start + BATCH, len(task.names)))
-            rejected = packer.add(indices, files.values())
-            report(len(indices), rejected)
+        for crops in packer.batches(report):
+            packer.add(crops, list(files.values()))
     for folder, shard in files.items():
         packer.write_part(folder, shard)
-    return len(packer.samples), len(packer.rejects)
+
+
+Crops = dict[int, NDArray[np.uint8]]  # by index in the task
 
 
 class _Packer:
@@ -134,15 +120,30 @@ class _Packer:
 
     def __init__(self, task: Task) -> None:
         self.task = task
+        self.split = SPLITS[int(task.annotations.splits[0])]
         self.reader = _reader(*task.source)
         self.channels = next(iter(task.sizes.values())).channels
         self.samples: list[str] = []
         self.rejects: list[dict[str, str]] = []
         self.content = 0
 
-    def add(self, indices: range, files: Any) -> int:
-        """Put the pictures at `indices` of the task into all files; returns how many were rejected."""
-        crops = {i: crop for i in indices if (crop := self._crop(i)) is not None}
+    def batches(self, report: Report) -> Iterator[Crops]:
+        """The crops of the good pictures, in batches that are bounded in number and in bytes."""
+        batch: Crops = {}
+        held = reported = rejected = 0
+        last = len(self.task.names) - 1
+        for i in range(last + 1):
+            crop = self._crop(i)
+            if crop is not None:
+                batch[i] = crop
+                held += crop.nbytes
+            if len(batch) == BATCH or held >= BATCH_BYTES or i == last:
+                yield batch
+                report(i + 1 - reported, len(self.rejects) - rejected)
+                batch, held, reported, rejected = {}, 0, i + 1, len(self.rejects)
+
+    def add(self, crops: Crops, files: list[ShardFile]) -> None:
+        """Resize a batch and append it to all files."""
         keys = [self.task.keys[i] for i in crops]
         texts = [self.task.annotations.member(i) for i in crops]
         groups = _by_shape(list(crops.values()))
@@ -150,14 +151,16 @@ class _Packer:
             images = resize_groups(groups, len(crops), file.geometry)
             file.add(images, keys, texts if file.geometry.json else None)
         self.samples += [self._line(i) for i in crops]
-        return len(indices) - len(crops)
 
     def _crop(self, i: int) -> NDArray[np.uint8] | None:
         """The cut of picture i (h, w, C); None where it was rejected."""
         name, data = self.task.names[i], None
         try:
             data = self.reader.read(name, Place(*self.task.places[i].item()))
-            return self.task.crop.cut(decode(data, self.channels))
+            image = decode(data, self.channels)
+            crop = self.task.crop.cut(image)
+            # A crop is a view: do not hold a whole large photograph for it
+            return crop.copy() if image.nbytes > LARGE and crop.nbytes < image.nbytes else crop
         except PictureError as error:
             self.rejects.append({"source": name, "reason": error.reason, "detail": error.detail})
             return None
@@ -165,55 +168,22 @@ class _Packer:
             self.content += content_of(name, data)
 
     def _line(self, i: int) -> str:
-        row = {"key": self.task.keys[i], "source": self.task.names[i], "split": self._split}
+        row = {"key": self.task.keys[i], "source": self.task.names[i], "split": self.split}
         return encode_json(row | self.task.annotations.row(i))
 
-    @property
-    def _split(self) -> str:
-        return SPLITS[int(self.task.annotations.splits[0])]
-
     def write_part(self, folder: Path, shard: ShardFile) -> None:
-        """Write the record of a finished shard: a line of facts, the side table's lines, the rejects."""
-        by_reason = dict(sorted(Counter(reject["reason"] for reject in self.rejects).items()))
-        facts = Part(
-            self.task.shard, self._split, shard.samples, shard.bytes, shard.digest.hexdigest(),
-            len(self.rejects), by_reason, f"{self.content % CONTENT_MODULUS:064x}",
-        )  # fmt: skip
-        lines = [json.dumps(asdict(facts)), *self.samples, *map(json.dumps, self.rejects)]
-        with whole_file(part_path(folder, self.task.shard)) as part:
-            part.write_text("\n".join(lines) + "\n", encoding="ascii")
-
-
-CONTENT_MODULUS = 1 << 256
-
-
-def content_of(name: str, data: bytes | None) -> int:
-    """The fingerprint of one picture, a 256-bit number from its name and bytes.
-
-    Their sum over a source, modulo 2^256, does not depend on how it was cut into shards and slices.
-    """
-    digest = hashlib.sha256(name_bytes(name) + b"\0")
-    digest.update(b"unreadable" if data is None else hashlib.sha256(data).digest())
-    return int.from_bytes(digest.digest(), "big")
-
-
-def part_path(folder: Path, shard: str) -> Path:
-    """Where the record of a set's shard lies until the set is closed."""
-    return folder / PARTS / f"{Path(shard).stem}.jsonl"
-
-
-def read_part(folder: Path, shard: str) -> Part | None:
-    """The record of a shard, if it and the shard are there, whole."""
-    try:
-        with part_path(folder, shard).open(encoding="ascii") as lines:
-            part = Part(**json.loads(lines.readline()))
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError) as error:
-        raise ShardError(f"{part_path(folder, shard)}: damaged ({error}): remove it, then run again") from None
-    file = folder / shard
-    present = file.stat().st_size if file.exists() else None
-    return part if present == (part.bytes if part.samples else None) else None
+        """Write the record of a finished shard."""
+        part = Part(
+            name=self.task.shard,
+            split=self.split,
+            samples=shard.samples,
+            bytes=shard.bytes,
+            sha256=shard.digest.hexdigest(),
+            rejects=len(self.rejects),
+            by_reason=count_reasons(self.rejects),
+            content=f"{self.content % CONTENT_MODULUS:064x}",
+        )
+        write_part(folder, part, self.samples, self.rejects)
 
 
 Groups = list[tuple[list[int], NDArray[np.uint8]]]  # indices in the batch, their crops (n, h, w, C)

@@ -16,7 +16,8 @@ from shards.annotations import SPLITS, Annotations, annotate
 from shards.errors import ShardError
 from shards.files import write_text
 from shards.listing import Listing, stem
-from shards.packing import Task, read_part
+from shards.packing import Task
+from shards.parts import read_part
 from shards.png import Geometry
 from shards.sources import list_source
 from shards.transform import FILTER, parse_crop
@@ -30,7 +31,8 @@ class Options:
     """What `facegan preprocess` was asked for.
 
     sizes: heights and widths in pixels; crop (see parse_crop) and channels: None for the source's own (150 and
-    3, for MNIST none and 1); slice: part I of N of the shards, from 0; max_rejects: a count or a percentage of all pictures.
+    3, for MNIST none and 1); slice: part I of N of the shards, from 0; max_rejects: a count, or a percentage of
+    all pictures.
     """
 
     source: Path

@@ -11,6 +11,7 @@ from multiprocessing.forkserver import ensure_running
 from shards.errors import ShardError
 from shards.files import remove_stale
 from shards.packing import Report, Task, write_shard
+from shards.parts import part_path
 
 
 def write_all(tasks: Iterable[Task], workers: int, report: Report) -> None:
@@ -82,6 +83,7 @@ class Worker:
         if self.task is not None:
             for folder in self.task.sizes:
                 remove_stale(folder / self.task.shard)
+                remove_stale(part_path(folder, self.task.shard))
 
 
 def hear(pool: list[Worker], report: Report) -> Worker | None:

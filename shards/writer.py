@@ -57,9 +57,11 @@ def _write(found: Survey, plans: dict[Path, Plan], progress: Progress) -> None:
 
 
 def _outcome(options: Options, found: Survey, plans: dict[Path, Plan]) -> Outcome:
+    """Close the sets; a slice of several leaves that to close_set, as others may be at work."""
     missing = sorted({shard for folder, plan in plans.items() for shard in missing_shards(folder, plan)})
-    indices = {} if missing else {folder: close_folder(folder) for folder in plans}
-    if not missing:
+    alone = options.slice[1] == 1
+    indices = {folder: close_folder(folder) for folder in plans} if alone else {}
+    if alone:
         remove_decompressed(options.out)
     return Outcome(indices, missing, found.annotations.notes, found.listing.left_out)
 

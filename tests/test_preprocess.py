@@ -153,6 +153,7 @@ def test_the_kind_of_source_does_not_matter_to_the_shards(
         assert found[tmp_path / "out" / size].fingerprint == expected.fingerprint
         assert found[tmp_path / "out" / size].source.fingerprint == expected.source.fingerprint
     assert not list((tmp_path / "out").glob(".source*"))
+    assert make(source, tmp_path / "out", annotations=archive.parent).keys() == found.keys()
 
 
 def test_a_finished_run_is_left_alone(archive: Path, tmp_path: Path) -> None:
@@ -231,6 +232,25 @@ def test_rectangles_greys_and_whole_pictures(archive: Path, files: dict[str, byt
     rows = [row for row in table(folder) if row["split"] == "train"]
     expected = np.stack([reference(files[row["source"]], None, (62, 47), "L") for row in rows])
     assert np.abs(images(folder, index, "train")[..., 0].astype(int) - expected).max() <= 2
+
+
+def test_large_photographs_are_cut_as_small_ones_are(tmp_path: Path) -> None:
+    data = {f"{i}.jpg": encode(draw(i, 900, 700)) for i in range(3)}
+    made = make(write_folder(tmp_path / "s", data), tmp_path / "out", sizes=((64, 64),), crop="400")
+    (folder, index), *_ = made.items()
+    expected = np.stack([reference(picture, (150, 250, 550, 650), (64, 64)) for picture in data.values()])
+    assert np.abs(images(folder, index, "train").astype(int) - expected).max() <= 2
+
+
+def test_options_come_from_the_environment_too(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FACEGAN_SIZE", "16 32")
+    monkeypatch.setenv("FACEGAN_CROP", "100")
+    assert run(archive, tmp_path, "--size", "8").exit_code == 0
+    assert run(archive, tmp_path).exit_code == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"8", "16", "32"}
+    assert '"crop": "100"' in (tmp_path / "8" / "index.json").read_text()
 
 
 def test_pictures_of_many_sizes_stay_in_order(tmp_path: Path) -> None:
