@@ -104,12 +104,16 @@ def command(
       facegan preprocess img_align_celeba.zip data/celeba --slice 3/8   # one of 8 jobs of a Slurm array
       facegan shards index data/celeba                                  # then, once, when all 8 are done
     """
+    from shards.errors import ShardError
     from shards.writer import Options, preprocess
 
     given = {"sizes": tuple(map(tuple, sizes)) or None, "crop": crop, "channels": channels and int(channels)}
     chosen = {**_of_recipe(recipe), **{name: value for name, value in given.items() if value is not None}}
     cores = len(os.sched_getaffinity(0))
-    options = Options(source, out, slice=part, workers=workers or cores, **chosen, **others)
+    try:
+        options = Options(source, out, slice=part, workers=workers or cores, **chosen, **others)
+    except ShardError as error:
+        raise click.UsageError(str(error)) from None
     with _progress() as report:
         outcome = preprocess(options, report)
     _tell(outcome, options.slice, out)

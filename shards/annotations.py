@@ -96,7 +96,7 @@ def annotate(listing: Listing, source: Path, folder: Path | None, holdout: int |
     if listing.kind == "idx":
         return _annotate_idx(listing, source, holdout)
     slots = _Slots(listing)
-    files = _find(source, folder)
+    files = find_files(source, folder)
     names, values = _read_attributes(files[ATTRIBUTES_FILE], slots)
     identities: Sequence[int | str | None] | None = _read_identities(files[IDENTITY_FILE], slots)
     if identities is None and listing.is_lfw:
@@ -115,7 +115,8 @@ def held_out(names: Sequence[str], count: int) -> NDArray[np.int8]:
     return splits
 
 
-def _find(source: Path, folder: Path | None) -> dict[str, Path | None]:
+def find_files(source: Path, folder: Path | None) -> dict[str, Path | None]:
+    """Where each of FILES is, or None: in `folder`, or beside the pictures."""
     if folder is not None and not any(_existing(folder, name) for name in FILES):
         raise ShardError(f"{folder}: none of {', '.join(FILES)} (or with .gz) in it")
     folders = [folder] if folder else [source, source.parent] if source.is_dir() else [source.parent]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.annotations import SPLITS, Annotations, annotate
+from shards.annotations import SPLITS, Annotations, annotate, find_files
 from shards.errors import ShardError
 from shards.files import write_text
 from shards.listing import Listing, stem
@@ -143,7 +143,7 @@ class Survey:
         }
         pictures = np.bincount(self.annotations.splits, minlength=len(SPLITS)).tolist()
         counts = {split: count for split, count in zip(SPLITS, pictures, strict=True) if count}
-        source = {"name": self.options.source.name, "kind": self.listing.kind, "stamp": stamp(self.options.source)}
+        source = {"name": self.options.source.name, "kind": self.listing.kind, "stamp": stamp(self.options)}
         names, options = list(self.annotations.names), self.options
         return Plan(fixed, counts, names, source, options.slice[1], options.max_rejects)
 
@@ -197,7 +197,13 @@ def asked(options: Options, kind: str) -> dict[str, Any]:
     }
 
 
-def stamp(source: Path) -> list[int] | None:
-    """Size and time of an archive: unchanged, it need not be listed again; None for a folder."""
-    facts = source.stat()
-    return None if source.is_dir() else [facts.st_size, facts.st_mtime_ns]
+def stamp(options: Options) -> list[list[int]] | None:
+    """Sizes and times of an archive and the annotations that go with it: unchanged, nothing need be listed again.
+
+    None for a folder, whose pictures may change without a trace in the folder.
+    """
+    if options.source.is_dir():
+        return None
+    annotations = find_files(options.source, options.annotations).values()
+    facts = [path.stat() for path in (options.source, *annotations) if path is not None]
+    return [[fact.st_size, fact.st_mtime_ns] for fact in facts]

@@ -39,7 +39,8 @@ def preprocess(options: Options, progress: Progress = lambda read, rejected, tot
     done = {folder: index for folder in folders if (index := whole_index(folder)) is not None}
     if len(done) == len(folders) and all(_unchanged(folder, options) for folder in folders):
         return Outcome(done, [])
-    start_server()  # it imports torch while the source is listed
+    if len(done) < len(folders):
+        start_server()  # it imports torch while the source is listed
     found = survey(options)
     plans = {options.folder(size): found.plan(size) for size in options.sizes}
     for folder, plan in plans.items():
@@ -59,10 +60,11 @@ def _write(found: Survey, plans: dict[Path, Plan], progress: Progress) -> None:
 def _outcome(options: Options, found: Survey, plans: dict[Path, Plan]) -> Outcome:
     """Close the sets; a slice of several leaves that to close_set, as others may be at work."""
     missing = sorted({shard for folder, plan in plans.items() for shard in missing_shards(folder, plan)})
-    alone = options.slice[1] == 1
-    indices = {folder: close_folder(folder) for folder in plans} if alone else {}
-    if alone:
+    if options.slice[1] == 1:
+        indices = {folder: close_folder(folder) for folder in plans}
         remove_decompressed(options.out)
+    else:
+        indices = {folder: index for folder in plans if (index := whole_index(folder)) is not None}
     return Outcome(indices, missing, found.annotations.notes, found.listing.left_out)
 
 
@@ -72,7 +74,7 @@ def _unchanged(folder: Path, options: Options) -> bool:
     if plan is None or plan.source["stamp"] is None or not options.source.exists():
         return False
     same = {name: plan.fixed.get(name) for name in asked(options, plan.source["kind"])}
-    return same == asked(options, plan.source["kind"]) and plan.source["stamp"] == stamp(options.source)
+    return same == asked(options, plan.source["kind"]) and plan.source["stamp"] == stamp(options)
 
 
 def _agree(folder: Path, plan: Plan) -> None:

@@ -163,6 +163,18 @@ def test_a_finished_run_is_left_alone(archive: Path, tmp_path: Path) -> None:
     assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")} == before
 
 
+def test_annotations_that_come_later_are_not_passed_over(
+    archive: Path, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    source = write_zip(tmp_path / "x.zip", files)
+    make(source, tmp_path / "out")
+    with pytest.raises(ShardError, match=r"annotations: .* there"):
+        make(source, tmp_path / "out", annotations=archive.parent)
+    write_folder(tmp_path, {PARTITION: (archive.parent / PARTITION).read_bytes()})
+    with pytest.raises(ShardError, match=r"annotations: .* there"):
+        make(source, tmp_path / "out")
+
+
 def test_a_missing_or_short_shard_of_a_closed_set_is_written_again(
     archive: Path, whole: Path, tmp_path: Path
 ) -> None:
@@ -378,8 +390,8 @@ def test_the_command_reports_progress_and_the_end(archive: Path, tmp_path: Path)
         (["--slice", "4/4"], 2, "expected I/N"),
         (["--slice", "x"], 2, "expected I/N"),
         (["--size", "64y"], 2, "expected SIDE"),
-        (["--crop", "large"], 1, "expected none, 150"),
-        (["--max-rejects", "few"], 1, "count or a percentage"),
+        (["--crop", "large"], 2, "expected none, 150"),
+        (["--max-rejects", "few"], 2, "count or a percentage"),
         (["--recipe", "nothing"], 2, "does not exist"),
         (["--annotations", "/nowhere"], 1, "none of list_attr"),
         (["--holdout", "23"], 1, "none would be left"),
