@@ -20,9 +20,10 @@ def command() -> None:
     """Index, verify or describe a set of shards.
 
     \b
-    facegan shards index data/celeba          close a set that was made in slices
-    facegan shards verify data/celeba/64      find any flipped bit; exit 1 if damaged
-    facegan shards info data/celeba/64        counts, splits, shards, transform
+    Examples:
+      facegan shards index data/celeba          close a set that was made in slices
+      facegan shards verify data/celeba/64      find any flipped bit; exit 1 if damaged
+      facegan shards info data/celeba/64        counts, splits, shards, transform
     """
 
 
@@ -40,8 +41,9 @@ def index(folder: Path, size: int | None, crop: str | None, channels: str, as_js
     in rejects.jsonl.
 
     \b
-    facegan shards index data/celeba
-    facegan shards index /scratch/ffhq-tars --size 128
+    Examples:
+      facegan shards index data/celeba
+      facegan shards index /scratch/ffhq-tars --size 128
     """
     from shards.closing import close_set, sets_begun
 
@@ -79,8 +81,9 @@ def verify(ctx: click.Context, folder: Path, as_json: bool) -> None:
     DIR is OUT/64, or OUT for all sizes. Names the shard and the sample of each finding.
 
     \b
-    facegan shards verify data/celeba
-    facegan shards verify data/celeba/64 --json
+    Examples:
+      facegan shards verify data/celeba
+      facegan shards verify data/celeba/64 --json
     """
     from shards.index import NAME
     from shards.verify import verify_set
@@ -113,8 +116,9 @@ def info(folder: Path, as_json: bool, contact_sheet: Path | None, n: int, seed: 
     """Describe a set; with --contact-sheet, draw random samples of it.
 
     \b
-    facegan shards info data/celeba/64
-    facegan shards info data/celeba/64 --contact-sheet sheet.png --n 100
+    Examples:
+      facegan shards info data/celeba/64
+      facegan shards info data/celeba/64 --contact-sheet sheet.png --n 100
     """
     from shards.index import load_index
     from shards.sets import find_set
