@@ -1,6 +1,5 @@
 """Images of anybody's WebDataset tars: JPEG, PNG or WebP members, decoded in threads."""
 
-import io
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -19,6 +18,7 @@ from shards.transform import Crop, decode, parse_crop, resize
 
 SQUARE = "square"  # the crop "as large a centred square as the picture has"
 MAX_KEY_BYTES = 255
+FIXED_BYTES = 8 + 8 + 4  # of a row of the member table, the key aside
 
 
 def member_type(key_bytes: int) -> np.dtype[np.void]:
@@ -114,28 +114,21 @@ def fit(image: Bytes, transform: Transform | None, shape: tuple[int, ...]) -> By
 def load_members(index: ShardIndex, folder: Path) -> NDArray[np.void]:
     """The member table of an encoded set, memory-mapped: one row a sample, in the order of the shards.
 
-    Raises ShardError where it is missing, damaged or of another form; nothing in it is executed.
+    Raises ShardError where it is missing or damaged. It is rows and nothing else: there is no header to parse.
     """
     if index.table is None:
         raise ShardError(f"{folder}: the index names no member table; index the tars again")
-    path = folder / index.table.name
+    path, rows = folder / index.table.name, sum(shard.samples for shard in index.shards)
     if not path.exists() or path.stat().st_size != index.table.bytes or sha256_file(path) != index.table.sha256:
         raise ShardError(
             f"{path}: the member table is missing or damaged: remove index.json and index the tars again"
         )
-    try:
-        table: NDArray[np.void] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise ShardError(f"{path}: not a member table ({error})") from None
-    rows, width = sum(shard.samples for shard in index.shards), table.dtype.itemsize - 20
-    if table.shape != (rows,) or not 1 <= width <= MAX_KEY_BYTES or table.dtype != member_type(width):
-        raise ShardError(f"{path}: {table.shape} rows of {table.dtype}, expected {rows} members")
-    return table
+    width, rest = divmod(index.table.bytes, max(rows, 1))
+    if rest or not 1 <= width - FIXED_BYTES <= MAX_KEY_BYTES:
+        raise ShardError(f"{path}: {index.table.bytes:,} bytes are no table of {rows:,} members")
+    return map_file(path).view(member_type(width - FIXED_BYTES))
 
 
 def write_members(path: Path, rows: list[tuple[int, int, int, bytes]]) -> None:
     """Write the member table; rows are (offset, size, CRC-32, key)."""
-    width = max([1, *(len(row[3]) for row in rows)])
-    stream = io.BytesIO()
-    np.save(stream, np.array(rows, member_type(width)), allow_pickle=False)
-    path.write_bytes(stream.getvalue())
+    np.array(rows, member_type(max([1, *(len(row[3]) for row in rows)]))).tofile(path)

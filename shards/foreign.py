@@ -22,7 +22,7 @@ from shards.listing import MAX_PICTURE_BYTES, PictureError
 from shards.tar import Member, members, open_tar
 from shards.transform import FILTER, decode, parse_crop
 
-MEMBERS, REJECTS = "members.npy", "rejects.jsonl"
+MEMBERS, REJECTS = "members.bin", "rejects.jsonl"
 PICTURES = {"jpg", "jpeg", "png", "webp"}
 NAME_AND_EXTENSION = re.compile(r"((?:.*/|)[^./][^./]*)[.]([^/]*)", re.DOTALL)  # webdataset's rule
 SPLIT = re.compile(r"(train|val|test)(?![a-z])|(valid|validation)(?![a-z])")
