@@ -207,7 +207,12 @@ def check_slurm() -> Check:
     answer = subprocess.run(["sinfo", "--noheader", "--format=%P"], capture_output=True, text=True, timeout=30)
     if answer.returncode:
         said = (answer.stderr.strip().splitlines() or ["no answer"])[0]
-        return Check("Slurm", "note", f"sinfo: {said}", "ask your administrators, or set SLURM_CONF")
+        return Check(
+            "Slurm",
+            "note",
+            said if said.startswith("sinfo") else f"sinfo: {said}",
+            "ask your administrators, or set SLURM_CONF",
+        )
     return Check("Slurm", "ok", f"partitions: {' '.join(answer.stdout.split())}")
 
 

@@ -75,7 +75,9 @@ class Progress:
 def describe(count: int, total: int, unit: str, rate: float, label: str, notes: dict[str, Any]) -> str:
     """One line: `preprocess: 1,200 / 10,000 pictures (12 %), 300/s, 0:29 left, rejected 2`; rate in units/s."""
     share = f" / {total:,} {unit} ({100 * count / total:.0f} %)" if total else f" {unit}"
-    parts = [f"{label + ': ' if label else ''}{count:,}{share}", f"{rate:,.{0 if rate >= 10 else 2}f}/s"]
+    parts = [f"{label + ': ' if label else ''}{count:,}{share}"]
+    if rate > 0:
+        parts.append(f"{rate:,.{0 if rate >= 10 else 2}f}/s")
     if total > count and rate > 0:
         parts.append(f"{duration((total - count) / rate)} left")
     return ", ".join(parts + [f"{name.replace('_', ' ')} {value}" for name, value in notes.items()])
