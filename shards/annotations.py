@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -131,10 +132,21 @@ class _Slots:
     """File names of a listing as rows: annotation files know pictures by name alone, without folders."""
 
     def __init__(self, listing: Listing) -> None:
-        bases = [name.rpartition("/")[2] for name in listing.names]
-        self.slot = {base: i for i, base in enumerate(dict.fromkeys(bases))}
-        self.rows = np.array([self.slot[base] for base in bases])
+        self.listing = listing
         self.notes: list[str] = []
+
+    @cached_property
+    def slot(self) -> dict[str, int]:
+        """The row of each file name; made only where there is a file to look up."""
+        slot: dict[str, int] = {}
+        for name in self.listing.names:
+            slot.setdefault(_base(name), len(slot))
+        return slot
+
+    @cached_property
+    def rows(self) -> NDArray[np.int64]:
+        """The row of each picture."""
+        return np.fromiter((self.slot[_base(name)] for name in self.listing.names), np.int64, len(self.listing))
 
     def fill(self, path: Path, lines: Iterator[list[str]], columns: int) -> NDArray[np.int32] | None:
         """Values (n, columns) of a file's lines `name value ...`; None where it knows none of the pictures."""
@@ -150,6 +162,10 @@ class _Slots:
             self.notes.append(f"{path} leaves {missing:,} pictures out: they have no such annotation")
         aligned: NDArray[np.int32] = values[self.rows]
         return aligned
+
+
+def _base(name: str) -> str:
+    return name.rpartition("/")[2]
 
 
 def _integers(path: Path, name: str, fields: list[str], columns: int) -> list[int]:
@@ -202,7 +218,7 @@ def _read_splits(path: Path | None, slots: _Slots) -> NDArray[np.int8]:
     """CelebA's partition: 0 train, 1 validation, 2 test; everything is train where there is none."""
     values = slots.fill(path, _lines(path), 1) if path else None
     if values is None:
-        return np.zeros(len(slots.rows), np.int8)
+        return np.zeros(len(slots.listing), np.int8)
     wrong = np.flatnonzero((values[:, 0] < 0) | (values[:, 0] >= len(SPLITS)))
     if len(wrong):
         slot = int(slots.rows[wrong[0]])

@@ -7,6 +7,8 @@ import struct
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -17,6 +19,13 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm")
 MAX_PICTURE_BYTES = 256 << 20
 PLAIN_STEM = re.compile(r"[A-Za-z0-9_-]{1,90}")
 LFW_NAME = re.compile(r"(?:.*/)?([^/]+)/\1_\d{4}\.\w+", re.DOTALL)
+
+LINK, ENCRYPTED, SPARSE = 1 << 16, 1 << 17, 1 << 18  # forms of entries that hold no picture's bytes
+REFUSED = {
+    LINK: ("not a file", "a link or a device in the tar"),
+    ENCRYPTED: ("unsupported", "encrypted in the zip"),
+    SPARSE: ("unsupported", "a sparse file in the tar"),
+}
 
 PLACE = np.dtype([("offset", "<i8"), ("stored", "<i8"), ("size", "<i8"), ("crc", "<u4"), ("form", "<u4")])
 PLACE_STRUCT = struct.Struct("<qqqII")
@@ -47,6 +56,22 @@ class Reader(Protocol):
         """The picture's bytes; PictureError where they cannot be had."""
 
 
+class FileReader:
+    """Reads bytes at places of one file."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = os.open(path, os.O_RDONLY)
+
+    def bytes_at(self, offset: int, size: int) -> bytes:
+        """Exactly `size` bytes; PictureError where the archive ends before."""
+        if size > MAX_PICTURE_BYTES:
+            raise PictureError("too large", f"{size:,} bytes, at most {MAX_PICTURE_BYTES:,} are read")
+        data = os.pread(self.file, size, offset)
+        if len(data) != size:
+            raise PictureError("truncated", f"the archive ends {size - len(data)} bytes before the picture does")
+        return data
+
+
 @dataclass(frozen=True)
 class Listing:
     """All pictures of a source, sorted by name; `places` (n,) of dtype PLACE says where each lies."""
@@ -73,11 +98,16 @@ class Listing:
         digest.update(self.places["size"].tobytes() + self.places["crc"].tobytes())
         return digest.hexdigest()
 
-    @property
+    @cached_property
     def has_plain_stems(self) -> bool:
         """Whether every stem is made of letters, digits, _ and - and none comes twice."""
-        stems = {stem(name) for name in self.names}
-        return len(stems) == len(self) and all(PLAIN_STEM.fullmatch(text) for text in stems)
+        if not all(PLAIN_STEM.fullmatch(stem(name)) for name in self.names):
+            return False
+        # Short hashes first: a set of all stems would be the largest thing in memory
+        hashes = np.fromiter((_hash(stem(name)) for name in self.names), np.uint64, len(self))
+        if len(np.unique(hashes)) == len(self):
+            return True
+        return len({stem(name) for name in self.names}) == len(self)
 
     @property
     def is_lfw(self) -> bool:
@@ -97,9 +127,15 @@ def collect(kind: str, path: Path, entries: Iterable[tuple[str, Place]]) -> List
             continue
         names.append(name)
         packed += PLACE_STRUCT.pack(*place)
-    order = sorted(range(len(names)), key=lambda i: name_bytes(names[i]))
-    places = np.frombuffer(packed, PLACE)[order]
-    return Listing(kind, path, [names[i] for i in order], places, left_out)
+    places = np.frombuffer(packed, PLACE)
+    if any(name_bytes(a) > name_bytes(b) for a, b in pairwise(names)):
+        order = sorted(range(len(names)), key=lambda i: name_bytes(names[i]))
+        names, places = [names[i] for i in order], places[order]
+    return Listing(kind, path, names, places, left_out)
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 def name_bytes(name: str) -> bytes:

@@ -164,13 +164,9 @@ class Survey:
         splits = self.annotations.splits
         return {split: np.flatnonzero(splits == number) for number, split in enumerate(SPLITS)}
 
-    @cached_property
-    def _plain_stems(self) -> bool:
-        return self.listing.has_plain_stems
-
     def _task(self, shard: str, positions: NDArray[np.int64], sizes: dict[Path, Geometry]) -> Task:
         names = [self.listing.names[i] for i in positions]
-        keys = [stem(name) for name in names] if self._plain_stems else [f"{i:09d}" for i in positions]
+        keys = [stem(name) for name in names] if self.listing.has_plain_stems else [f"{i:09d}" for i in positions]
         source = self.listing.kind, self.listing.path
         places, annotations = self.listing.places[positions], self.annotations.part(positions)
         crop = parse_crop(asked(self.options, self.listing.kind)["crop"])

@@ -5,10 +5,11 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from shards.archives import TarReader, ZipReader, list_tar, list_zip, recognise
 from shards.errors import ShardError
 from shards.idx import IdxReader, is_images_file, list_idx
 from shards.listing import EXTENSIONS, MAX_PICTURE_BYTES, Listing, PictureError, Place, Reader, collect
+from shards.tarfiles import TarReader, list_tar, recognise
+from shards.zipfiles import ZipReader, list_zip
 
 
 def list_source(path: Path, scratch: Path) -> Listing:

@@ -1,14 +1,18 @@
 """Sources: whatever holds the pictures, the same listing, the same bytes, and nothing left out in silence."""
 
+import contextlib
 import gzip
 import os
 import random
 import struct
 import tarfile
+import tempfile
 import zipfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pictures import draw, encode, jpegs, write_folder, write_tar, write_zip
 
 from shards.errors import ShardError
@@ -160,6 +164,52 @@ def test_a_zip_bomb_is_not_unpacked(tmp_path: Path) -> None:
     raw = path.read_bytes().replace(struct.pack("<I", 1 << 20), struct.pack("<I", 1 << 30))
     path.write_bytes(raw)
     assert refusal(list_source(path, tmp_path), "a.jpg").reason == "too large"
+
+
+@pytest.mark.parametrize("limits", [{"ZIP64_LIMIT": 100}, {"ZIP_FILECOUNT_LIMIT": 2}, {}])
+def test_large_zips_and_zips_behind_a_prefix_are_read(
+    tmp_path: Path, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, limits: dict[str, int]
+) -> None:
+    for name, value in limits.items():
+        monkeypatch.setattr(zipfile, name, value)
+    path = write_zip(tmp_path / "x.zip", files)
+    for prefix in (b"", b"PK this is a program that unpacks itself"):
+        (tmp_path / "y.zip").write_bytes(prefix + path.read_bytes())
+        assert read_all(list_source(tmp_path / "y.zip", tmp_path)) == files
+
+
+def test_names_in_a_zip_are_decoded_as_zipfile_does(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "x.zip", {"plain.jpg": b"1", "grüß.jpg": b"2", "日本.jpg": b"3"})
+    old = path.read_bytes().replace(b"plain.jpg", b"pl\x84in.jpg")  # code page 437, as old programs wrote it
+    path.write_bytes(old)
+    with zipfile.ZipFile(path) as archive:
+        assert set(list_source(path, tmp_path).names) == set(archive.namelist())
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from(["zip", "tar"]), st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 255)), max_size=4)
+)
+def test_any_bytes_in_an_archive_are_read_or_refused(kind: str, changes: list[tuple[int, int]]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / f"x.{kind}"
+        pictures = {f"a/{i}.jpg": bytes(50 * i) for i in range(5)}
+        if kind == "zip":
+            write_zip(path, pictures, zipfile.ZIP_DEFLATED)
+        else:
+            write_tar(path, pictures)
+        raw = bytearray(path.read_bytes())
+        for position, value in changes:
+            raw[position % len(raw)] = value
+        path.write_bytes(raw)
+        try:
+            listing = list_source(path, Path(name))
+            reader = open_reader(listing.kind, listing.path)
+            for each, place in zip(listing.names, listing.places, strict=True):
+                with contextlib.suppress(PictureError):
+                    reader.read(each, Place(*place.item()))
+        except ShardError as error:
+            assert str(path) in str(error)
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
