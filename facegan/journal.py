@@ -39,7 +39,10 @@ class Journal:
         if self.main:
             settings, path = self.job.settings, self.folder.path
             self.folder.begin(self.config, nimg, self.job.machine, self.folder.previous_outcome())
-            self.tracker = Tracker(path, settings.wandb, self.config, path.name, settings.wandb_group or None)
+            group, project = settings.wandb_group or None, settings.wandb_project
+            self.tracker = Tracker(path, settings.wandb, self.config, path.name, group, project=project)
+            if "path" in self.job.data:
+                self.tracker.log_data(Path(self.job.data["path"]) / "index.json", self.job.data["fingerprint"])
         if not nimg:
             self.sample(nimg)
         self.speed = Speed(nimg)

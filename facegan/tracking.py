@@ -41,7 +41,7 @@ class Tracker:
     or written), or "auto" ($WANDB_MODE where set, else online where a key is found, else offline). Online
     without a key or a server becomes offline with one warning. `config` is logged without its secrets.
     `group` gathers runs that belong together (a sweep, a pipeline); `job_type` is "preprocess", "train",
-    "evaluate" or "sweep". Only one rank makes a tracker.
+    "evaluate" or "sweep"; `project` is $WANDB_PROJECT, else "facegan". Only one rank makes a tracker.
 
     Nothing here raises for reasons of network, key, quota or disk. Raises `UsageError` for an unknown mode.
     """
@@ -54,6 +54,7 @@ class Tracker:
         name: str | None = None,
         group: str | None = None,
         job_type: str = "train",
+        project: str = "",
     ) -> None:
         self.mode = resolve_mode(mode)
         self._queue: queue.Queue[Callable[[Any, Any], None] | None] = queue.Queue(QUEUE_ROWS)
@@ -69,6 +70,7 @@ class Tracker:
             "name": name or run_dir.name,
             "group": group,
             "job_type": job_type,
+            "project": project or os.environ.get("WANDB_PROJECT", "facegan"),
         }
         self._thread = threading.Thread(target=self._work, name="facegan-wandb", daemon=True)
         self._thread.start()
@@ -107,7 +109,8 @@ class Tracker:
             artifact.add_file(str(index))
             run.use_artifact(artifact)
 
-        self._put_online(send)
+        if index.is_file():
+            self._put_online(send)
 
     def log_snapshot(self, folder: Path, nimg: int) -> None:
         """Record a snapshot folder as this run's output artifact (online only)."""
@@ -191,7 +194,6 @@ class Tracker:
             finish_timeout=FINISH_SECONDS,
         )
         run = wandb.init(
-            project=os.environ.get("WANDB_PROJECT", "facegan"),
             mode=self.mode,
             resume="allow",
             reinit="create_new",

@@ -59,9 +59,7 @@ def test_an_offline_run_holds_rows_pictures_and_config_with_kimg_as_the_axis(tmp
     grid = tmp_path / "grid.png"
     Image.new("RGB", (8, 8), "red").save(grid)
     run_dir = tmp_path / "faces-1"
-    tracker = Tracker(
-        run_dir, "offline", {"recipe": "dcgan-64", "data": "faces"}, group="sweep-3", job_type="train"
-    )
+    tracker = Tracker(run_dir, "offline", {"recipe": "dcgan-64", "data": "faces"}, group="sweep-3", project="ours")
     tracker.log(row(64, **{"loss/generator": 1.5, "metrics/swd1k": 30.0}))
     tracker.log(row(128, **{"loss/generator": 1.25, "metrics/swd1k": 40.0}))
     tracker.log_images({"samples/ema": grid, "samples/real": tmp_path / "absent.png"}, row(128))
@@ -76,7 +74,7 @@ def test_an_offline_run_holds_rows_pictures_and_config_with_kimg_as_the_axis(tmp
     assert found["summary"]["samples/ema"]["width"] == 8
     assert found["summary"]["outcome"] == "finished"
     (run,) = records(piece, "run")
-    assert (run["run_group"], run["job_type"]) == ("sweep-3", "train")
+    assert (run["project"], run["run_group"], run["job_type"]) == ("ours", "sweep-3", "train")
     assert run["display_name"] == "faces-1"
     assert {"glob_name": "*", "step_metric": "progress/kimg"}.items() <= records(piece, "metric")[1].items()
     assert [line["step"]["num"] for line in records(piece, "history")] == [64, 128]
@@ -207,3 +205,33 @@ def test_a_key_in_netrc_counts_for_its_own_server_only(tmp_path: Path, monkeypat
     assert not tracking.has_key()
     monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
     assert tracking.has_key()
+
+
+def test_a_trained_run_shows_on_a_dashboard_what_a_person_looks_for(tmp_path: Path) -> None:
+    """A real, tiny training, stopped and continued: one W&B run in two pieces."""
+    for kimg in (0.03, 0.06):
+        arguments = ["wgan-gp-64", str(tmp_path), str(kimg), 'wandb="offline"', "eval_kimg=0.03"]
+        command = [sys.executable, str(Path(__file__).with_name("tiny.py")), *arguments]
+        subprocess.run(command, check=True, capture_output=True)
+    found: set[str] = set()
+    for piece in pieces(tmp_path):
+        assert summary(piece)["run_id"] == (tmp_path / "wandb" / "train.id").read_text().strip()
+        for line in records(piece, "history"):
+            found |= {key.partition(".")[0] for key in line["item"]}
+    assert len(pieces(tmp_path)) == 2
+    assert found >= {
+        "progress/kimg",
+        "progress/epoch",
+        "loss/discriminator",
+        "loss/generator",
+        "loss/gp",
+        "scores/real",
+        "scores/fake",
+        "grad/generator",
+        "grad/discriminator",
+        "lr/generator",
+        "lr/discriminator",
+        "speed/imgs_per_sec",
+        "speed/data_wait_frac",
+        "samples/ema",
+    }
