@@ -1,5 +1,6 @@
 """The Slurm commands and the record around a job, without a cluster; where Slurm is asked, a program answers."""
 
+import itertools
 import json
 import os
 import shutil
@@ -77,6 +78,55 @@ def test_no_batch_file_needs_a_log_folder_or_its_own_place(name: str) -> None:
     assert f"#SBATCH --output={'%x-%A_%a.out' if is_array else '%x-%j.out'}\n" in text
     assert "$0" not in text
     assert "BASH_SOURCE" not in text
+
+
+def bash(script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a script with the functions of launch.sh."""
+    command = ["bash", "-c", f"set -euo pipefail; . {ROOT}/slurm/launch.sh; {script}", "bash", *arguments]
+    environment = {**os.environ, **variables}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_rank_0_is_found_by_name_then_by_address_and_never_on_localhost(here: Path) -> None:
+    scontrol = here.parent / "bin/scontrol"
+    scontrol.write_text(
+        '#!/bin/sh\n[ "$2" = node ] && echo "   NodeAddr=10.1.2.3 NodeHostName=x" || printf "n7\\nn8\\n"\n'
+    )
+    scontrol.chmod(0o755)
+    getent = here.parent / "bin/getent"
+    found = []
+    for known in ("n7", "10.1.2.3", "nothing"):
+        getent.write_text(f'#!/bin/sh\n[ "$2" = {known} ]\n')
+        getent.chmod(0o755)
+        found.append(bash("head_address", SLURM_JOB_NODELIST="n[7-8]"))
+    assert [result.stdout for result in found] == ["n7", "10.1.2.3", ""]
+    assert found[2].returncode == 1
+    assert "neither the name of node n7 nor its address (10.1.2.3) resolves" in found[2].stderr
+
+
+def test_the_launcher_gets_one_rank_a_gpu_and_a_port_below_the_ephemeral_ones(here: Path) -> None:
+    for name, answer in (("scontrol", "n7"), ("getent", "")):
+        answering(here, name, answer)
+    answering(here, "srun", "")
+    job = {"SLURM_JOB_NODELIST": "n7", "SLURM_NNODES": "4", "SLURM_GPUS_ON_NODE": "8", "SLURM_JOB_ID": "1234567"}
+    result = bash('launch jobs.slurm_rank "$@"', "a b", "$(c)", SLURM_CPUS_PER_TASK="32", **job)
+    assert result.returncode == 0, result.stderr
+    words = (here.parent / "srun.call").read_text().splitlines()
+    options = dict(itertools.pairwise(words))
+    assert options["--num_processes"] == "32"
+    assert options["--num_machines"] == "4"
+    assert options["--main_process_port"] == "24567"
+    assert "--kill-on-bad-exit=1" in words
+    assert "--cpus-per-task=32" in words
+    assert "$SLURM_NODEID" in "".join(words)  # expanded on each node, not here
+    assert words[-3:] == ["jobs.slurm_rank", "a b", "$(c)"]
+
+
+def test_the_last_of_an_option_s_spellings_counts() -> None:
+    script = 'option --run-dir default "$@"'
+    assert bash(script, "--run", "x").stdout == "default"
+    assert bash(script, "--run-dir", "a b", "--x", "--run-dir=c d").stdout == "c d"
+    assert bash(script, "--run-dir=c", "--run-dir", "$(a)").stdout == "$(a)"
 
 
 def test_options_are_read_as_sbatch_reads_them(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
