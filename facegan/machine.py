@@ -99,7 +99,7 @@ def start(settings: RunSettings) -> Machine:
     torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.benchmark = False  # its choice may differ from run to run, and with it the last bits
     machine = Machine(
-        accelerator, _resolve_precision(settings.precision, use_cuda), _resolve_compile(settings, use_cuda), threads
+        accelerator, resolve_precision(settings.precision, use_cuda), _resolve_compile(settings, use_cuda), threads
     )
     _set_matmul_precision(machine.precision)
     if not use_cuda:
@@ -140,7 +140,8 @@ def _resolve_device(device: str) -> bool:
     return device != "cpu" and torch.cuda.is_available()
 
 
-def _resolve_precision(precision: str, use_cuda: bool) -> str:
+def resolve_precision(precision: str, use_cuda: bool) -> str:
+    """What `precision` means here: auto is bf16 where that is fast, else fp32. Raises UsageError for another name."""
     if precision not in ("auto", "fp32", "tf32", "bf16"):
         raise UsageError(f"--precision {precision}: expected auto, fp32, tf32 or bf16")
     if precision == "tf32" and not use_cuda:

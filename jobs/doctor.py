@@ -72,7 +72,7 @@ def run_checks(data: Path | None, run_dir: Path, all_reduce: bool) -> list[Check
         check_torch,
         check_gpus,
         check_nccl,
-        check_bf16,
+        check_precision,
         lambda: check_disk(run_dir),
         lambda: check_data(data),
         check_wandb,
@@ -152,17 +152,16 @@ def check_nccl() -> Check:
     return Check("ranks", "fail", "this PyTorch has no NCCL", "install PyTorch's CUDA build from pytorch.org")
 
 
-def check_bf16() -> Check:
-    """Whether bf16 is fast here: it is what `--precision auto` takes then."""
+def check_precision() -> Check:
+    """What `--precision auto` will take."""
     import torch
 
-    if torch.cuda.is_available():
-        has_units = torch.cuda.is_bf16_supported()
-    else:
-        has_units = " amx_bf16 " in Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    if has_units:
-        return Check("bf16", "ok", "fast here")
-    return Check("bf16", "note", "no matrix units for it", "nothing to do: --precision auto takes fp32")
+    from facegan.machine import resolve_precision
+
+    found = resolve_precision("auto", torch.cuda.is_available())
+    if found == "bf16":
+        return Check("precision", "ok", "bf16, which is fast here")
+    return Check("precision", "note", found, "nothing to do: bf16 is slow here, --precision auto leaves it")
 
 
 def check_disk(run_dir: Path) -> Check:

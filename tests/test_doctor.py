@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from jobs import doctor
 from jobs.cli import main
 
-NAMES = ["Python", "packages", "PyTorch", "GPUs", "ranks", "bf16", "disk", "data", "W&B", "Slurm"]
+NAMES = ["Python", "packages", "PyTorch", "GPUs", "ranks", "precision", "disk", "data", "W&B", "Slurm"]
 
 
 def as_json(*arguments: str) -> list[dict[str, str]]:
