@@ -76,7 +76,7 @@ class Tracker:
         self._thread.start()
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """Send the numbers of one `stats.jsonl` row; `progress/nimg` is its step, `progress/kimg` the axis."""
+        """Send the numbers of a row; `progress/nimg` is its step (a job without one counts), AXIS the axis."""
         numbers = {key: value for key, value in row.items() if isinstance(value, int | float)}
         step = _step(row)
 
@@ -267,9 +267,9 @@ def public(value: Any, name: str = "") -> Any:
     return value
 
 
-def _step(row: Mapping[str, Any]) -> int:
+def _step(row: Mapping[str, Any]) -> int | None:
     # nimg as W&B's step: lines that a resume repeats are the ones W&B has already, and it drops them.
-    return int(row["progress/nimg"])
+    return int(row["progress/nimg"]) if "progress/nimg" in row else None
 
 
 def _end(run: Any, state: str) -> None:

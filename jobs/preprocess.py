@@ -78,6 +78,14 @@ class SliceType(click.ParamType[Any]):
     show_default=True,
     help="Fail where more pictures than this cannot be used.",
 )
+@click.option(
+    "--wandb",
+    "wandb_mode",
+    type=click.Choice(["off", "auto", "online", "offline"]),
+    default="off",
+    show_default=True,
+    help="Log the finished sets to W&B, as a job of type preprocess.",
+)
 def command(
     source: Path,
     out: Path,
@@ -87,6 +95,7 @@ def command(
     recipe: str | None,
     part: tuple[int, int],
     workers: int | None,
+    wandb_mode: str,
     **others: Any,
 ) -> None:
     """Turn the pictures of SRC into shards in OUT/64, OUT/128, ...: one set a size, each picture decoded once.
@@ -117,6 +126,8 @@ def command(
     with _progress() as report:
         outcome = preprocess(options, report)
     _tell(outcome, options.slice, out)
+    if outcome.indices and wandb_mode != "off":
+        _track(outcome, out, wandb_mode)
 
 
 def _of_recipe(name: str | None) -> dict[str, Any]:
@@ -162,3 +173,16 @@ def _tell(outcome: "Outcome", part: tuple[int, int], out: Path) -> None:
     if not outcome.indices:
         left = f"{len(outcome.missing):,} shards of other slices are left" if outcome.missing else "all others too"
         click.echo(f"Slice {part[0]}/{part[1]} is done, {left}. When all are: facegan shards index {out}")
+
+
+def _track(outcome: "Outcome", out: Path, mode: str) -> None:
+    """Log what each finished set holds to W&B: counts, and where and how it was made."""
+    from facegan.tracking import Tracker
+
+    made = {folder.name: index for folder, index in outcome.indices.items()}
+    config = {name: {"fingerprint": i.fingerprint, "source": i.source.name} for name, i in made.items()}
+    counts = {f"sets/{name}/{split}": s.samples for name, i in made.items() for split, s in i.splits.items()}
+    counts |= {f"sets/{name}/rejected": i.rejects.count for name, i in made.items() if i.rejects}
+    tracker = Tracker(out, mode, config, f"preprocess {out.name}", job_type="preprocess")
+    tracker.log(counts)
+    tracker.finish()

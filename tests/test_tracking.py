@@ -235,3 +235,24 @@ def test_a_trained_run_shows_on_a_dashboard_what_a_person_looks_for(tmp_path: Pa
         "speed/data_wait_frac",
         "samples/ema",
     }
+
+
+def test_a_preprocessing_is_a_wandb_job_of_its_own(tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / "pictures").mkdir(exist_ok=True)
+        Image.new("RGB", (40, 40), (80 * number, 0, 0)).save(tmp_path / "pictures" / f"{number}.png")
+    arguments = [
+        str(tmp_path / "pictures"),
+        str(tmp_path / "out"),
+        "--size",
+        "16",
+        "--crop",
+        "40",
+        "--wandb",
+        "offline",
+    ]
+    subprocess.run([sys.executable, "-m", "jobs", "preprocess", *arguments], check=True, capture_output=True)
+    (piece,) = pieces(tmp_path / "out")
+    (run,) = records(piece, "run")
+    assert run["job_type"] == "preprocess"
+    assert summary(piece)["summary"]["sets/16/train"] == 3
