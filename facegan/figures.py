@@ -12,10 +12,11 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor, nn
 
 from facegan import sampling
-from facegan.errors import FaceganError, UsageError
+from facegan.errors import FaceganError
 from facegan.networks import build_generator
 from facegan.randomness import keep_mask
 from facegan.recipes import Recipe, load
+from facegan.recipes.checks import FAMILIES
 from facegan.sampling import Picture
 
 GAP = 12
@@ -108,11 +109,10 @@ def _untrained(recipe: Recipe, seed: int, n: int) -> Picture:
 
 
 def checkerboard_of(recipe: Recipe, seed: int = 0) -> Picture:
-    """`checkerboard` of this recipe, or of `dcgan-64` where its family has only one way to upsample."""
-    try:
-        return checkerboard(recipe, seed)
-    except UsageError:
-        return checkerboard(load("dcgan-64"), seed)
+    """`checkerboard` of this recipe, or of `dcgan-64` where its family cannot upsample in both ways."""
+    family = FAMILIES[recipe.network]
+    has_both = {"deconv", "nearest"} <= set(family.upsampling) and family.kernels
+    return checkerboard(recipe if has_both else load("dcgan-64"), seed)
 
 
 def before_and_after(run_dir: Path) -> Picture:

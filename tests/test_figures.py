@@ -5,6 +5,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -16,6 +17,8 @@ from facegan.networks import build_generator
 from facegan.recipes import Recipe, load
 from facegan.snapshot import write_snapshot
 from jobs.cli import main
+from shards import open_set
+from shards.synthetic import write_celeba
 
 
 def small(name: str = "dcgan-64", **changes: object) -> Recipe:
@@ -78,6 +81,13 @@ def test_checkerboard_draws_the_same_twice_and_spares_the_global_generator() -> 
     assert torch.equal(state, torch.get_rng_state())
 
 
+def test_every_recipe_has_a_checkerboard_figure_of_its_own_or_dcgans() -> None:
+    dcgan = figures.checkerboard(load("dcgan-64")).tobytes()
+    for name in ("mlp-64", "dcgan-28"):
+        assert figures.checkerboard_of(load(name)).tobytes() == dcgan
+    assert figures.checkerboard_of(load("wgan-gp-lfw")).tobytes() != dcgan
+
+
 def test_statistics_survive_a_cut_last_line_but_no_other_damage(run: Path) -> None:
     assert [row["progress/kimg"] for row in figures.read_stats(run)] == [0, 1, 2]
     (run / "stats.jsonl").write_text('{"broken\n{"progress/kimg": 1}\n')
@@ -117,6 +127,20 @@ def test_figures_command_draws_all_and_runs_again(run: Path) -> None:
         assert picture.size == (10 * 66 - 2, 8 * 66 - 2)
     with Image.open(run / "figures/training.gif") as movie:
         assert movie.n_frames == 2
+
+
+def test_figures_shows_held_out_faces_beside_generated_ones(run: Path, tmp_path: Path) -> None:
+    faces = write_celeba(tmp_path / "faces", 80, workers=1)
+    for arguments in (
+        ["preprocess", str(faces / "img_align_celeba"), str(tmp_path / "shards"), "--size", "64", "--workers", "1"],
+        ["figures", str(run), "--data", str(tmp_path / "shards"), "--split", "test"],
+    ):
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 0, result.output
+    with Image.open(run / "figures/real-fake.png") as picture:
+        first = open_set(tmp_path / "shards").split("test").gather(np.arange(1))[0]
+        assert picture.crop((0, 22, 64, 86)).tobytes() == first.tobytes()  # below the caption
+        assert picture.width == 2 * (5 * 66 - 2) + figures.GAP
 
 
 def test_figures_says_what_a_run_has_no_material_for(run: Path) -> None:
