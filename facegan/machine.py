@@ -141,7 +141,7 @@ def _resolve_device(device: str) -> bool:
 
 
 def resolve_precision(precision: str, use_cuda: bool) -> str:
-    """What `precision` means here: auto is bf16 where that is fast, else fp32. Raises UsageError for another name."""
+    """What `precision` means here: auto is bf16 where that is fast, else fp32; UsageError for another name."""
     if precision not in ("auto", "fp32", "tf32", "bf16"):
         raise UsageError(f"--precision {precision}: expected auto, fp32, tf32 or bf16")
     if precision == "tf32" and not use_cuda:
