@@ -73,6 +73,8 @@ def _torch() -> Any:
 def delivered(batch: Any, form: str) -> Any:
     """A batch as it would be handed on: uint8, or floats in PyTorch's order of axes."""
     batch = _torch().as_tensor(batch)
+    if batch.dtype == _torch().float32:
+        return batch
     if form == "uint8":
         return batch
     return to_float(batch if batch.shape[1] == 3 else batch.permute(0, 3, 1, 2))
@@ -102,7 +104,7 @@ def run_package(package: str, options: argparse.Namespace) -> NoReturn:
             folder = build(loader, options.data, size, options.count)
             for workers in loader.workers if not options.quick else loader.workers[:1]:
                 _torch().set_num_threads(1 if workers else len(os.sched_getaffinity(0)))
-                for form in FORMS:
+                for form in FORMS[1:] if loader.floats else FORMS:
                     rate = measure(loader, folder, size, workers, form, options.seconds)
                     row = {
                         "loader": loader.name,
@@ -155,7 +157,8 @@ def targets(rows: list[dict[str, Any]], rates: Rates) -> dict[str, float]:
     for size in rates.get("ours", {}):
         for form in FORMS:
             mine = rates["ours"][size][form]
-            peers = [sizes[size][form] for name, sizes in rates.items() if not name.startswith(("ours", "index"))]
+            others = [sizes[size] for name, sizes in rates.items() if not name.startswith(("ours", "index"))]
+            peers = [forms[form] for forms in others if form in forms]
             if peers:
                 found[f"{size} px {form}: ours / fastest peer"] = mine / max(peers)
         if "index_limit" in rates:
@@ -166,7 +169,7 @@ def targets(rows: list[dict[str, Any]], rates: Rates) -> dict[str, float]:
             mine, theirs = rates["ours_jpeg"][size]["uint8"], rates["webdataset_rgb8"][size]["uint8"]
             found[f"{size} px uint8: ours_jpeg / webdataset_rgb8"] = mine / theirs
     if pil and "64" in rates.get("ours", {}):
-        found["64 px uint8: ours / webdataset_pil without workers"] = rates["ours"]["64"]["uint8"] / min(pil)
+        found["64 px: ours uint8 / webdataset_pil without workers"] = rates["ours"]["64"]["uint8"] / min(pil)
     return found
 
 
@@ -186,7 +189,11 @@ def table(rates: Rates, ratios: dict[str, float], missing: dict[str, str]) -> st
     lines = ["| samples/s | " + " | ".join(f"{size} px {form}" for size, form in columns) + " |"]
     lines.append("|---|" + "---:|" * len(columns))
     for name, sizes in rates.items():
-        lines.append(f"| {name} | " + " | ".join(f"{sizes[size][form]:,.0f}" for size, form in columns) + " |")
+        lines.append(
+            f"| {name} | "
+            + " | ".join(f"{sizes[size][form]:,.0f}" if form in sizes[size] else "-" for size, form in columns)
+            + " |"
+        )
     lines += ["", *(f"- {what}: {ratio:.2f}" for what, ratio in ratios.items())]
     lines += [f"- missing: {package} ({reason})" for package, reason in missing.items()]
     return "\n".join([machine(), "", *lines])

@@ -23,13 +23,17 @@ Pictures = list[np.ndarray]  # (H, W, 3) uint8
 
 @dataclass(frozen=True)
 class Loader:
-    """A row of the table: `open(folder, size, workers)` iterates over batches; `build` writes what it reads."""
+    """A row of the table: `open(folder, size, workers)` iterates over batches; `build` writes what it reads.
+
+    floats: its batches are floats already, as its users write it; then it has no uint8 form.
+    """
 
     name: str
     package: str
     build: Callable[[Path, Pictures, list[bytes], int], None]
     open: Callable[[Path, int, int], Iterable[Any]]
     workers: tuple[int, ...] = (0, 1, 2)
+    floats: bool = False
 
 
 def endless(loader: Iterable[Any], pick: Callable[[Any], Any] = lambda batch: batch) -> Iterator[Any]:
@@ -120,6 +124,14 @@ def build_indexed_tars(folder: Path, pictures: Pictures, jpegs: list[bytes], cou
     index_tars(folder)
 
 
+def to_tensor(picture: Any) -> Any:
+    """A decoded picture as float32 (3, H, W) in [-1, 1], sample by sample, as torchvision's transforms do."""
+    import torch
+
+    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    return pixels.to(torch.float32).div(127.5).sub(1)
+
+
 def open_webdataset(decode: str) -> Callable[[Path, int, int], Iterator[Any]]:
     def open_it(folder: Path, size: int, workers: int) -> Iterator[Any]:
         import webdataset
@@ -130,7 +142,7 @@ def open_webdataset(decode: str) -> Callable[[Path, int, int], Iterator[Any]]:
             shape = (size, size, 3)
             samples = samples.to_tuple("bin").map_tuple(lambda data: np.frombuffer(data, np.uint8).reshape(shape))
         else:
-            samples = samples.decode(decode).to_tuple("jpg").map_tuple(np.asarray)
+            samples = samples.decode(decode).to_tuple("jpg").map_tuple(to_tensor if decode == "pil" else np.asarray)
         batches = samples.batched(BATCH, partial=False)
         return endless(torch_loader(batches, workers, batch_size=None), lambda batch: batch[0])
 
@@ -153,8 +165,8 @@ def open_folder(folder: Path, size: int, workers: int) -> Iterator[Any]:
         def __len__(self) -> int:
             return len(self.paths)
 
-        def __getitem__(self, i: int) -> np.ndarray:
-            return np.array(Image.open(self.paths[i]).convert("RGB"))
+        def __getitem__(self, i: int) -> Any:
+            return to_tensor(Image.open(self.paths[i]).convert("RGB"))
 
     return endless(torch_loader(Folder(), workers, batch_size=BATCH, shuffle=True, drop_last=True))
 
@@ -260,8 +272,8 @@ LOADERS = [
     Loader("index_limit", "shards", build_ours, open_limit, (0,)),
     Loader("ours", "shards", build_ours, open_ours, (0,)),
     Loader("ours_jpeg", "shards", build_indexed_tars, open_ours, (0,)),
-    Loader("folder_pil", "PIL", build_folder, open_folder),
-    Loader("webdataset_pil", "webdataset", build_jpeg_tars, open_webdataset("pil")),
+    Loader("folder_pil", "PIL", build_folder, open_folder, floats=True),
+    Loader("webdataset_pil", "webdataset", build_jpeg_tars, open_webdataset("pil"), floats=True),
     Loader("webdataset_rgb8", "webdataset", build_jpeg_tars, open_webdataset("rgb8")),
     Loader("webdataset_raw", "webdataset", build_raw_tars, open_webdataset("raw")),
     Loader("streaming_jpeg", "streaming", build_streaming("jpeg"), open_streaming("jpeg")),

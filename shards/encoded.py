@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from shards.errors import ShardError
 from shards.files import sha256_file
-from shards.images import Bytes, Files, Images, Ints, Opened, map_file
+from shards.images import Bytes, Files, Images, Ints, map_file
 from shards.index import ShardIndex, Transform
 from shards.listing import MAX_PICTURE_BYTES, PictureError
 from shards.png import Geometry
@@ -41,14 +41,15 @@ class EncodedImages(Images):
         firsts = np.cumsum([0] + [shard.samples for shard in index.shards])
         mine = [number for number, shard in enumerate(index.shards) if shard.split == split]
         self.members = [table[firsts[number] : firsts[number + 1]] for number in mine]
-        self._mapped = Opened(lambda shard: map_file(files.path(self.shards[shard])))
+        self._mapped: dict[int, Bytes] = {}
 
     def gather(self, indices: Ints) -> Bytes:
         """See `Images.gather`."""
         out = np.empty((len(indices), self.height, self.width, self.channels), np.uint8)
-        samples = list(zip(out, *self.locate(indices), strict=True))
-        for shard in {shard for _, shard, _ in samples}:
-            self._mapped[shard]  # opened here, not by several threads at once
+        shards, places = self.locate(indices)
+        for shard in set(shards.tolist()) - set(self._mapped):
+            self._mapped[shard] = map_file(self.files.path(self.shards[shard]))
+        samples = list(zip(out, shards.tolist(), places.tolist(), strict=True))
         step = max(1, -(-len(samples) // (4 * self._workers)))
         parts = [samples[start : start + step] for start in range(0, len(samples), step)]
         for _ in self._pool.map(self._decode, parts):
@@ -62,13 +63,8 @@ class EncodedImages(Images):
     def expect(self, now: Ints, then: Ints) -> None:
         """See `Images.expect`."""
         if self.files.partial:
-            self._mapped.keep(now.tolist())
+            self._mapped = {shard: data for shard, data in self._mapped.items() if shard in now}
         super().expect(now, then)
-
-    def encoded(self, index: int) -> bytes:
-        """The bytes of one sample's picture, as they are in its tar."""
-        (shard,), (place,) = self.locate(np.array([index]))
-        return self._bytes(shard, place)
 
     @cached_property
     def _workers(self) -> int:

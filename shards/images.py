@@ -2,23 +2,22 @@
 
 import mmap
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import ShardError
 from shards.index import Shard, ShardIndex
-from shards.png import NAME_BYTES
+from shards.png import BLOCK, NAME_BYTES
 
 if TYPE_CHECKING:
     import torch
 
 Ints = NDArray[np.int64]
 Bytes = NDArray[np.uint8]
-T = TypeVar("T")
 
 
 class Files(Protocol):
@@ -101,77 +100,85 @@ class Images(ABC):
         """Announce the numbers of the shards that are being read, and of those that follow."""
         self.files.expect([self.shards[i] for i in now], [self.shards[i] for i in then])
 
-    def locate(self, indices: Ints) -> tuple[list[int], list[int]]:
+    def locate(self, indices: Ints) -> tuple[Ints, Ints]:
         """Shard number and place in that shard of each sample; ShardError for a sample that does not exist."""
         if len(indices) and (indices.min() < 0 or indices.max() >= len(self)):
             found = f"{int(indices.min())} to {int(indices.max())}"
             raise ShardError(f"split {self.split}: samples {found} asked for, there are 0 to {len(self) - 1}")
         shards = np.searchsorted(self.firsts, indices, side="right") - 1
-        return shards.tolist(), (indices - self.firsts[shards]).tolist()
-
-
-class Opened(dict[int, T], Generic[T]):
-    """What was opened of each shard, opened when first asked for."""
-
-    def __init__(self, opener: Callable[[int], T]) -> None:
-        self.opener = opener
-
-    def __missing__(self, shard: int) -> T:
-        self[shard] = opened = self.opener(shard)
-        return opened
-
-    def keep(self, shards: Sequence[int]) -> None:
-        """Close all but these."""
-        for shard in set(self) - set(shards):
-            del self[shard]
+        return shards, indices - self.firsts[shards]
 
 
 class StoredImages(Images):
-    """Images of stored-PNG shards: each shard is memory-mapped and its pixels are a strided array.
+    """Images of stored-PNG shards: all shards are memory-mapped and seen as one strided array.
 
-    One copy of H rows an image is all that a batch costs: no decoder, no worker process, and one page cache
-    for all ranks of a node.
+    A batch is one fancy index over that array: no decoder, no worker process, no loop over samples or shards, and
+    one page cache for all ranks of a node.
     """
 
     def __init__(self, index: ShardIndex, split: str, files: Files) -> None:
         super().__init__(index, split, files)
         self.geometry = index.geometry
-        self._records = Opened(self._map)
-        self._rows = Opened(self._view)
+        self._mapped: dict[int, Bytes] = {}
+        self._see()
 
     def gather(self, indices: Ints) -> Bytes:
         """See `Images.gather`."""
         shards, places = self.locate(indices)
-        out = np.empty((len(shards), self.height, self.width * self.channels), np.uint8)
-        views = self._rows
-        for row, shard, place in zip(out, shards, places, strict=True):
-            row[...] = views[shard][place]  # faster than one fancy index, which has to be one a shard
-        return out.reshape(-1, self.height, self.width, self.channels)
+        self._map(shards)
+        blocks = self._starts[shards] + places * (self.geometry.stride // BLOCK)
+        pixels: Bytes = self._pixels[blocks].reshape(-1, self.height, self.width, self.channels)
+        return pixels
 
     def keys(self, indices: Ints) -> list[str]:
         """See `Images.keys`."""
         shards, places = self.locate(indices)
-        heads = (self._records[shard][place, :NAME_BYTES] for shard, place in zip(shards, places, strict=True))
-        return [head.tobytes().split(b"\0")[0].split(b".")[0].decode("ascii", "replace") for head in heads]
+        self._map(shards)
+        heads = [
+            self._mapped[shard][place * self.geometry.stride :][:NAME_BYTES].tobytes()
+            for shard, place in zip(shards.tolist(), places.tolist(), strict=True)
+        ]
+        return [head.split(b"\0")[0].split(b".")[0].decode("ascii", "replace") for head in heads]
 
     def expect(self, now: Ints, then: Ints) -> None:
         """See `Images.expect`; unmaps what is no longer read, so that its space can be freed."""
         if self.files.partial:
-            self._records.keep(now.tolist())
-            self._rows.keep(now.tolist())
+            self._mapped = {shard: data for shard, data in self._mapped.items() if shard in now}
+            self._see()
         super().expect(now, then)
 
-    def _map(self, shard: int) -> Bytes:
-        samples = self.shards[shard].samples
-        whole = map_file(self.files.path(self.shards[shard]))
-        return whole[: samples * self.geometry.stride].reshape(samples, self.geometry.stride)
+    def _map(self, shards: Ints) -> None:
+        """Map those of the shards that are not mapped yet."""
+        if (self._starts[shards] < 0).any():
+            missing = set(shards.tolist()) if self.files.partial else set(range(len(self.shards)))
+            for shard in missing - set(self._mapped):
+                self._mapped[shard] = map_file(self.files.path(self.shards[shard]))
+            self._see()
 
-    def _view(self, shard: int) -> Bytes:
-        """The shard's pixels (n, H, W * C): two long axes copy faster than three."""
-        view = self.geometry.view(self._records[shard])
-        strides = (self.geometry.stride, self.geometry.row, 1)
-        shape = (len(view), self.height, self.width * self.channels)
-        return np.lib.stride_tricks.as_strided(view, shape, strides, writeable=False)
+    def _see(self) -> None:
+        """Lay one array over all mappings: entry i is the image whose record begins at block i of 512 bytes.
+
+        Mappings begin at a page and records at a block, wherever the system put them, so `_starts` (the first block
+        of each shard, -1 where it is not mapped) and a place say where an image is. Between the mappings there is
+        nothing: only blocks that `gather` computes may be touched.
+        """
+        begin = {shard: data.ctypes.data for shard, data in self._mapped.items()}
+        base = min(begin.values(), default=0)
+        end = max((begin[shard] + data.size for shard, data in self._mapped.items()), default=0)
+        self._starts = np.full(len(self.shards), -1, np.int64)
+        for shard, address in begin.items():
+            self._starts[shard] = (address - base) // BLOCK
+        shape = ((end - base) // BLOCK, self.height, self.width * self.channels)  # two axes copy faster than three
+        self._pixels = np.asarray(_Memory(base + self.geometry.pixels, shape, (BLOCK, self.geometry.row, 1)))
+
+
+class _Memory:
+    """Read-only bytes at an address, for NumPy (its array interface); whoever uses it keeps the mapping alive."""
+
+    def __init__(self, address: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> None:
+        self.__array_interface__ = {
+            "version": 3, "typestr": "|u1", "data": (address, True), "shape": shape, "strides": strides
+        }  # fmt: skip
 
 
 def map_file(path: Path) -> Bytes:
