@@ -60,7 +60,7 @@ def all_commands(page: Path) -> Iterator[str]:
 def test_every_command_of_a_page_is_one_that_facegan_takes(page: Path) -> None:
     for line in all_commands(page):
         words = list(
-            itertools.takewhile(lambda word: word not in ("|", "&&", ">"), shlex.split(line, comments=True))
+            itertools.takewhile(lambda word: word not in ("|", "&&", ">", "..."), shlex.split(line, comments=True))
         )
         words = list(itertools.dropwhile(lambda word: re.match(r"[A-Z_]+=", word), words))
         found = arguments(words)
