@@ -43,7 +43,7 @@ class Plan:
 
 @click.command()
 @click.option("--dir", "folder", type=click.Path(path_type=Path), default="demo", help="Where everything goes.")
-@click.option("--seconds", type=click.FloatRange(min=1), default=170.0, help="About how long to train.")
+@click.option("--seconds", type=click.FloatRange(min=1), default=160.0, help="About how long to train.")
 @click.option(
     "--kimg", type=click.FloatRange(min=0.064), help="Train this many thousand images, however long it takes."
 )
