@@ -156,16 +156,16 @@ def accounting(jobs: Iterable[str]) -> dict[str, State]:
     wanted = sorted(set(jobs))
     if not wanted or shutil.which("sacct") is None:
         return {}
-    fields = "JobID,State,Reason,ExitCode,Elapsed,NodeList"
+    fields = "JobID,State,ExitCode,Elapsed,NodeList"  # its Reason is what the job once waited for
     call = ["sacct", "-n", "-P", "-X", "-D", "-j", ",".join(wanted), "-o", fields]
     result = subprocess.run(call, env=environment({}), capture_output=True, text=True, check=False)
     if result.returncode != 0:
         return {}
     found: dict[str, State] = {}
-    for job, state, reason, code, elapsed, nodes in (line.split("|") for line in result.stdout.splitlines()):
+    for job, state, code, elapsed, nodes in (line.split("|") for line in result.stdout.splitlines()):
         restarts = found[job].restarts + 1 if job in found else 0  # -D: one line a start, the last one counts
-        said = reason if reason not in ("", "None") else f"exit code {code}"
-        found[job] = State(state.split()[0], said, restarts, elapsed, nodes)
+        reason = "" if code == "0:0" else f"exit code {code}"
+        found[job] = State(state.split()[0], reason, restarts, elapsed, nodes)
     return found
 
 

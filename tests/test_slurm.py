@@ -279,7 +279,7 @@ def test_status_joins_queue_accounting_and_run_folder(here: Path) -> None:
         "squeue",
         "7|RUNNING|None|1|5:00|n[1-2]|\n8_0|PENDING|Resources|0|0:00||\n8_1|RUNNING|None|0|0:09|n1|\n",
     )
-    accounted = "9|PREEMPTED|None|0:0|00:01:00|n1\n9|FAILED|None|3:0|00:02:00|n2\n"
+    accounted = "9|REQUEUED|0:0|00:01:00|n1\n9|FAILED|3:0|00:02:00|n2\n"
     answering(here, "sacct", accounted)
     shown = {row["job"]: row for row in json.loads(facegan("status", "--json").output)}
     assert list(shown) == ["7", "8_0", "8_1", "9", "10"]
