@@ -173,7 +173,7 @@ def write_report(run_dirs: Sequence[Path], out: Path) -> Path:
 def render(runs: Sequence[Run]) -> str:
     """The page as text."""
     grids = {run.path: _spread(sampling.sample_grids(run.path), MOST_FRAMES) for run in runs}
-    pictures = Pictures(sum(len(found) + 2 for found in grids.values()))
+    pictures = Pictures(sum(len(found) + 3 for found in grids.values()))
     environment = Environment(
         loader=PackageLoader("facegan", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -270,12 +270,13 @@ def _read_object(path: Path) -> Row:
 
 def _card(run: Run, grids: Sequence[Grid], pictures: Pictures) -> Row:
     frames = [Frame(nimg / 1000, uri) for nimg, path in grids if (uri := pictures.embed(path))]
-    real = run.path / "samples" / "real.png"
+    real, nearest = run.path / "samples" / "real.png", sorted(run.path.glob("samples/nearest-nimg-*.png"))
     return {
         "run": run,
         "frames": frames,
         "real": pictures.embed(real) if real.exists() else "",
         "interpolation": _interpolation(run, pictures),
+        "nearest": pictures.embed(nearest[-1]) if nearest else "",
     }
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from facegan.metrics import Measurement, Reals, Subject
+    from facegan.metrics import Comparison, Measurement, Reals, Subject
     from facegan.metrics.features import Extractor
     from facegan.recipes import Recipe
     from facegan.snapshot import Snapshot
@@ -122,6 +122,8 @@ def evaluate(
             (fresh,) = measure(comparison, [name])
             if _is_main():
                 protocol.record(run_dir, [fresh])
+                if name == "nearest":
+                    draw_nearest(comparison, run_dir / "samples" / f"nearest-nimg-{snapshot.nimg:012d}.png")
         found.append(fresh)
     return found
 
@@ -175,6 +177,21 @@ def as_subject(snapshot: "Snapshot", run_dir: Path, device: "torch.device") -> "
         str(snapshot.meta["sha256"]),
         _critic(snapshot.recipe, run_dir, device),
     )
+
+
+def draw_nearest(comparison: "Comparison", path: Path, columns: int = 8) -> None:
+    """Save the samples that lie nearest to a training image, above the training images they are nearest to."""
+    import torch
+
+    from facegan import sampling
+
+    if comparison.train is None:
+        return
+    fakes, _ = comparison.nearest
+    places = fakes.distances.argsort()[:columns]
+    order, back = fakes.indices[places].unique(return_inverse=True)
+    training = torch.from_numpy(comparison.train.gather(order.numpy())).permute(0, 3, 1, 2)[back]
+    sampling.save_png(sampling.grid(torch.cat([comparison.fake[places], training]), columns), path)
 
 
 def run_folder(path: Path) -> Path:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from PIL import Image
 from shard_sets import make_set
 from tiny import tiny_recipe
 
@@ -61,6 +62,8 @@ def test_every_metric_that_needs_no_file_is_measured_and_kept_with_its_protocol(
     assert {m.metric for m in stored} == {"swd", "msssim", "randomnet", "nearest", "overfit"}
     assert {m.nimg for m in stored} == {128_000}
     assert all(m.protocol["split"] == "test" and len(m.protocol["set"]) == 64 for m in stored)
+    with Image.open(run / "samples" / "nearest-nimg-000000128000.png") as nearest:
+        assert nearest.size == (8 * 16 + 7 * 2, 2 * 16 + 2)  # eight samples above eight training images
 
 
 def test_the_same_command_again_reads_what_it_measured(run: Path) -> None:

@@ -71,6 +71,7 @@ def make_run(path: Path, frames: int = 5, crop: str = "150", swd: float = 20.0, 
     for k in range(frames):
         draw_grid(path / "samples" / f"fake-nimg-{k * 10_000:012d}.png", k)
     draw_grid(path / "samples" / "real.png", 99)
+    draw_grid(path / "samples" / "nearest-nimg-000000039000.png", 98)
     torch.manual_seed(0)
     write_snapshot(path / "snapshots", 39_000, build_generator(recipe), recipe, 7, {})
     protocol = {"n": 1024, "set": "f" * 64, "split": "test", "crop": crop, "seed": 0}
@@ -120,6 +121,7 @@ def test_the_page_says_what_a_reader_wants_to_know(page: Path) -> None:
         "--g-lr",  # where a value came from
         "split test",
         "interpolation",
+        "most like a training image",
         "real",
     ):
         assert fact in text, fact
@@ -263,7 +265,7 @@ def test_the_slider_shows_the_grid_of_its_place(page: Path, chromium: Browser) -
     assert chromium.run(move, 1) == "generated, 10 kimg"
     assert shown(chromium) == ["generated, 10 kimg"]
     widths = chromium.run("return [...document.images].filter(i => i.offsetParent).map(i => i.naturalWidth)")
-    assert len(widths) == 3  # sample, real, interpolation
+    assert len(widths) == 4  # sample, real, interpolation, nearest
     assert min(widths) > 0
 
 

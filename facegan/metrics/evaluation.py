@@ -100,6 +100,17 @@ class Comparison:
         return self.team.gather(torch.cat(list(self._made())), self.n)
 
     @cached_property
+    def nearest(self) -> tuple[memorisation.Nearest, memorisation.Nearest]:
+        """The nearest training images of the first generated images, and of as many held-out real ones."""
+        if self.train is None:
+            raise UsageError("the metric nearest compares with training images: the set has no split train")
+        some = min(self.n, NEAREST_QUERIES)
+        queries = torch.cat([self.fake[:some], self.real[:some]])
+        found = memorisation.nearest(queries, _chunks(self.train, np.arange(len(self.train))))
+        fakes, held_out = (memorisation.Nearest(*(torch.split(part, some)[k] for part in found)) for k in (0, 1))
+        return fakes, held_out
+
+    @cached_property
     def randomnet(self) -> Extractor:
         """The random feature network for these images."""
         return randomnet(self.reals.images.gather(np.zeros(1, np.int64)).shape[3])
@@ -177,21 +188,13 @@ def _inception(c: Comparison) -> Found:
 
 
 def _nearest(c: Comparison) -> Found:
-    if c.train is None:
-        raise UsageError("the metric nearest compares with training images: the set has no split train")
-    some = min(c.n, NEAREST_QUERIES)
-    key = short_count(some)
-    found = memorisation.nearest(
-        torch.cat([c.fake[:some], c.real[:some]]), _chunks(c.train, np.arange(len(c.train)))
-    )
-    fakes, held_out = (
-        memorisation.Nearest(*(part[rows] for part in found)) for rows in (slice(some), slice(some, None))
-    )
+    fakes, held_out = c.nearest
     result = memorisation.memorisation(fakes, held_out)
+    key = short_count(len(fakes.distances))
     return {f"nearest_ratio{key}": result.ratio, f"nearest_copies{key}": result.copies}, {
         "thumbnail": memorisation.THUMBNAIL,
-        "training_images": len(c.train),
-        "queries": some,
+        "training_images": len(c.train or ()),
+        "queries": len(fakes.distances),
     }
 
 
