@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from shards.errors import ShardError
 
-SCHEMES = ("https", "http", "s3", "gs")
+SCHEMES = {"https": "aiohttp", "http": "aiohttp", "s3": "s3fs", "gs": "gcsfs"}  # and the package that reads it
 PIECE = 8 << 20  # bytes asked for at once; halved after each failure, so that a poor line gets somewhere
 ATTEMPTS = 8  # in a row without a byte gained
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds
@@ -85,7 +85,8 @@ def _file_system(address: str) -> Any:
 
         return fsspec.core.url_to_fs(address, skip_instance_cache=True, use_listings_cache=False)[0]
     except ImportError as error:
-        raise ShardError(f'{address}: {error}. Type: pip install "facegan[remote]"') from None
+        package = SCHEMES[address.partition("://")[0]]
+        raise ShardError(f"{address}: {error}. Type: pip install {package}") from None
 
 
 def fetch(source: Source, name: str, size: int, part: Path, progress: Callable[[int], None]) -> None:
