@@ -189,7 +189,7 @@ def draw_nearest(comparison: "Comparison", path: Path, columns: int = 8) -> None
         return
     fakes, _ = comparison.nearest
     places = fakes.distances.argsort()[:columns]
-    order, back = fakes.indices[places].unique(return_inverse=True)
+    order, back = torch.unique(fakes.indices[places], return_inverse=True)
     training = torch.from_numpy(comparison.train.gather(order.numpy())).permute(0, 3, 1, 2)[back]
     sampling.save_png(sampling.grid(torch.cat([comparison.fake[places], training]), columns), path)
 
