@@ -83,13 +83,20 @@ def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+def imported(*folders: str) -> set[str]:
+    """The outside distributions that the files of these folders import."""
+    distributions = importlib.metadata.packages_distributions()
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    modules = {name.split(".")[0] for path in files for name in imports(path)} - set(sys.stdlib_module_names)
+    own = {path.stem for path in (ROOT / "tests").glob("*.py")} | {"facegan"}
+    return {normal(name) for module in modules - own for name in distributions.get(module, [module])} - {"facegan"}
+
+
 def test_what_is_imported_is_what_is_declared() -> None:
     """A package that only comes along with another one may be gone with its next version."""
-    distributions = importlib.metadata.packages_distributions()
-    files = [path for package in ("facegan", "jobs", "shards", "slurm") for path in (ROOT / package).rglob("*.py")]
-    modules = {name.split(".")[0] for path in files for name in imports(path)} - set(sys.stdlib_module_names)
-    used = {normal(name) for module in modules for name in distributions.get(module, [module])} - {"facegan"}
-    assert used == {normal(requirement.name) for requirement in declared("install_requires")}
+    packages = {normal(requirement.name) for requirement in declared("install_requires")}
+    assert imported("facegan", "jobs", "shards", "slurm") == packages
+    assert imported("tests") <= packages | {normal(requirement.name) for requirement in declared("dev")}
 
 
 def pins() -> dict[str, str]:
