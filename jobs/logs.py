@@ -26,7 +26,7 @@ def command(job: str, follow: bool, rank: int | None, lines: int) -> None:
       facegan logs -f runs/dcgan-128
       facegan logs -r 3 1234
     """
-    record = slurm_records.find(job, slurm.queue() if follow else ())[-1]
+    record = slurm_records.find(job, slurm.queue() if follow else None)[-1]
     path = log_of(record, rank)
     if follow:
         wait_for_log(record, path)

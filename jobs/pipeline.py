@@ -107,42 +107,50 @@ def pipeline(
 
 
 def submit_chain(stages: list[Stage], run: Path, dry_run: bool) -> None:
-    """Hand in what is neither done nor in the queue; a job handed in again takes all behind it along."""
+    """Hand in what is neither done nor in the queue; a stage handed in again takes all behind it along."""
     chain = run / "pipeline.json"
     recorded = _recorded(chain)
     queue = {} if dry_run else slurm.queue()
-    before, renewed = "", False
+    before, todo = "", list(stages)
     for stage in stages:
         known = recorded.get(stage.name, {})
         same = known.get("arguments", list(stage.arguments)) == list(stage.arguments)
-        if not renewed and same and _is_live(queue, known.get("job", "")):
+        if same and _is_live(queue, known.get("job", "")):
             before = known["job"]
             click.echo(f"{stage.name:10} job {before} is in the queue")
-        elif not renewed and same and not before and stage.is_done():
+        elif same and not before and stage.is_done():
             click.echo(f"{stage.name:10} done")
         else:
-            renewed = True
-            before = _submit(stage, before, run, dry_run)
-            if not dry_run:
-                recorded[stage.name] = {"job": before, "arguments": list(stage.arguments)}
-                write_json(chain, recorded)
+            break
+        todo.remove(stage)
+    if not dry_run:
+        check(todo)
+    for stage in todo:
+        call = make_stage_call(stage, before)
+        if dry_run:
+            click.echo(call.shown())
+            before = f"JOB_OF_{stage.name.upper()}"
+            continue
+        record = hand_in(stage.batch_file, call, run_dir=str(run))
+        click.echo(f"{stage.name:10} job {record.job}, log {record.log}")
+        before = record.job
+        recorded[stage.name] = {"job": before, "arguments": list(stage.arguments)}
+        write_json(chain, recorded)
     if before and not dry_run:
         click.echo(f"Next: facegan status {run} | facegan logs -f {before} | facegan cancel {run}")
 
 
-def _submit(stage: Stage, before: str, run: Path, dry_run: bool) -> str:
-    call = make_stage_call(stage, before)
-    if dry_run:
-        click.echo(call.shown())
-        return f"JOB_OF_{stage.name.upper()}"
-    slurm_checks.check_log_folder(call)
-    slurm_checks.check_request(call)
-    slurm.test_only(call)
-    if stage.name == "preprocess":
-        slurm_checks.check_preprocess(call)
-    record = hand_in(stage.batch_file, call, run_dir=str(run))
-    click.echo(f"{stage.name:10} job {record.job}, log {record.log}")
-    return record.job
+def check(stages: list[Stage]) -> None:
+    """Everything that can be known before the first of them is handed in."""
+    for stage in stages:
+        call = make_stage_call(stage, "")
+        slurm_checks.check_log_folder(call)
+        if stage.name == "preprocess":
+            slurm_checks.check_preprocess(call)
+        if stage.name == "train":
+            slurm_checks.check_training(stage.batch_file, call)
+        slurm_checks.check_request(call)
+        slurm.test_only(call)
 
 
 def make_stage_call(stage: Stage, before: str) -> Call:

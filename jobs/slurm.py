@@ -55,6 +55,8 @@ class State(NamedTuple):
     restarts: int
     elapsed: str
     nodes: str
+    comment: str = ""  # "facegan" for the files of slurm/
+    directory: str = ""  # where it was submitted
 
 
 @dataclass(frozen=True)
@@ -143,12 +145,16 @@ def test_only(call: Call) -> None:
 
 
 def queue() -> dict[str, State]:
-    """This user's jobs and array elements that Slurm still remembers. Names are data, so none is parsed."""
-    wanted = ("JobArrayID", "State", "Reason", "RestartCnt", "TimeUsed", "NodeList")
+    """This user's jobs and array elements that Slurm still remembers. Job names are data, so none is parsed."""
+    wanted = ("JobArrayID", "State", "Reason", "RestartCnt", "TimeUsed", "NodeList", "Comment", "WorkDir")
     layout = ",".join(f"{name}:|" for name in wanted)
     text = _run(["squeue", "--noheader", "--array", "--me", "--states=all", "--Format", layout])
     rows = (line.split("|") for line in text.splitlines())
-    return {row[0]: State(row[1], row[2], int(row[3] or 0), row[4], row[5]) for row in rows if len(row) > 6}
+    return {row[0]: _state(*row[1:8]) for row in rows if len(row) == 9}
+
+
+def _state(state: str, reason: str, restarts: str, *rest: str) -> State:
+    return State(state, reason, int(restarts or 0), *rest)
 
 
 def accounting(jobs: Iterable[str]) -> dict[str, State]:

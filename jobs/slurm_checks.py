@@ -20,6 +20,7 @@ def check(name: str, call: Call) -> list[str]:
     """Everything that can be known before submission; raises UsageError or SlurmError, returns warnings."""
     check_log_folder(call)
     if name in TRAINING:
+        check_data(name, call)
         check_training(name, call)
     if name == "preprocess":
         check_preprocess(call)
@@ -59,19 +60,24 @@ def check_request(call: Call) -> None:
         raise UsageError(f"{nodes} nodes with {gpus} GPUs each are asked for, but sinfo has:\n{table}")
 
 
-def check_training(name: str, call: Call) -> None:
-    """Recipe and data exist, the batch divides over the ranks, the run folder's disk has room."""
-    from facegan import recipes
-
-    recipe = recipes.load(recipe_name(name, call.arguments))
+def check_data(name: str, call: Call) -> None:
+    """There is a set to train on."""
     data = setting(call, "--data", "data/shards")
     if "://" not in data and not [*Path(data).glob("index.json"), *Path(data).glob("*/index.json")]:
         raise UsageError(
             f"no set of shards in {data}; make it first: facegan submit preprocess -- img_align_celeba.zip {data}"
-            f" --recipe {recipe.name}"
+            f" --recipe {recipe_name(name, call.arguments)}"
         )
+
+
+def check_training(name: str, call: Call) -> None:
+    """The recipe exists, the batch divides over the ranks, the run folder's disk has room."""
+    from facegan import recipes
+
+    recipe = recipes.load(recipe_name(name, call.arguments))
     batch = int(setting(call, "--batch-size", str(recipe.batch_size)))
-    ranks = (_number(call.value("nodes")) or 1) * max(gpus_per_node(call), 1)
+    a_node = _number(os.environ.get("FACEGAN_RANKS_PER_NODE", "")) or max(gpus_per_node(call), 1)
+    ranks = (_number(call.value("nodes")) or 1) * a_node
     if batch % ranks:
         raise UsageError(
             f"a batch of {batch} does not divide over {ranks} ranks; give --batch-size {-(-batch // ranks) * ranks}"

@@ -29,7 +29,6 @@ PACKAGES = ("facegan", "shards", "jobs", "slurm")
 RECORDED = ("SLURM_", "FACEGAN_", "CUDA_", "NCCL_", "GLOO_", "OMP_", "TORCH_", "PYTORCH_", "MASTER_", "WANDB_")
 VERSIONS = ("torch", "accelerate", "numpy", "webdataset", "wandb", "safetensors")
 ROOT_CAUSE = re.compile(r"Root Cause.*?rank\s*:\s*(\d+).*?exitcode\s*:\s*(-?\d+)", re.DOTALL)
-SINGLE = re.compile(r"died with <Signals\.(\w+)|returned non-zero exit status (\d+)")
 CONSEQUENCE = re.compile(r"by peer|[Cc]onnection (refused|closed)|NCCL|Broken pipe|SIGTERM|[Tt]imed out")
 
 
@@ -44,7 +43,8 @@ def begin(run_dir: Path | None, arguments: list[str]) -> None:
     logs = run_dir / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     start = logs / f"job-{job}-{restarts()}.json"
-    write_json(start, {**provenance(), "job": job, "log": log, "arguments": arguments, "code": snapshot_code(logs)})
+    what = {"job": job, "log": log, "sbatch": submitted.options, "arguments": arguments}
+    write_json(start, {**what, **provenance(), "code": snapshot_code(logs)})
     write_json(
         logs / "attempt.json", {"job": job, "restarts": restarts(), "before": outcome(run_dir), **sizes(logs)}
     )
@@ -64,9 +64,8 @@ def end(run_dir: Path, code: int, asked: str) -> str:
     state = left.get("state", "failed")
     if state == "failed":
         reason = left.get("reason", "")
-        why = cause(run_dir / "logs", attempt["sizes"]) if not reason or CONSEQUENCE.search(reason) else ""
-        nothing = f"the ranks ended without an outcome, srun's exit code {code} (see {run_dir}/logs)"
-        fail(run_dir, why or reason or nothing, left)
+        why = cause(run_dir / "logs", attempt["sizes"], code) if not reason or CONSEQUENCE.search(reason) else ""
+        fail(run_dir, why or reason, left)
     if state == "stopped" and asked:
         return next_attempt(run_dir, int(left.get("nimg", 0)))
     return str(state)
@@ -93,30 +92,27 @@ def fail(run_dir: Path, reason: str, known: dict[str, Any]) -> None:
     write_json(run_dir / "outcome.json", {"nimg": 0, **known, "state": "failed", "reason": reason})
 
 
-def cause(logs: Path, sizes_before: dict[str, int]) -> str:
-    """What the launchers say of the rank that died first, with its last words; '' where they say nothing.
+def cause(logs: Path, sizes_before: dict[str, int], code: int) -> str:
+    """Which rank died first, and its last words.
 
-    Each launcher names one of its own. A rank that only lost its connection, or was ended for another's sake, is
-    the cause if nothing else is.
+    Each launcher names one of its own; a single rank has none, so srun's exit code tells. A rank that only lost its
+    connection, or was ended for another's sake, is the cause if nothing else is.
     """
     said = {path.name: tail(path, sizes_before.get(path.name, 0)) for path in sorted(logs.glob("*.log"))}
     found = [d for name, text in said.items() if name.startswith("node-") for d in deaths(text)]
     told = [(rank, status, last_words(said.get(f"rank-{rank}.log", ""))) for rank, status in found]
     told.sort(key=lambda death: (bool(CONSEQUENCE.search(death[2])), death[1] == -signal.SIGTERM, death[1] > 0))
-    if not told:
-        return ""
-    rank, status, words = told[0]
+    if not told and (logs / "rank-1.log").exists():
+        return f"the ranks ended without an outcome, srun's exit code {code} (see {logs})"
+    alone = (0, code if code <= 128 else 128 - code, last_words(said.get("rank-0.log", "")))
+    rank, status, words = told[0] if told else alone
     spoken = f": {words}" if words and status > 0 else ""
     return f"rank {rank} {died(status)}{spoken} (see {logs}/rank-{rank}.log)"
 
 
 def deaths(text: str) -> list[tuple[int, int]]:
-    """(rank, exit code or minus the signal) as torchrun tells it, or accelerate for a single rank."""
-    if found := ROOT_CAUSE.search(text):
-        return [(int(found.group(1)), int(found.group(2)))]
-    if found := SINGLE.search(text):
-        return [(0, -signal.Signals[found.group(1)].value if found.group(1) else int(found.group(2)))]
-    return []
+    """(rank, exit code or minus the signal) of the first failure a launcher saw, as torchrun tells it."""
+    return [(int(rank), int(status)) for rank, status in ROOT_CAUSE.findall(text)[-1:]]
 
 
 def died(status: int) -> str:

@@ -5,13 +5,14 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from facegan.errors import UsageError
 from facegan.files import write_json
+from jobs.slurm import State
 
 FOLDER = Path(".facegan/jobs")
 
@@ -52,19 +53,22 @@ def load(job: str, folder: Path = FOLDER) -> Record | None:
     return record if record.job == job else None
 
 
-def load_all(queued: Iterable[str] = (), folder: Path = FOLDER) -> list[Record]:
-    """Every record, oldest job first; an array as its elements: those that have started and those `queued`."""
+def load_all(queued: Mapping[str, State] | None = None, folder: Path = FOLDER) -> list[Record]:
+    """Every record, oldest job first; an array as its elements: those that have started and those `queued`.
+
+    What a plain sbatch left in the queue has no record before it starts; it is known by comment and directory.
+    """
     jobs = [path.stem for path in folder.glob("*.json") if re.fullmatch(r"\d+(_\d+)?", path.stem)]
     records = {job: record for job in jobs if (record := load(job, folder)) is not None}
-    for job in queued:
-        array = job.partition("_")[0]
-        if job not in records and array in records and re.fullmatch(r"\d+_\d+", job):
-            records[job] = replace(records[array], job=job)
+    for job, state in (queued or {}).items():
+        array, is_ours = job.partition("_")[0], state.comment == "facegan" and state.directory == str(Path.cwd())
+        if job not in records and (array in records or is_ours) and re.fullmatch(r"\d+(_\d+)?", job):
+            records[job] = replace(records.get(array, Record(job, "(sbatch)")), job=job)
     in_parts = {record.array for job, record in records.items() if "_" in job}
     return sorted((record for job, record in records.items() if job not in in_parts), key=Record.order)
 
 
-def find(wanted: str, queued: Iterable[str] = (), folder: Path = FOLDER) -> list[Record]:
+def find(wanted: str, queued: Mapping[str, State] | None = None, folder: Path = FOLDER) -> list[Record]:
     """The records a person means: a job id, an array's id or one element, or a run folder.
 
     Raises UsageError with what is known.

@@ -4,6 +4,7 @@
 #   sbatch slurm/check.sh
 #   sbatch --nodes=2 --gpus-per-node=4 slurm/check.sh
 #SBATCH --job-name=check
+#SBATCH --comment=facegan
 #SBATCH --output=%x-%j.out
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1

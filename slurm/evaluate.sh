@@ -4,6 +4,7 @@
 #   sbatch slurm/evaluate.sh
 #   sbatch --gpus-per-node=8 slurm/evaluate.sh runs/wgan-gp-128 --data data/shards
 #SBATCH --job-name=evaluate
+#SBATCH --comment=facegan
 #SBATCH --output=%x-%j.out
 #SBATCH --open-mode=append
 #SBATCH --nodes=1

@@ -5,6 +5,7 @@
 #   sbatch --gpus-per-node=1 slurm/facegan.sh sample runs/dcgan-128
 #   sbatch --dependency=afterok:1234 slurm/facegan.sh report runs/dcgan-128
 #SBATCH --job-name=facegan
+#SBATCH --comment=facegan
 #SBATCH --output=%x-%j.out
 #SBATCH --open-mode=append
 #SBATCH --cpus-per-task=2

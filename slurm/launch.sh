@@ -38,7 +38,8 @@ head_address() {
   printf '%s' "$address"
 }
 
-# launch MODULE ARG...: becomes an srun that runs `python -m MODULE ARG...` as one rank a GPU, through one launcher a node.
+# launch MODULE ARG...: becomes an srun that runs `python -m MODULE ARG...` as one rank a GPU, through one launcher a
+# node; a single rank needs no launcher.
 launch() {
   local ranks=${FACEGAN_RANKS_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}} cpus=${SLURM_CPUS_PER_TASK:-1}
   local world=$((ranks * SLURM_NNODES)) omp=$((cpus > ranks ? cpus / ranks : 1))
@@ -48,13 +49,16 @@ launch() {
   # The node's number is another one on every node: it has to be read inside srun.
   # shellcheck disable=SC2016
   local on_node='[ -z "${FACEGAN_LOGS:-}" ] || exec >>"$FACEGAN_LOGS/node-$SLURM_NODEID.log" 2>&1
-    exec $FACEGAN_PREFIX "$FACEGAN_PYTHON" -m accelerate.commands.launch --machine_rank "$SLURM_NODEID" "$@"'
-  local multi=()
-  if [ "$world" -gt 1 ]; then multi=(--multi_gpu --main_process_ip "$MASTER_ADDR" --main_process_port "$MASTER_PORT"); fi
+    exec $FACEGAN_PREFIX "$FACEGAN_PYTHON" -m '
+  if [ "$world" -gt 1 ]; then
+    # shellcheck disable=SC2016
+    on_node+='accelerate.commands.launch --machine_rank "$SLURM_NODEID" '
+    set -- --multi_gpu --num_machines "$SLURM_NNODES" --num_processes "$world" --main_process_ip "$MASTER_ADDR" \
+      --main_process_port "$MASTER_PORT" --mixed_precision no --dynamo_backend no --module "$@"
+  fi
   # --cpus-per-task is not inherited since Slurm 22.05; without --kill-on-bad-exit the ranks of a dead one hang.
   exec srun --export=ALL --ntasks-per-node=1 --cpus-per-task="$cpus" --kill-on-bad-exit=1 --unbuffered \
-    bash -c "$on_node" launcher --num_machines "$SLURM_NNODES" --num_processes "$world" "${multi[@]}" \
-    --mixed_precision no --dynamo_backend no --module "$@"
+    bash -c "$on_node\"\$@\"" launcher "$@"
 }
 
 # has_shards DIR: a set, or one set a size; what lies elsewhere (s3://...) is looked at by `facegan train` itself.
@@ -81,15 +85,15 @@ train() {
   has_shards "$data" || die "no set of shards in ${data:-(no --data)}; make it first:" \
     "sbatch slurm/preprocess.sh img_align_celeba.zip $(printf %q "${data:-data/shards}") --recipe $1"
   export FACEGAN_LOGS=$run_dir/logs
+  # Time limit and preemption come as USR1 to this shell alone (--signal=B:USR1), scancel as TERM.
+  trap 'signal=USR1' USR1
+  trap 'signal=TERM' TERM
   "${python[@]}" -m jobs.slurm_job begin --run-dir "$run_dir" -- train "$@"
 
   launch jobs.slurm_rank train "$@" &
   step=$!
   tail -n 0 -F "$FACEGAN_LOGS/rank-0.log" 2>/dev/null &
   tail=$!
-  # Time limit and preemption come as USR1 to this shell alone (--signal=B:USR1), scancel as TERM.
-  trap 'signal=USR1' USR1
-  trap 'signal=TERM' TERM
   while kill -0 "$step" 2>/dev/null; do
     if [ -z "$signal" ]; then
       wait "$step" || true # a trapped signal ends it early
@@ -114,10 +118,11 @@ train() {
 # Puts exactly this job, or this element of its array, back into the queue. A job that Slurm is ending by itself
 # (scancel, a preemption without grace) is no longer RUNNING: then Slurm has decided already.
 requeue() {
-  local id=$SLURM_JOB_ID # of an array's last element this is the array's own id, which would requeue them all
+  local state id=$SLURM_JOB_ID # of an array's last element this is the array's own id, which would requeue them all
   if [ -n "${SLURM_ARRAY_JOB_ID:-}" ]; then id=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID; fi
-  [ "$(squeue -h -j "$id" -o %T)" = RUNNING ] || exit 85
+  state=$(squeue -h -j "$id" -o %T) || state=RUNNING # no answer: try
+  [ "$state" = RUNNING ] || exit 85
   trap '' TERM # Slurm ends the job for its requeue; nothing is left to save
-  scontrol requeue "$id" || die "scontrol requeue $id failed: submit again, the run goes on where it stopped"
+  scontrol requeue "$id" || { sleep 10 && scontrol requeue "$id"; } || die "scontrol requeue $id failed: submit again, the run goes on where it stopped"
   exit 0
 }

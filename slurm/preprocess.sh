@@ -6,6 +6,7 @@
 #
 # The same command again does only what is missing. Give the whole array each time: slices that are done end at once.
 #SBATCH --job-name=preprocess
+#SBATCH --comment=facegan
 #SBATCH --output=%x-%A_%a.out
 #SBATCH --open-mode=append
 #SBATCH --array=0-7

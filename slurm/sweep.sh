@@ -3,6 +3,7 @@
 #
 #   sbatch --array=0-5 slurm/sweep.sh dcgan-64 --set g_lr=1e-4,2e-4 --seeds 3 --data data/shards --out runs/sweep
 #SBATCH --job-name=sweep
+#SBATCH --comment=facegan
 #SBATCH --output=%x-%A_%a.out
 #SBATCH --open-mode=append
 #SBATCH --array=0

@@ -7,6 +7,7 @@
 #
 # At the time limit or a preemption it saves, requeues itself and goes on where it was.
 #SBATCH --job-name=train_64
+#SBATCH --comment=facegan
 #SBATCH --output=%x-%j.out
 #SBATCH --open-mode=append
 #SBATCH --nodes=1

@@ -117,6 +117,7 @@ def test_the_launcher_gets_one_rank_a_gpu_and_a_port_below_the_ephemeral_ones(he
     assert options["--num_machines"] == "4"
     assert options["--main_process_port"] == "24567"
     assert "--kill-on-bad-exit=1" in words
+    assert "--multi_gpu" in words
     assert "--cpus-per-task=32" in words
     assert "$SLURM_NODEID" in "".join(words)  # expanded on each node, not here
     assert words[-3:] == ["jobs.slurm_rank", "a b", "$(c)"]
@@ -235,6 +236,7 @@ def test_a_training_is_checked_before_it_waits(here: Path, arguments: list[str],
     (here / "data/shards/128/index.json").touch()
     given = submit.make_call(slurm.batch_files()["train_128"], ("--nodes=2",), tuple(arguments))
     with pytest.raises(UsageError) as error:
+        slurm_checks.check_data("train_128", given)
         slurm_checks.check_training("train_128", given)
     assert said in str(error.value)
 
@@ -277,7 +279,7 @@ def test_status_joins_queue_accounting_and_run_folder(here: Path) -> None:
     answering(
         here,
         "squeue",
-        "7|RUNNING|None|1|5:00|n[1-2]|\n8_0|PENDING|Resources|0|0:00||\n8_1|RUNNING|None|0|0:09|n1|\n",
+        "7|RUNNING|None|1|5:00|n[1-2]|||\n8_0|PENDING|Resources|0|0:00||||\n8_1|RUNNING|None|0|0:09|n1|||\n",
     )
     accounted = "9|REQUEUED|0:0|00:01:00|n1\n9|FAILED|3:0|00:02:00|n2\n"
     answering(here, "sacct", accounted)
@@ -295,7 +297,7 @@ def test_status_shows_a_hostile_reason_on_one_line(here: Path) -> None:
     slurm_records.save(Record("7", "train_64", "runs/a"))
     Path("runs/a").mkdir(parents=True)
     Path("runs/a/outcome.json").write_text('{"state": "failed", "reason": "a\\nb\\u001b[31m", "nimg": 1}')
-    answering(here, "squeue", "7|FAILED|None|0|5:00|n1|\n")
+    answering(here, "squeue", "7|FAILED|None|0|5:00|n1|||\n")
     assert "a?b?[31m" in facegan("status").output
 
 
@@ -305,7 +307,7 @@ def test_cancel_names_only_live_jobs_and_takes_a_run_s_chain(here: Path) -> None
     answering(
         here,
         "squeue",
-        "7|COMPLETED|None|0|5:00|n1|\n8|RUNNING|None|0|5:00|n1|\n9|RUNNING|None|0|1:00|n1|\n10|PENDING|Dependency|0|0:00||\n",
+        "7|COMPLETED|None|0|5:00|n1|||\n8|RUNNING|None|0|5:00|n1|||\n9|RUNNING|None|0|1:00|n1|||\n10|PENDING|Dependency|0|0:00||||\n",
     )
     answering(here, "scancel", "")
     assert "Cancelled 8, 10." in facegan("cancel", "./runs/a").output
@@ -398,7 +400,7 @@ def test_an_outcome_of_an_earlier_attempt_does_not_count_unless_the_run_was_fini
     attempt.ends("stopped", nimg=10)
     attempt.begin()
     assert attempt.ends() == "failed"
-    assert "without an outcome, srun's exit code 1" in attempt.reason
+    assert "rank 0 ended with exit code 1" in attempt.reason
     attempt.ends("finished")
     attempt.begin()
     assert attempt.ends() == "finished"
@@ -430,11 +432,13 @@ def test_the_cause_of_an_exception_is_its_last_line(attempt: Attempt) -> None:
     assert attempt.reason.startswith("rank 3 ended with exit code 1: ValueError: bad luck (see ")
 
 
-def test_the_cause_of_a_single_rank_is_read_from_accelerate(attempt: Attempt) -> None:
-    said = "subprocess.CalledProcessError: Command '[...]' died with <Signals.SIGSEGV: 11>."
-    (attempt.logs / "node-0.log").write_text(said)
+def test_the_cause_of_a_single_rank_is_read_from_srun(attempt: Attempt) -> None:
+    (attempt.logs / "rank-0.log").write_text("ValueError: bad luck\n")
     assert attempt.ends() == "failed"
-    assert attempt.reason.startswith("rank 0 was killed by SIGSEGV")
+    assert attempt.reason.startswith("rank 0 ended with exit code 1: ValueError: bad luck")
+    (attempt.run / "outcome.json").unlink()
+    assert slurm_job.end(attempt.run, 139, "") == "failed"
+    assert attempt.reason.startswith("rank 0 was killed by SIGSEGV (see")
 
 
 def test_what_earlier_attempts_logged_is_not_the_cause_of_this_one(attempt: Attempt) -> None:
@@ -472,8 +476,26 @@ def test_an_array_element_inherits_what_was_recorded_for_its_array(
     record = slurm_records.load("50_2")
     assert record is not None
     assert (record.name, record.options, record.submitted) == ("sweep", ("--array=0-3",), "then")
-    queued = ["50_1", "50_2", "50_3"]
-    assert [r.job for r in slurm_records.load_all(queued)] == queued
+    waiting = slurm.State("PENDING", "", 0, "", "")
+    queued = {"50_1": waiting, "50_2": waiting, "50_3": waiting}
+    assert [r.job for r in slurm_records.load_all(queued)] == list(queued)
+
+
+def test_a_waiting_job_of_a_plain_sbatch_is_known_by_its_comment_and_directory(here: Path) -> None:
+    rows = [f"7|PENDING|Priority|0|0:00||facegan|{here}|", f"8|PENDING|Priority|0|0:00|||{here}|"]
+    rows += ["9|PENDING|Priority|0|0:00||facegan|/elsewhere|", "10|PENDING|Priority|0|0:00||face"]
+    answering(here, "squeue", "\n".join(rows))
+    assert [row["job"] for row in json.loads(facegan("status", "--json").output)] == ["7"]
+
+
+def test_a_sweep_is_handed_in_as_an_array(here: Path) -> None:
+    answering(here, "sinfo", SINFO)
+    answering(here, "sbatch", "77\n")
+    result = facegan("sweep", "dcgan-64", "--set", "g_lr=1e-4,2e-4", "--seeds", "2", "--kimg", "1", "--slurm")
+    assert "Submitted sweep as job 77" in result.output, result.output
+    words = (here.parent / "sbatch.call").read_text().splitlines()
+    assert "--array=0-3" in words
+    assert words[words.index("--set") + 1] == "g_lr=1e-4,2e-4"
 
 
 def test_submit_help_lists_the_jobs_with_the_files_own_words_and_imports_no_torch(here: Path) -> None:

@@ -184,7 +184,7 @@ def tensors(run: Path) -> dict[str, bytes]:
 
 @overlapping
 def test_an_interrupted_two_node_training_ends_with_the_weights_of_an_uninterrupted_one(site: Site) -> None:
-    two_nodes = ["--nodes=2", "--gpus-per-node=1", "--"]
+    two_nodes = ["--nodes=2", "--gpus-per-node=1", "--nice=-100", "--"]
     pieces = site.submit("train_64", *two_nodes, "--run-dir", "runs/pieces", *SMALL, "--kimg", "3")
     whole = site.submit("train_64", *two_nodes, "--run-dir", "runs/whole", *SMALL, "--kimg", "3")
     site.trains("runs/pieces")
@@ -414,7 +414,8 @@ def test_a_run_that_a_person_stopped_does_not_come_back(site: Site) -> None:
 @overlapping
 def test_train_128_runs_from_a_plain_sbatch_with_a_site_file_and_is_recorded(site: Site) -> None:
     settings = site.folder / "other site.sh"
-    settings.write_text(f"export FACEGAN_PYTHON={sys.executable}\nexport FROM_SITE=yes\nexport SECRET_TOKEN=hush\n")
+    lines = [f"FACEGAN_PYTHON='{sys.executable}'", "FACEGAN_PREFIX='env FACEGAN_INSIDE=yes'", "FACEGAN_TOKEN=hush"]
+    settings.write_text("".join(f"export {line}\n" for line in lines))
     extra = {"FACEGAN_SITE": str(settings), "FACEGAN_PYTHON": "", "FACEGAN_RECIPE": "wgan-gp-128"}
     small = [*SMALL, "--kimg", "0.008"]
     job = site.sbatch(*LIGHT, str(ROOT / "slurm/train_128.sh"), *small, **extra)
@@ -424,6 +425,7 @@ def test_train_128_runs_from_a_plain_sbatch_with_a_site_file_and_is_recorded(sit
     values = json.loads(record)
     assert values["arguments"][:2] == ["train", "wgan-gp-128"]
     assert values["environment"]["FACEGAN_SITE"] == str(settings)
+    assert values["environment"]["FACEGAN_INSIDE"] == "yes"  # Python is called with the prefix
     assert len(values["git"].get("commit", 40 * "x")) == 40
     assert (site.folder / "runs/wgan-gp-128/logs" / values["code"]).exists()
     assert "hush" not in record
