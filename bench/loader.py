@@ -27,6 +27,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 from loader_peers import BATCH, LOADERS, Loader, as_jpeg, remove  # noqa: E402
 
 FORMS = ("uint8", "float32")
+# Batches of floats are several MB: without this, glibc maps and unmaps each, and page faults are all one measures.
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(256 << 20)}
 Rates = dict[str, dict[str, dict[str, float]]]  # loader, size, form: samples per second
 QUICK = {"ours_jpeg", "folder_pil", "streaming_jpeg", "litdata_jpeg", "energon_jpeg"}  # left out of --quick
 
@@ -129,7 +131,7 @@ def run_all(options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str
     arguments = [argument for argument in sys.argv[1:] if argument != "--json"] + ["--data", str(options.data)]
     for package in dict.fromkeys(loader.package for loader in chosen(options)):
         command = [sys.executable, "-W", "ignore", __file__, *arguments, "--package", package]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **ALLOCATOR})
         lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
         rows += [json.loads(line) for line in lines]
         if done.returncode:
