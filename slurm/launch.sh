@@ -105,6 +105,7 @@ train() {
   wait "$step" || code=$?
   sleep 1 # the last lines
   kill "$tail" 2>/dev/null || true
+  rm -f "$run_dir/stop"
 
   verdict=$("${python[@]}" -m jobs.slurm_job end "$run_dir" --code "$code" --signal "$signal")
   case $verdict in
@@ -123,6 +124,7 @@ requeue() {
   state=$(squeue -h -j "$id" -o %T) || state=RUNNING # no answer: try
   [ "$state" = RUNNING ] || exit 85
   trap '' TERM # Slurm ends the job for its requeue; nothing is left to save
-  scontrol requeue "$id" || { sleep 10 && scontrol requeue "$id"; } || die "scontrol requeue $id failed: submit again, the run goes on where it stopped"
+  scontrol requeue "$id" || { sleep 10 && scontrol requeue "$id"; } ||
+    die "scontrol requeue $id failed: submit again, the run goes on where it stopped"
   exit 0
 }
