@@ -122,7 +122,9 @@ class _Packer:
         self.task = task
         self.split = SPLITS[int(task.annotations.splits[0])]
         self.reader = _reader(*task.source)
-        self.channels = next(iter(task.sizes.values())).channels
+        self.places = [Place(*place) for place in task.places.tolist()]
+        geometry = next(iter(task.sizes.values()))
+        self.channels, self.has_members = geometry.channels, geometry.json > 0
         self.samples: list[str] = []
         self.rejects: list[dict[str, str]] = []
         self.content = 0
@@ -145,18 +147,18 @@ class _Packer:
     def add(self, crops: Crops, files: list[ShardFile]) -> None:
         """Resize a batch and append it to all files."""
         keys = [self.task.keys[i] for i in crops]
-        texts = [self.task.annotations.member(i) for i in crops]
+        texts = [self.task.annotations.member(i) for i in crops] if self.has_members else None
         groups = _by_shape(list(crops.values()))
         for file in files:
             images = resize_groups(groups, len(crops), file.geometry)
-            file.add(images, keys, texts if file.geometry.json else None)
+            file.add(images, keys, texts)
         self.samples += [self._line(i) for i in crops]
 
     def _crop(self, i: int) -> NDArray[np.uint8] | None:
         """The cut of picture i (h, w, C); None where it was rejected."""
         name, data = self.task.names[i], None
         try:
-            data = self.reader.read(name, Place(*self.task.places[i].item()))
+            data = self.reader.read(name, self.places[i])
             image = decode(data, self.channels)
             crop = self.task.crop.cut(image)
             # A crop is a view: do not hold a whole large photograph for it

@@ -94,5 +94,4 @@ def _read_file(file: int) -> bytes:
         raise PictureError("not a file", stat.filemode(facts.st_mode))
     if facts.st_size > MAX_PICTURE_BYTES:
         raise PictureError("too large", f"{facts.st_size:,} bytes, at most {MAX_PICTURE_BYTES:,} are read")
-    with open(file, "rb", buffering=0, closefd=False) as stream:
-        return stream.read()
+    return os.read(file, facts.st_size)
