@@ -76,6 +76,12 @@ class Machine:
         """Return when every rank has come here."""
         self.accelerator.wait_for_everyone()
 
+    def leave(self) -> None:
+        """Part from the other ranks once all have come here; a rank that just exits can abort the others."""
+        if dist.is_initialized():
+            dist.barrier()
+            dist.destroy_process_group()
+
     def describe(self) -> str:
         """One line for people: ranks, device, precision, threads."""
         name = (

@@ -60,6 +60,7 @@ def _run(recipe: Recipe, settings: RunSettings, sources: dict[str, str]) -> int:
                 evaluate=during_training(shard_set, recipe, Path(settings.run_dir)) if settings.eval_kimg else None,
             )
         )
+    machine.leave()
     if machine.is_main:
         print(farewell(outcome, settings), file=sys.stderr)
     return 0 if outcome.state == "stopped" and is_launched() else outcome.exit_code

@@ -86,6 +86,7 @@ def main() -> None:
     settings = {key: values.pop(key) for key in list(values) if key in RunSettings.__dataclass_fields__}
     job = tiny_job(tiny_recipe(name, kimg=float(kimg), **values), Path(run_dir), **settings)
     outcome = train(job)
+    job.machine.leave()
     print(json.dumps({"state": outcome.state, "nimg": outcome.nimg, "reason": outcome.reason}), flush=True)
     raise SystemExit(0 if "RANK" in os.environ else outcome.exit_code)
 

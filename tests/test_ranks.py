@@ -1,0 +1,204 @@
+"""Real processes on gloo compute what one process does, notice each other's end, and resume on other numbers."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_resume import finish, run_ranks
+from tiny import MadeUpImages, result, tiny_recipe
+
+from facegan.draws import Drawer, StepDraws
+from facegan.recipes import recipe_classes
+from facegan.state import build_discriminator, build_generator
+
+pytestmark = pytest.mark.ranks
+ROOT = Path(__file__).parent.parent
+PLAIN = ['g_optimizer="sgd"', 'd_optimizer="sgd"', "beta1=0.0", "g_lr=0.01", "d_lr=0.01"]
+
+
+def weights(run_dir: Path) -> dict[str, torch.Tensor]:
+    last = max((run_dir / "checkpoints").glob("nimg-*"))
+    return load_file(last / "state.safetensors")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["mlp-64"], ["mlp-64", 'loss="wasserstein"', "gp_weight=10.0", "n_critic=2"]],
+    ids=["bce", "wgan-gp"],
+)
+def test_ranks_equal_the_single_process_on_the_same_global_batches(arguments, tmp_path):
+    """The BCE step and the WGAN-GP step; plain gradient descent, so that rounding is not blown up by Adam."""
+    name, *changes = arguments
+    for world in (1, 2, 3):
+        assert finish(run_ranks([name, str(tmp_path / f"{world}"), "0.06", *changes, *PLAIN], world)) == [0] * world
+    for world in (2, 3):
+        assert_equal_to_rounding(tmp_path / "1", tmp_path / f"{world}")
+        for one, many in zip(result(tmp_path / "1")[1], result(tmp_path / f"{world}")[1], strict=True):
+            assert one == pytest.approx(many, rel=1e-4, abs=1e-6)
+
+
+def assert_equal_to_rounding(run: Path, other: Path) -> None:
+    one, many = weights(run), weights(other)
+    for key in (k for k in one if k.startswith(("generator/", "discriminator/"))):
+        torch.testing.assert_close(one[key], many[key], rtol=1e-4, atol=1e-6, msg=key)
+
+
+@pytest.mark.parametrize("name", ["dcgan-64", "dcgan-128", "wgan-gp-64"])
+def test_recipes_with_batchnorm_train_on_two_ranks_and_say_so(name, tmp_path):
+    processes = run_ranks([name, str(tmp_path), "0.03"], 2)
+    said = [process.communicate(timeout=120)[1] for process in processes]
+    assert [p.returncode for p in processes] == [0, 0], said
+    assert "BatchNorm uses each rank's own 3 images" in said[0]
+
+
+def test_a_run_goes_on_with_another_number_of_ranks(tmp_path):
+    for run, worlds in (("changed", (3, 1, 2)), ("whole", (1,))):
+        for k, world in enumerate(worlds, start=1):
+            kimg = 0.12 * k / len(worlds)
+            assert finish(run_ranks(["mlp-64", str(tmp_path / run), str(kimg), *PLAIN], world)) == [0] * world
+    assert_equal_to_rounding(tmp_path / "changed", tmp_path / "whole")
+    worlds = [
+        json.loads(line)["world"] for line in (tmp_path / "changed" / "starts.jsonl").read_text().splitlines()
+    ]
+    assert worlds == [3, 1, 2]
+
+
+@pytest.mark.parametrize("name", list(recipe_classes()))
+def test_the_random_numbers_of_a_sample_do_not_depend_on_the_ranks(name):
+    recipe = tiny_recipe(name, diffaugment="color", real_labels="0.7,1.2", flip=True)
+    with torch.device("meta"):
+        networks = build_generator(recipe), build_discriminator(recipe)
+    drawer = Drawer(recipe, 3, *networks)
+    whole = drawer.step(60, 6)
+    for world in (2, 3):
+        part = 6 // world
+        for rank in range(world):
+            mine = drawer.step(60 + rank * part, part)
+            assert_equal(mine, whole.map(lambda t, r=rank, p=part: t[r * p : (r + 1) * p]))
+
+
+def assert_equal(mine: StepDraws, theirs: StepDraws) -> None:
+    found: list[torch.Tensor] = []
+    for draws in (mine, theirs):
+        draws.map(lambda t: found.append(t) or t)
+    half = len(found) // 2
+    assert half > 0
+    for a, b in zip(found[:half], found[half:], strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_rank_that_dies_ends_the_others_within_a_minute_and_leaves_the_cause(tmp_path):
+    processes = run_ranks(["dcgan-64", str(tmp_path), "600"], 2)
+    while not (tmp_path / "stats.jsonl").exists():
+        time.sleep(0.05)
+        assert all(p.poll() is None for p in processes)
+    processes[1].kill()
+    assert processes[0].wait(timeout=60) == 1
+    finish(processes)
+    outcome = json.loads((tmp_path / "outcome.json").read_text())
+    assert outcome["state"] == "failed"
+    assert "onnection" in (tmp_path / "logs" / "rank-0.error").read_text()
+
+
+def test_a_stop_file_stops_all_ranks_at_the_same_step(tmp_path):
+    processes = run_ranks(["dcgan-64", str(tmp_path), "600"], 2)
+    while not (tmp_path / "stats.jsonl").exists():
+        time.sleep(0.05)
+    (tmp_path / "stop").touch()
+    said = [json.loads(p.communicate(timeout=60)[0].splitlines()[-1]) for p in processes]
+    assert [p.returncode for p in processes] == [0, 0]
+    assert said[0] == said[1] and said[0]["state"] == "stopped"
+    assert json.loads((tmp_path / "outcome.json").read_text())["nimg"] == said[0]["nimg"]
+
+
+def test_a_signal_to_one_rank_stops_all_of_them_saved(tmp_path):
+    processes = run_ranks(["mlp-64", str(tmp_path), "600"], 2)
+    while not (tmp_path / "stats.jsonl").exists():
+        time.sleep(0.05)
+    processes[1].terminate()
+    assert finish(processes) == [0, 0]
+    assert json.loads((tmp_path / "outcome.json").read_text())["state"] == "stopped"
+    assert list((tmp_path / "checkpoints").glob("nimg-*"))
+
+
+def test_a_refused_run_folder_ends_every_rank(tmp_path):
+    first = run_ranks(["mlp-64", str(tmp_path), "600"], 1)
+    while not (tmp_path / "stats.jsonl").exists():
+        time.sleep(0.05)
+    second = run_ranks(["mlp-64", str(tmp_path), "600"], 2)
+    said = [p.communicate(timeout=60)[1] for p in second]
+    assert [p.returncode for p in second] == [1, 1]
+    assert f"process {first[0].pid}" in said[0]
+    first[0].terminate()
+    assert finish(first) == [143]
+
+
+def test_sync_bn_on_the_cpu_is_an_error_that_explains(tmp_path):
+    processes = run_ranks(["dcgan-64", str(tmp_path), "0.03", "sync_bn=true"], 2)
+    said = [p.communicate(timeout=60)[1] for p in processes]
+    assert [p.returncode for p in processes] == [1, 1]
+    assert "SyncBatchNorm works on CUDA only" in said[0]
+
+
+@pytest.fixture(scope="module")
+def small_set(tmp_path_factory):
+    """A set of shards made by the real command from synthetic faces."""
+    from shards.synthetic import write_celeba
+
+    folder = tmp_path_factory.mktemp("set")
+    write_celeba(folder / "faces", 60, seed=1)
+    command = [
+        sys.executable,
+        "-m",
+        "jobs",
+        "preprocess",
+        str(folder / "faces"),
+        str(folder / "set"),
+        "--size",
+        "64",
+    ]
+    subprocess.run([*command, "--crop", "160", "--shard-size", "20"], check=True, cwd=ROOT, capture_output=True)
+    return folder / "set"
+
+
+LAUNCHERS = {
+    "plain": ([sys.executable, "-m", "jobs"], 1),
+    "accelerate": (["accelerate", "launch", "-m", "jobs"], 1),
+    "accelerate-config": (["accelerate", "launch", "--config_file", "CONFIG", "-m", "jobs"], 2),
+    "accelerate-flags": (["accelerate", "launch", "--multi_gpu", "--num_processes", "2", "-m", "jobs"], 2),
+    "torchrun": (["torchrun", "--nproc-per-node", "2", "-m", "jobs"], 2),
+}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_every_way_to_launch_works_and_says_what_it_runs_on(launcher, small_set, tmp_path):
+    command, world = LAUNCHERS[launcher]
+    config = tmp_path / "accelerate.yaml"
+    config.write_text("compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_GPU\nnum_processes: 2\n")
+    command = [str(config) if word == "CONFIG" else word for word in command]
+    if "/" not in command[0]:
+        command[0] = str(Path(sys.executable).with_name(command[0]))
+    if launcher.startswith("accelerate-") or launcher == "torchrun":
+        at = command.index("-m")
+        port = str(20000 + os.getpid() % 9000)
+        command[at:at] = ["--main_process_port" if command[0].endswith("accelerate") else "--master-port", port]
+    train = ["train", "mlp-64", "--data", str(small_set), "--run-dir", str(tmp_path / "run"), "--kimg", "0.03"]
+    wanted = [*train, "--batch-size", "6", "--wandb", "off", "--device", "cpu", "--threads", "1"]
+    ended = subprocess.run([*command, *wanted], cwd=ROOT, capture_output=True, text=True, timeout=180)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert f"{world} rank{'s' if world > 1 else ''} on cpu" in ended.stderr
+    assert json.loads((tmp_path / "run" / "outcome.json").read_text())["state"] == "finished"
+
+
+def test_the_stream_of_the_tests_is_the_one_the_trainer_expects():
+    """One rank's parts put together are the global batch."""
+    recipe = tiny_recipe("mlp-64")
+    whole = next(MadeUpImages(recipe))
+    parts = [next(MadeUpImages(recipe, rank=rank, world=3)) for rank in range(3)]
+    assert torch.equal(torch.cat(parts), whole)
