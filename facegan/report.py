@@ -320,8 +320,18 @@ def _group_series(run: Run, beginnings: Sequence[str]) -> list[Series]:
 
 
 def _metric_charts(runs: Sequence[Run]) -> list[tuple[str, list[Series]]]:
+    """A chart a metric: of one run with its parts (the levels of an SWD), of several the metric itself."""
     keys = dict.fromkeys(key for run in runs for m in run.measurements for key in m.values)
-    return [(key, [Series(run.name, _measured(run, key), k) for k, run in enumerate(runs)]) for key in keys]
+    groups: dict[str, list[str]] = {}
+    for key in keys:
+        whole = key.rpartition("_")[0]
+        groups.setdefault(whole if whole in keys else key, []).append(key)
+    if len(runs) > 1:
+        return [(k, [Series(run.name, _measured(run, k), n) for n, run in enumerate(runs)]) for k in groups]
+    return [
+        (group, [Series(key.removeprefix("metrics/"), _measured(runs[0], key), n) for n, key in enumerate(parts)])
+        for group, parts in groups.items()
+    ]
 
 
 def _measured(run: Run, key: str) -> list[tuple[float, float]]:

@@ -292,6 +292,13 @@ def test_the_reals_are_drawn_over_the_whole_split_without_repetition() -> None:
     assert np.all(np.diff(picked) > 0)
 
 
+def test_real_pairs_are_not_neighbours_in_the_set() -> None:
+    """A set that lists each person twice in a row: its pairs must not be of one person."""
+    twice = Reals(Array(make_pictures(50).repeat_interleave(2, dim=0)))
+    mixed = row(evaluate(comparison(100, reals=twice), ["msssim"]))["metrics/msssim100_real"]
+    assert mixed < 0.5 < msssim.pair_similarity(make_pictures(50).repeat_interleave(2, dim=0))
+
+
 def test_features_of_the_reals_are_kept_by_fingerprint_and_a_damaged_file_is_made_anew(tmp_path: Path) -> None:
     first = comparison(cache=tmp_path)
     expected = row(evaluate(first, ["randomnet"]))
