@@ -259,7 +259,7 @@ def test_idx_files_are_grey_pictures(tmp_path: Path, packed: bool) -> None:
         "train-images-idx3-ubyte": idx(3, 2, 5, 3),
     }.items():
         file = tmp_path / (f"{name}.gz" if packed else name)
-        file.write_bytes(gzip.compress(data) if packed else data)
+        file.write_bytes(gzip.compress(data, mtime=0) if packed else data)
     listing = list_source(tmp_path, tmp_path)
     assert listing.kind == "idx"
     assert listing.names == [f"t10k-{i:05d}.ppm" for i in range(4)] + [f"train-{i:05d}.ppm" for i in range(2)]
@@ -270,7 +270,7 @@ def test_idx_files_are_grey_pictures(tmp_path: Path, packed: bool) -> None:
     assert pictures[4].ravel().tolist() == list(range(15))
 
 
-@pytest.mark.parametrize("data", [b"", b"\0\0\x08\x03", idx(1, 5), idx(3, 4, 5, 3)[:-1], gzip.compress(b"x")[:-3]])
+@pytest.mark.parametrize("data", [b"", b"\0\0\x08\x03", idx(1, 5), idx(3, 4, 5, 3)[:-1], gzip.compress(b"x", mtime=0)[:-3]])
 def test_a_damaged_idx_file_is_a_clear_error(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "train-images-idx3-ubyte").write_bytes(data)
     with pytest.raises(ShardError, match="idx"):
