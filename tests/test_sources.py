@@ -270,7 +270,9 @@ def test_idx_files_are_grey_pictures(tmp_path: Path, packed: bool) -> None:
     assert pictures[4].ravel().tolist() == list(range(15))
 
 
-@pytest.mark.parametrize("data", [b"", b"\0\0\x08\x03", idx(1, 5), idx(3, 4, 5, 3)[:-1], gzip.compress(b"x", mtime=0)[:-3]])
+@pytest.mark.parametrize(
+    "data", [b"", b"\0\0\x08\x03", idx(1, 5), idx(3, 4, 5, 3)[:-1], gzip.compress(b"x", mtime=0)[:-3]]
+)
 def test_a_damaged_idx_file_is_a_clear_error(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "train-images-idx3-ubyte").write_bytes(data)
     with pytest.raises(ShardError, match="idx"):
