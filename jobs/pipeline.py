@@ -1,6 +1,7 @@
 """`facegan submit pipeline`: preprocess, index, train, evaluate and report as one chain of Slurm jobs."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +29,10 @@ class Pipeline(click.Command):
     """Unknown options are sbatch's, for the training; what stands behind `--` is for `facegan train`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, split(ctx, args))
+        given = split(ctx, args)
+        if short := [word for word in given if re.match(r"-[A-Za-z]", word) and word != "-h"]:
+            raise UsageError(f"{short[0]}: sbatch's options in their long form, please, such as --nodes=2")
+        return super().parse_args(ctx, given)
 
 
 @click.command(
@@ -48,7 +52,7 @@ class Pipeline(click.Command):
 @click.option(
     "--each", multiple=True, metavar="OPTION", help="sbatch option of every stage: --each=--account=faces"
 )
-@click.option("-n", "--dry-run", is_flag=True, help="Check, print every call, submit nothing.")
+@click.option("--dry-run", is_flag=True, help="Check, print every call, submit nothing.")
 def pipeline(
     options: tuple[str, ...],
     source: str,

@@ -38,11 +38,8 @@ class SubmitJob(click.Command):
             callback=lambda **given: submit(name, batch_file, **given),
             params=[
                 click.Argument(["options"], nargs=-1, type=click.UNPROCESSED, metavar="[SBATCH OPTION]..."),
-                click.Option(
-                    ["-n", "--dry-run"], is_flag=True, help="Check, print the exact call, submit nothing."
-                ),
+                click.Option(["--dry-run"], is_flag=True, help="Check, print the exact call, submit nothing."),
             ],
-            context_settings={"ignore_unknown_options": True, "allow_interspersed_args": True},
             help=_help(name, batch_file),
             short_help=slurm.summary(batch_file),
             options_metavar="[--dry-run]",
@@ -50,7 +47,10 @@ class SubmitJob(click.Command):
         )
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, split(ctx, args))
+        """Take out what is ours by itself: click would find -h in sbatch's -Aphysics."""
+        given = split(ctx, args)
+        ours = [word for word in given if word in ("--dry-run", "--help", "-h")]
+        return super().parse_args(ctx, [*ours, "--", *(word for word in given if word not in ours)])
 
 
 def split(ctx: click.Context, args: list[str]) -> list[str]:

@@ -533,8 +533,8 @@ def test_the_pipeline_s_dry_run_prints_the_whole_chain(here: Path) -> None:
         "--recipe",
         "dcgan-64",
         "--each=-A x",
-        "-N2",
-        "-n",
+        "--nodes=2",
+        "--dry-run",
         "--",
         "--kimg",
         "9",
@@ -549,12 +549,22 @@ def test_the_pipeline_s_dry_run_prints_the_whole_chain(here: Path) -> None:
     ]
     assert "afterok" not in lines[0]
     assert all("--dependency=afterok:" in line and "--kill-on-invalid-dep=yes" in line for line in lines[1:])
-    assert ["-N2" in line for line in lines] == [False, False, True, False, False]
+    assert ["--nodes=2" in line for line in lines] == [False, False, True, False, False]
     assert lines[2].endswith("dcgan-64 --data data/shards --run-dir runs/dcgan-64 --kimg 9")
     assert (
         "needs 128 px"
         in facegan("submit", "pipeline", "--source", "x", "--sizes", "64", "--recipe", "dcgan-128").output
     )
+
+
+def test_sbatch_s_short_options_are_not_taken_for_ours(here: Path) -> None:
+    answering(here, "sinfo", SINFO)
+    answering(here, "sbatch", "")
+    result = facegan("submit", "facegan", "-Aphysics", "-n", "4", "--dry-run", "-Jh", "--", "report", "--dry-run")
+    assert result.output.splitlines()[-1].endswith(
+        "-Aphysics -n 4 -Jh " + f"{ROOT}/slurm/facegan.sh report --dry-run"
+    )
+    assert "long form" in facegan("submit", "pipeline", "--source", "x.zip", "-Aphysics").output
 
 
 def test_the_last_line_of_growing_stats_is_the_last_whole_one(here: Path) -> None:
