@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from facegan import recipes
 from facegan.errors import UsageError
 from facegan.files import write_json
 from jobs import slurm, slurm_checks
@@ -52,7 +53,7 @@ class Pipeline(click.Command):
 @click.option(
     "--each", multiple=True, metavar="OPTION", help="sbatch option of every stage: --each=--account=faces"
 )
-@click.option("--dry-run", is_flag=True, help="Check, print every call, submit nothing.")
+@click.option("--dry-run", is_flag=True, help="Print every call, submit nothing.")
 def pipeline(
     options: tuple[str, ...],
     source: str,
@@ -75,73 +76,82 @@ def pipeline(
       facegan submit pipeline --source faces.zip --recipe dcgan-64 --sizes 64 --gpus-per-node=4 -- --kimg 2000
       facegan submit pipeline --source img_align_celeba.zip --dry-run
     """
-    from facegan import recipes
-
     run = Path(run_dir or f"runs/{recipe}")
     trained = click.get_current_context().meta["jobs.submit.arguments"]
-    wanted = [size.strip() for size in sizes.split(",") if size.strip()]
+    first = pictures(source, data, recipe, sizes, slices)
+    last = model(recipe, data, run, options, trained)
+    stages = [stage._replace(options=(*each, *stage.options)) for stage in (*first, *last)]
+    submit_chain(stages, run, dry_run)
+
+
+def pictures(source: str, data: str, recipe: str, sizes: str, slices: int) -> list[Stage]:
+    """From pictures to sets of shards; raises UsageError where the recipe's size is not among `sizes`."""
     chosen = recipes.load(recipe)
+    wanted = [size.strip() for size in sizes.split(",") if size.strip()]
     if str(chosen.resolution) not in wanted:
-        raise UsageError(
-            f"{recipe} needs {chosen.resolution} px; add it: --sizes {','.join([*wanted, str(chosen.resolution)])}"
-        )
-    flags = [word for size in wanted for word in ("--size", size)] + ["--crop", chosen.crop]
+        raise UsageError(f"{recipe} needs {chosen.resolution} px; add it: --sizes {sizes},{chosen.resolution}")
+    flags = [word for size in wanted for word in ("--size", size)] + [
+        "--crop",
+        chosen.crop,
+        "--channels",
+        str(chosen.channels),
+    ]
     indexes = [Path(data) / size / "index.json" for size in wanted]
-    train_file = "train_64" if chosen.resolution.height <= 64 else "train_128"
-    stages = [
-        Stage(
-            "preprocess",
-            "preprocess",
-            (source, data, *flags),
-            lambda: _exist(indexes),
-            (f"--array=0-{slices - 1}",),
-        ),
+    array = (f"--array=0-{slices - 1}",)
+    return [
+        Stage("preprocess", "preprocess", (source, data, *flags), lambda: _exist(indexes), array),
         Stage("index", "facegan", ("shards", "index", data), lambda: _exist(indexes)),
-        Stage(
-            "train",
-            train_file,
-            (recipe, "--data", data, "--run-dir", str(run), *trained),
-            lambda: is_trained(run),
-            options,
-        ),
+    ]
+
+
+def model(recipe: str, data: str, run: Path, options: tuple[str, ...], trained: tuple[str, ...]) -> list[Stage]:
+    """From shards to a trained, measured and described model."""
+    file = "train_64" if recipes.load(recipe).resolution.height <= 64 else "train_128"
+    train = (recipe, "--data", data, "--run-dir", str(run), *trained)
+    return [
+        Stage("train", file, train, lambda: is_trained(run), options),
         Stage("evaluate", "evaluate", (str(run), "--data", data), lambda: _newer(run / "metrics.jsonl", run)),
         Stage("report", "facegan", ("report", str(run)), lambda: _newer(run / "report.html", run)),
     ]
-    submit_chain([s._replace(options=(*each, *s.options)) for s in stages], run, dry_run)
 
 
 def submit_chain(stages: list[Stage], run: Path, dry_run: bool) -> None:
     """Hand in what is neither done nor in the queue; a stage handed in again takes all behind it along."""
     chain = run / "pipeline.json"
     recorded = _recorded(chain)
-    queue = {} if dry_run else slurm.queue()
-    before, todo = "", list(stages)
-    for stage in stages:
-        known = recorded.get(stage.name, {})
-        same = known.get("arguments", list(stage.arguments)) == list(stage.arguments)
+    before, todo = _skip(stages, recorded, {} if dry_run else slurm.queue())
+    if dry_run:
+        for stage in todo:
+            click.echo(make_stage_call(stage, before).shown())
+            before = f"JOB_OF_{stage.name.upper()}"
+        return
+    check(todo)
+    for stage in todo:
+        record = hand_in(stage.batch_file, make_stage_call(stage, before), run_dir=str(run))
+        click.echo(f"{stage.name:10} job {record.job}, log {record.log}")
+        before = record.job
+        recorded[stage.name] = {"job": before, "arguments": list(stage.arguments)}
+        write_json(chain, recorded)
+    if before:
+        click.echo(f"Next: facegan status {run} | facegan logs -f {before} | facegan cancel {run}")
+
+
+def _skip(
+    stages: list[Stage], recorded: dict[str, dict[str, Any]], queue: dict[str, slurm.State]
+) -> tuple[str, list[Stage]]:
+    """(The last job that is in the queue or "", the stages from the first that is neither there nor done.)"""
+    before = ""
+    for i, stage in enumerate(stages):
+        known = recorded.get(stage.name, {"arguments": list(stage.arguments)})
+        same = known["arguments"] == list(stage.arguments)
         if same and _is_live(queue, known.get("job", "")):
             before = known["job"]
             click.echo(f"{stage.name:10} job {before} is in the queue")
         elif same and not before and stage.is_done():
             click.echo(f"{stage.name:10} done")
         else:
-            break
-        todo.remove(stage)
-    if not dry_run:
-        check(todo)
-    for stage in todo:
-        call = make_stage_call(stage, before)
-        if dry_run:
-            click.echo(call.shown())
-            before = f"JOB_OF_{stage.name.upper()}"
-            continue
-        record = hand_in(stage.batch_file, call, run_dir=str(run))
-        click.echo(f"{stage.name:10} job {record.job}, log {record.log}")
-        before = record.job
-        recorded[stage.name] = {"job": before, "arguments": list(stage.arguments)}
-        write_json(chain, recorded)
-    if before and not dry_run:
-        click.echo(f"Next: facegan status {run} | facegan logs -f {before} | facegan cancel {run}")
+            return before, stages[i:]
+    return before, []
 
 
 def check(stages: list[Stage]) -> None:
