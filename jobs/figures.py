@@ -15,15 +15,16 @@ if TYPE_CHECKING:
     from facegan.snapshot import Snapshot
 
 SIDE_BY_SIDE = 25  # images on each side of the real-and-fake figure
+SPLITS = ("val", "test", "train")  # the first that a set has is shown
 MODES = 8  # columns of the figure of eval mode against train mode
 
 
 @click.command()
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--data", type=click.Path(exists=True, path_type=Path), help="Set of shards to show real images of.")
-@click.option("--split", default="val", help="Split of the set.")
+@click.option("--split", help="Split of the set.  [default: val; without one test, then train]")
 @click.option("--seed", default=0, help="Seed of the latents.")
-def command(run: Path, data: Path | None, split: str, seed: int) -> None:
+def command(run: Path, data: Path | None, split: str | None, seed: int) -> None:
     """Draw the figures that apply to RUN into RUN/figures, and print their paths.
 
     Samples, interpolation, enlargement, eval mode against train mode, checkerboard, loss curves, before and
@@ -38,7 +39,7 @@ def command(run: Path, data: Path | None, split: str, seed: int) -> None:
         click.echo(path)
 
 
-def make_figures(run: Path, data: Path | None = None, split: str = "val", seed: int = 0) -> Iterator[Path]:
+def make_figures(run: Path, data: Path | None = None, split: str | None = None, seed: int = 0) -> Iterator[Path]:
     """Write each figure as soon as it is drawn and yield its path; say which the run has no material for."""
     from facegan import figures, sampling
     from facegan.snapshot import load_snapshot
@@ -54,7 +55,7 @@ def make_figures(run: Path, data: Path | None = None, split: str = "val", seed: 
 
 
 def _drawings(
-    snapshot: "Snapshot", run: Path, data: Path | None, split: str, seed: int
+    snapshot: "Snapshot", run: Path, data: Path | None, split: str | None, seed: int
 ) -> "dict[str, Callable[[], Picture]]":
     from facegan import figures, sampling
 
@@ -83,13 +84,18 @@ def _drawings(
     return drawings
 
 
-def _real_images(data: Path, split: str, height: int, n: int) -> "Tensor":
-    """`n` images from all over a split: uint8 (n, C, H, W). Neighbours often show one person."""
+def _real_images(data: Path, split: str | None, height: int, n: int) -> "Tensor":
+    """`n` images from all over a split, held out where there is one: uint8 (n, C, H, W).
+
+    Neighbours often show one person.
+    """
     import numpy as np
     import torch
 
     from shards import open_set
 
-    images = open_set(data, height).split(split)
+    opened = open_set(data, height)
+    held_out = next((name for name in SPLITS if name in opened.index.splits), SPLITS[0])
+    images = opened.split(split or held_out)
     pixels = images.gather(np.linspace(0, len(images) - 1, min(n, len(images))).astype(np.int64))
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)

@@ -143,6 +143,19 @@ def test_figures_shows_held_out_faces_beside_generated_ones(run: Path, tmp_path:
         assert picture.width == 2 * (5 * 66 - 2) + figures.GAP
 
 
+def test_figures_shows_training_faces_where_none_are_held_out(run: Path, tmp_path: Path) -> None:
+    write_celeba(tmp_path / "faces", 40, workers=1)
+    source, shards = str(tmp_path / "faces/img_align_celeba"), str(tmp_path / "shards")
+    for arguments in (
+        ["preprocess", source, shards, "--size", "64", "--workers", "1", "--holdout", "0"],
+        ["figures", str(run), "--data", shards],
+    ):
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 0, result.output
+    assert set(open_set(shards).index.splits) == {"train"}
+    assert (run / "figures/real-fake.png").exists() and (run / "figures/training.gif").exists()
+
+
 def test_figures_says_what_a_run_has_no_material_for(run: Path) -> None:
     (run / "stats.jsonl").unlink()
     result = CliRunner().invoke(main, ["figures", str(run)])
