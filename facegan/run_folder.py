@@ -121,9 +121,11 @@ def make_config(
 
 def check_resume(stored: dict[str, Any], recipe: Recipe, settings: RunSettings, data: dict[str, Any]) -> None:
     """Refuse to go on with another configuration: raises FaceganError naming field, stored and given value."""
-    given = {"recipe": recipe.name, "data": data.get("fingerprint")} | fixed_settings(settings)
+    given = {"recipe": recipe.name, "data": data.get("fingerprint"), "order": data.get("order")}
+    given |= fixed_settings(settings)
     given |= recipes.to_values(recipe)
     kept = {"recipe": stored["recipe"], "data": stored["data"].get("fingerprint")}
+    kept |= {"order": stored["data"].get("order")}
     kept |= {name: stored["settings"].get(name) for name in fixed_settings(settings)} | stored["values"]
     free = LENGTH_FIELDS if _length_is_free(recipe) else frozenset()
     changed = [name for name in given if name not in free and given[name] != kept.get(name)]

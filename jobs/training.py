@@ -45,14 +45,15 @@ def _run(recipe: Recipe, settings: RunSettings, sources: dict[str, str]) -> int:
     machine = machines.start(settings)
     settings = machines.resolved(settings, machine)
     images = _cached(shard_set.split(settings.split), settings, machine)
+    stream = Stream(images, recipe.batch_size, settings.seed, machine.rank, machine.world)
     with _ShownProgress(recipe.name, is_shown=machine.is_main) as progress:
         outcome = train(
             Job(
                 recipe=recipe,
                 settings=settings,
-                stream=Stream(images, recipe.batch_size, settings.seed, machine.rank, machine.world),
+                stream=stream,
                 machine=machine,
-                data=describe_data(shard_set, settings),
+                data=describe_data(shard_set, settings) | {"order": stream.order.name},
                 sources=sources,
                 real=first_images(images, settings.samples),
                 held_out=held_out_images(shard_set, settings.split),
