@@ -35,15 +35,15 @@ def sliced_wasserstein(real: Tensor, fake: Tensor, seed: int = 0, team: Team | N
 
     real, fake: (n, C, H, W) uint8, equally many. The patches and directions are functions of `seed`, and
     the patches of an image of its place alone. The ranks of `team`, each with all images, share the directions.
-    Holds 2 x n x 128 x 49 C floats: 0.15 GB for 1,024 RGB images
-    whatever their size, 2.5 GB for the 16,384 of the published protocol.
+    Memory at the peak: 0.2 MB an RGB image whatever its size, so 3.5 GB for the 16,384 of the published protocol.
     Raises FaceganError where the two sets differ in count or size, or are too small for one level.
     """
     check(real, fake)
     distances = {}
     for level, height in enumerate(level_heights(*real.shape[2:])):
-        ours, theirs = descriptors(real, level, seed, "real"), descriptors(fake, level, seed, "fake")
-        distances[str(height)] = 1000 * _mean_distance(ours, theirs, seed, team or Team())
+        distances[str(height)] = 1000 * _mean_distance(  # no names: a level's patches are freed before the next's
+            descriptors(real, level, seed, "real"), descriptors(fake, level, seed, "fake"), seed, team or Team()
+        )
     return {**distances, "mean": float(np.mean(list(distances.values())))}
 
 
@@ -114,10 +114,11 @@ def _mean_distance(real: Floats, fake: Floats, seed: int, team: Team) -> float:
     directions = normal(seed, "swd-directions", 0, count, (real.shape[1],))
     directions /= directions.norm(dim=1, keepdim=True)
     mine = directions[list(team.share(count))]
-    found = [
-        torch.from_numpy(np.abs(_sorted(some, real) - _sorted(some, fake)).mean(axis=1, dtype=np.float64))
-        for some in torch.split(mine, _DIRECTIONS_AT_ONCE)
-    ]
+    found = []
+    for some in torch.split(mine, _DIRECTIONS_AT_ONCE):
+        gaps = _sorted(some, real)
+        gaps -= _sorted(some, fake)
+        found.append(torch.from_numpy(np.abs(gaps, out=gaps).mean(axis=1, dtype=np.float64)))
     return float(team.gather(torch.cat(found), count).mean())
 
 
