@@ -69,10 +69,12 @@ class _Run:
         step = Step(job.recipe, self.state, job.machine, settings.batch_per_rank)
         drawer = Drawer(job.recipe, settings.seed, self.state.generator, self.state.discriminator)
         asked, trouble = GO, None
+        job.progress(self.nimg, total, {})
         with Feed(job.stream, drawer, job.recipe, job.machine, self.nimg, total) as feed:
             for batch in feed:
                 step(batch)
                 before, self.nimg = batch.nimg, batch.nimg + job.recipe.batch_size
+                job.progress(self.nimg, total, {})
                 if self._crossed(settings.log_kimg, before):
                     self.journal.log(self.nimg, batch.knobs, feed.waited)
                 if self._crossed(settings.sample_kimg, before):

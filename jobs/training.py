@@ -172,13 +172,14 @@ class _ShownProgress:
             self.progress.__exit__(*error)
 
     def __call__(self, nimg: int, total: int, row: Row) -> None:
-        if not self.is_shown or "speed/imgs_per_sec" not in row:
+        if not self.is_shown:
             return
         if self.progress is None:
             self.progress = Progress(total, "img", self.label, initial=nimg)
         notes = {name: f"{row[key]:.3f}" for name, key in _NOTES.items() if key in row}
-        waiting = f"{100 * row['speed/data_wait_frac']:.1f} %"
-        self.progress.update(nimg - self.progress.count, **notes, waiting_for_data=waiting)
+        if "speed/data_wait_frac" in row:
+            notes["waiting_for_data"] = f"{100 * row['speed/data_wait_frac']:.1f} %"
+        self.progress.update(nimg - self.progress.count, **notes)
 
 
 _NOTES = {"D": "loss/discriminator", "G": "loss/generator"}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -148,6 +149,11 @@ def test_a_run_finishes_and_the_same_command_ends_at_once(data: Path, tmp_path: 
     assert config["data"]["fingerprint"]
     assert "was cropped unknown, dcgan-64 crops 150" in said
     assert (tmp_path / "run/samples/real.png").exists()
+
+
+def test_a_run_shorter_than_a_line_of_stats_tells_its_speed(data: Path, tmp_path: Path) -> None:
+    _, said = process(data, tmp_path / "run", "--kimg", "0.03", "--log-kimg", "1").communicate()
+    assert re.search(r"^dcgan-64: 30 / 30 img \(100 %\), [\d.,]+/s, D ", said, re.MULTILINE), said
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
