@@ -93,6 +93,8 @@ def _find(path: Path) -> Path:
     found = snapshot_folders(path)
     if not found:
         raise FaceganError(
-            f"{path}: no snapshot here; expected a run folder of facegan train, or {WEIGHTS} and {META}"
+            f"{path}: no snapshot here; expected a run folder of facegan train, or {WEIGHTS} and {META}. "
+            "A run writes its first after --snapshot-kimg thousand images, and one at its end; "
+            "a stopped run goes on with a smaller --snapshot-kimg."
         )
     return found[-1]
