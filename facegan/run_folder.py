@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from facegan import __version__, recipes
+from facegan import __version__, checkout, recipes
 from facegan.config import LENGTH_FIELDS, RunSettings, fixed_settings
 from facegan.errors import FaceganError
 from facegan.files import sync, write_json, write_text
@@ -115,7 +115,7 @@ def make_config(
         "settings": dataclasses.asdict(settings),
         "data": data,
         "sources": sources,
-        "software": {"facegan": __version__, "torch": str(torch.__version__), "python": sys.version.split()[0]},
+        "software": _software(),
     }
 
 
@@ -135,6 +135,13 @@ def check_resume(stored: dict[str, Any], recipe: Recipe, settings: RunSettings, 
             f"{settings.run_dir} holds a run with another configuration:{lines}\n"
             "Give the stored values to continue it, or another --run-dir to start a new run"
         )
+
+
+def _software() -> dict[str, Any]:
+    """Versions, and the commit where the code is a checkout; a resume may have others."""
+    versions = {"facegan": __version__, "torch": str(torch.__version__), "python": sys.version.split()[0]}
+    found = checkout.describe()
+    return versions | ({"commit": found["commit"], "dirty": bool(found["changed"])} if found else {})
 
 
 def _length_is_free(recipe: Recipe) -> bool:

@@ -12,7 +12,6 @@ import os
 import platform
 import re
 import signal
-import subprocess
 import sys
 import tarfile
 from dataclasses import replace
@@ -21,11 +20,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from facegan import checkout
 from facegan.files import whole_file, write_json
 from jobs.slurm import SECRET
 from jobs.slurm_records import Record, load, save
 
-PACKAGES = ("facegan", "shards", "jobs", "slurm")
 RECORDED = ("SLURM_", "FACEGAN_", "CUDA_", "NCCL_", "GLOO_", "OMP_", "TORCH_", "PYTORCH_", "MASTER_", "WANDB_")
 VERSIONS = ("torch", "accelerate", "numpy", "webdataset", "wandb", "safetensors")
 ROOT_CAUSE = re.compile(r"Root Cause.*?rank\s*:\s*(\d+).*?exitcode\s*:\s*(-?\d+)", re.DOTALL)
@@ -153,26 +152,11 @@ def provenance() -> dict[str, Any]:
         "restarts": restarts(),
         "host": platform.node(),
         "directory": str(Path.cwd()),
-        "git": git(),
+        "git": checkout.describe(),
         "python": sys.version.split()[0],
         "versions": {name: version(name) for name in VERSIONS},
         "environment": dict(sorted(kept.items())),
     }
-
-
-def git() -> dict[str, Any]:
-    """Commit and dirty files of the code that runs; empty outside a checkout."""
-    here = Path(__file__).resolve().parent.parent
-    commit = _git(here, "rev-parse", "HEAD")
-    return {"commit": commit, "changed": _git(here, "status", "--porcelain").splitlines()} if commit else {}
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    try:
-        call = ["git", "-C", str(folder), *arguments]
-        return subprocess.run(call, capture_output=True, text=True, timeout=30, check=False).stdout.rstrip()
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
 
 
 def version(package: str) -> str:
@@ -187,7 +171,7 @@ def snapshot_code(logs: Path) -> str:
     root = Path(__file__).resolve().parent.parent
     files = [
         path
-        for name in PACKAGES
+        for name in checkout.CODE
         for path in sorted((root / name).rglob("*"))
         if path.suffix in (".py", ".sh", ".html")
     ]

@@ -43,6 +43,7 @@ def make_run(path: Path, frames: int = 5, crop: str = "150", swd: float = 20.0, 
     settings = RunSettings(data="data/sh ards/16", run_dir=str(path), seed=7)
     source = {"name": "celeba.zip", "kind": "zip", "samples": 9, "fingerprint": "0" * 64}
     config = make_config(recipe, settings, {"fingerprint": "f" * 64, "source": source}, {"g_lr": "--g-lr"})
+    config["software"] |= {"commit": "c0ffee" * 6, "dirty": True}
     path.mkdir()
     (path / "config.json").write_text(json.dumps(config))
     stats = [
@@ -120,6 +121,7 @@ def test_the_page_says_what_a_reader_wants_to_know(page: Path) -> None:
         "killed",
         "--g-lr",  # where a value came from
         "split test",
+        "commit " + "c0ffee" * 6 + " dirty true",
         "interpolation",
         "most like a training image",
         "real",
