@@ -12,7 +12,7 @@ import queue
 import re
 import secrets
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -96,6 +96,15 @@ class Tracker:
         def send(wandb: Any, run: Any) -> None:
             found = {key: wandb.Image(str(path)) for key, path in images.items() if path.is_file()}
             run.log({**progress, **found}, step=step)
+
+        self._put(send)
+
+    def log_table(self, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Send rows of numbers and texts as one table; a column is a key of any row, empty where a row lacks it."""
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+
+        def send(wandb: Any, run: Any) -> None:
+            run.log({key: wandb.Table(columns, [[row.get(name) for name in columns] for row in rows])})
 
         self._put(send)
 

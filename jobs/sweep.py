@@ -17,11 +17,12 @@ from typing import Any, NamedTuple
 
 import click
 
+from facegan.config import RunSettings
 from facegan.errors import FaceganError, UsageError
 from facegan.files import write_json, write_text
 from facegan.recipes import Range, recipe_classes
 from jobs import table, values
-from jobs.train import RecipeCommand
+from jobs.train import RecipeCommand, resolve
 
 # A run that was asked to stop and saved: the sweep stops too, and the same command continues it.
 STOPPED = (85, 130, 143)
@@ -97,6 +98,7 @@ def command(
         click.echo("".join(f"{a}\0" for a in train_arguments(sweep, folder, _element(sweep, element))), nl=False)
     elif only_table:
         click.echo(summarise(sweep, folder))
+        track(sweep, folder)
     elif slurm:
         record(sweep, folder)
         _submit(ctx, sweep, [recipe, *arguments, *_options(grid, seeds, folder)])
@@ -104,6 +106,7 @@ def command(
         record(sweep, folder)
         codes = run_here(sweep, folder)
         click.echo(summarise(sweep, folder))
+        track(sweep, folder)
         ctx.exit(codes[-1] if codes and codes[-1] in STOPPED else int(any(codes)))
 
 
@@ -174,6 +177,31 @@ def summarise(sweep: Sweep, folder: Path) -> str:
     write_text(folder / "sweep.csv", text.getvalue())
     lines = [columns, *([_shown(row.get(name, "")) for name in columns] for row in rows)]
     return f"{table.align(lines)}\n\n{_by_values(sweep, rows)}{folder / 'sweep.csv'}"
+
+
+def track(sweep: Sweep, folder: Path) -> None:
+    """Log the table as a W&B run beside those of the trainings, once every run has ended; `--wandb` as theirs."""
+    rows = [_row(run, folder) for run in sweep.runs]
+    states = [row["state"] for row in rows]
+    if not {"finished", "failed"}.issuperset(states):
+        return
+    from facegan.tracking import Tracker
+
+    tried = {name: list(dict.fromkeys(run.values[name] for run in sweep.runs)) for name in sweep.runs[0].values}
+    config = {"recipe": sweep.recipe, "tried": tried, "seeds": sorted({run.seed for run in sweep.runs})}
+    settings, name = _settings(sweep, folder), folder.name
+    tracker = Tracker(folder, settings.wandb, config, name, name, "sweep", settings.wandb_project)
+    tracker.log_table("sweep/table", rows)
+    tracker.log({"sweep/runs": len(rows), "sweep/finished": states.count("finished")})
+    tracker.finish()
+
+
+def _settings(sweep: Sweep, folder: Path) -> RunSettings:
+    """The run settings of the first training: those that are the sweep's own are the same in all."""
+    recipe = recipe_classes()[sweep.recipe]
+    name, *arguments = train_arguments(sweep, folder, sweep.runs[0])
+    ctx = RecipeCommand(recipe).make_context(f"train {name}", arguments)
+    return values.build(recipe, resolve(recipe, ctx))[1]
 
 
 def _values(recipe: str, name: str, text: str) -> list[str]:

@@ -110,17 +110,9 @@ def _help(recipe: type[Recipe]) -> str:
     return "\n\n".join(lines)
 
 
-def _run(
-    recipe_class: type[Recipe], overrides: tuple[str, ...], config: Path | None, dry_run: bool, **options: Any
-) -> None:
+def _run(recipe_class: type[Recipe], dry_run: bool, **_: Any) -> None:
     ctx = click.get_current_context()
-    layers = [
-        values.read_config(config, recipe_class) if config else {},
-        _given(ctx, ParameterSource.ENVIRONMENT),
-        values.parse_set(overrides),
-        _given(ctx, ParameterSource.COMMANDLINE),
-    ]
-    resolved = values.resolve(recipe_class, *layers)
+    resolved = resolve(recipe_class, ctx)
     resolved["run_dir"] = _named_run_dir(recipe_class, resolved["run_dir"])
     recipe, settings = values.build(recipe_class, resolved)
     for warning in check(recipe):
@@ -132,6 +124,18 @@ def _run(
         from jobs.training import run
 
         ctx.exit(run(recipe, settings, {name: value.origin for name, value in resolved.items()}))
+
+
+def resolve(recipe_class: type[Recipe], ctx: click.Context) -> dict[str, Value]:
+    """Every value of a run and where it came from, by what click has read for this recipe's command."""
+    config, overrides = ctx.params["config"], ctx.params["overrides"]
+    layers = [
+        values.read_config(config, recipe_class) if config else {},
+        _given(ctx, ParameterSource.ENVIRONMENT),
+        values.parse_set(overrides),
+        _given(ctx, ParameterSource.COMMANDLINE),
+    ]
+    return values.resolve(recipe_class, *layers)
 
 
 def _given(ctx: click.Context, source: ParameterSource) -> dict[str, Value]:

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from shard_sets import make_set
+from test_tracking import pieces, records, summary
 
 from facegan.errors import UsageError
 from jobs.cli import main
-from jobs.sweep import Sweep, plan, summarise
+from jobs.sweep import Run, Sweep, plan, summarise, train_arguments
 
 TINY = ("--resolution", "16", "--ngf", "4", "--ndf", "4", "--batch-size", "6", "--samples", "4", "--wandb", "off")
 
@@ -152,6 +153,54 @@ def test_the_table_gives_mean_and_deviation_over_the_seeds(tmp_path: Path) -> No
         ("12.0", "10.0", "2.0"),
         ("20.0", "20.0", "2.0"),
     ]
+
+
+def made_up_outcomes(out: Path, *states: str) -> None:
+    """What the runs of a sweep over these learning rates leave behind."""
+    for rate, state in zip(("1e-4", "2e-4"), states, strict=True):
+        folder = out / f"lr-{rate}_seed-0"
+        folder.mkdir(parents=True)
+        (folder / "stats.jsonl").write_text(json.dumps({"progress/nimg": 60, "metrics/swd1k": float(rate)}) + "\n")
+        (folder / "outcome.json").write_text(json.dumps({"state": state, "nimg": 60}))
+
+
+def sweep_alone(out: Path, *options: str) -> None:
+    """The command in a process without anybody's W&B settings."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    command = [sys.executable, "-m", "jobs", "sweep", "dcgan-64", "--set", "lr=1e-4,2e-4", "--out", str(out)]
+    subprocess.run([*command, *options], env=environment, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("options", [(), ("--table",)])
+def test_a_finished_sweep_is_a_wandb_run_with_the_table_in_the_group_of_its_trainings(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    out = tmp_path / "rates"
+    made_up_outcomes(out, "finished", "finished")
+    sweep_alone(out, "--wandb", "offline", "--wandb-project", "ours", *options)
+    (piece,) = pieces(out)
+    (run,) = records(piece, "run")
+    expected = {"project": "ours", "run_group": "rates", "job_type": "sweep", "display_name": "rates"}
+    assert {key: run[key] for key in expected} == expected
+    assert summary(piece)["config"]["tried"] == {"lr": ["1e-4", "2e-4"]}
+    assert summary(piece)["summary"]["sweep/finished"] == 2
+    (file,) = piece.glob("files/media/table/sweep/table_*.table.json")
+    logged = json.loads(file.read_text())
+    assert [dict(zip(logged["columns"], row, strict=True))["swd1k"] for row in logged["data"]] == [1e-4, 2e-4]
+    trainings = train_arguments(Sweep("dcgan-64", [], plan("dcgan-64", (), 1)), out, Run("seed-0", {}, 0))
+    assert trainings[trainings.index("--wandb-group") + 1] == run["run_group"]
+
+
+@pytest.mark.parametrize(
+    ("state", "options"), [("stopped", ("--wandb", "offline")), ("finished", ("--wandb", "off"))]
+)
+def test_a_sweep_that_goes_on_or_has_wandb_off_is_not_logged(
+    tmp_path: Path, state: str, options: tuple[str, ...]
+) -> None:
+    made_up_outcomes(tmp_path, "finished", state)
+    sweep_alone(tmp_path, *options, "--table")
+    assert (tmp_path / "sweep.csv").exists()
+    assert not (tmp_path / "wandb").exists()
 
 
 def test_slurm_gets_the_whole_sweep_as_one_array(
