@@ -20,7 +20,7 @@ class Generator(Network):
         super().__init__()
         n = layers.stages(recipe)
         widths = [layers.width(recipe.ngf, k) for k in reversed(range(n))]
-        first = nn.ConvTranspose2d(recipe.latent_dim, widths[0], 4, bias=False)
+        first = layers.FirstMap(recipe.latent_dim, widths[0], 4, bias=False)
         self.project = nn.Sequential(first, *self.after(recipe, widths[0]))  # 1x1 -> 4x4
         self.grow = nn.ModuleList(
             nn.Sequential(layers.up(i, o, recipe.kernel, recipe.upsample, bias=False), *self.after(recipe, o))
@@ -53,7 +53,7 @@ class Discriminator(Network):
         widths = [recipe.channels, *(layers.width(recipe.ndf, k) for k in range(layers.stages(recipe)))]
         self.shrink = nn.ModuleList(self.stage(recipe, i, o, k) for k, (i, o) in enumerate(pairwise(widths)))
         self.minibatch_std = layers.MinibatchStd() if recipe.minibatch_std else nn.Identity()
-        self.to_logit = nn.Conv2d(widths[-1] + recipe.minibatch_std, 1, 4, bias=recipe.critic_norm == "none")
+        self.to_logit = layers.WholeMap(widths[-1] + recipe.minibatch_std, 1, 4, bias=recipe.critic_norm == "none")
         layers.initialise(self, recipe.init)
         if recipe.spectral_norm:
             layers.normalise_spectrum(self)

@@ -60,8 +60,8 @@ def norm(kind: str, channels: int, recipe: Recipe) -> nn.Module:
 
 
 def activation(slope: float) -> nn.Module:
-    """ReLU for slope 0, LeakyReLU otherwise."""
-    return nn.LeakyReLU(slope, inplace=False) if slope else nn.ReLU()
+    """ReLU for slope 0, LeakyReLU otherwise; in place, as no layer before it needs its output again."""
+    return nn.LeakyReLU(slope, inplace=True) if slope else nn.ReLU(inplace=True)
 
 
 def to_range(recipe: Recipe) -> nn.Module:
@@ -87,6 +87,25 @@ def up(inputs: int, outputs: int, kernel: int, how: str, *, bias: bool) -> nn.Mo
     return nn.Sequential(
         nn.Upsample(scale_factor=2), nn.Conv2d(inputs, outputs, odd_kernel, padding=odd_kernel // 2, bias=bias)
     )
+
+
+class FirstMap(nn.ConvTranspose2d):
+    """z (B, latent_dim, 1, 1) -> (B, C, k, k): a transposed convolution of one pixel, which is a matrix product."""
+
+    def forward(self, z: Tensor, output_size: list[int] | None = None) -> Tensor:
+        weight = self.weight.permute(0, 2, 3, 1)  # (latent_dim, k, k, C), as channels_last lies in memory
+        return (z.flatten(1) @ weight.flatten(1)).view(-1, *weight.shape[1:]).permute(0, 3, 1, 2)
+
+
+class WholeMap(nn.Conv2d):
+    """(B, C, k, k) -> (B, 1, 1, 1): a convolution as large as its input, which is a dot product.
+
+    Written so that autocast leaves it in float32: the logit is where rounding would matter most.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = (x.to(self.weight.dtype) * self.weight).sum(dim=(1, 2, 3), keepdim=True)
+        return logits if self.bias is None else logits + self.bias
 
 
 class MinibatchStd(nn.Module):
