@@ -73,8 +73,15 @@ def eval_and_train(generator: nn.Module, z: Tensor, value_range: str, seed: int 
             sampling.grid(sampling.generate(generator, z, value_range), len(z)),
             sampling.grid(generate_in_training(generator, z, value_range, seed), len(z)),
         ],
-        ["eval mode: running statistics, no dropout", "train mode: batch statistics, dropout"],
+        ["eval mode: running statistics, no dropout", "train mode: " + _training_only(generator)],
     )
+
+
+def _training_only(generator: nn.Module) -> str:
+    """What a generator does in train mode only."""
+    by_batch = any(getattr(module, "running_mean", None) is not None for module in generator.modules())
+    does = ["batch statistics"] * by_batch + ["dropout"] * bool(getattr(generator, "dropout", 0.0))
+    return ", ".join(does) or "the same, as this generator has neither batch statistics nor dropout"
 
 
 @torch.no_grad()
@@ -95,7 +102,8 @@ def checkerboard(recipe: Recipe, seed: int = 0, n: int = 4) -> Picture:
     artifacts"). Contrast is stretched to the full range. Raises UsageError where the family has only one of them.
     """
     rows = [_untrained(dataclasses.replace(recipe, upsample=kind), seed, n) for kind in ("deconv", "nearest")]
-    return above(rows, ["untrained, deconvolution", "untrained, nearest upsampling + convolution"])
+    kinds = ("deconvolution", "nearest upsampling + convolution")
+    return above(rows, [f"{recipe.name}, untrained, {kind}" for kind in kinds])
 
 
 def _untrained(recipe: Recipe, seed: int, n: int) -> Picture:

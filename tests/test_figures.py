@@ -81,6 +81,24 @@ def test_checkerboard_draws_the_same_twice_and_spares_the_global_generator() -> 
     assert torch.equal(state, torch.get_rng_state())
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("dcgan-64", "train mode: batch statistics"),
+        ("mlp-64", "train mode: the same, as this generator has neither batch statistics nor dropout"),
+    ],
+)
+def test_the_train_mode_row_names_what_its_generator_has(
+    name: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captions: list[str] = []
+    above = figures.above
+    monkeypatch.setattr(figures, "above", lambda rows, said: captions.extend(said) or above(rows, said))
+    recipe = dataclasses.replace(load(name), ngf=4)
+    figures.eval_and_train(build_generator(recipe), torch.zeros(2, recipe.latent_dim), "tanh")
+    assert captions[1] == says
+
+
 def test_every_recipe_has_a_checkerboard_figure_of_its_own_or_dcgans() -> None:
     dcgan = figures.checkerboard(load("dcgan-64")).tobytes()
     for name in ("mlp-64", "dcgan-28"):
