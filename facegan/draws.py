@@ -149,7 +149,7 @@ def knobs(recipe: Recipe, nimg: int, total_nimg: int) -> "Knobs":
 
 @dataclass(frozen=True)
 class Knobs:
-    """Scheduled numbers of one step."""
+    """Scheduled numbers of one step; in a recorded step 0-d tensors, which calculate like floats."""
 
     g_lr: float
     d_lr: float
@@ -159,5 +159,6 @@ class Knobs:
     ema_beta: float
 
     def __post_init__(self) -> None:
-        if not all(math.isfinite(getattr(self, f.name)) for f in dataclasses.fields(self)):
+        values: list[Any] = [getattr(self, f.name) for f in dataclasses.fields(self)]
+        if not all(math.isfinite(value) for value in values if not isinstance(value, Tensor)):
             raise ValueError(f"a schedule left the finite numbers: {self}")

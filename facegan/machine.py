@@ -168,7 +168,11 @@ def _resolve_compile(settings: RunSettings, use_cuda: bool) -> str:
         raise UsageError(f"--compile {settings.compile}: expected auto, off or graph")
     if settings.compile == "graph" and not use_cuda:
         raise UsageError("--compile graph: CUDA graphs need a CUDA GPU; expected off on the CPU")
-    return "off" if settings.compile == "auto" else settings.compile
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if settings.compile == "graph" and world > 1:
+        raise UsageError("--compile graph: one rank only; the message between ranks is not recorded. Expected off")
+    alone_on_cuda = "graph" if use_cuda and world == 1 else "off"
+    return alone_on_cuda if settings.compile == "auto" else settings.compile
 
 
 def _share_of_cores() -> int:

@@ -12,8 +12,12 @@ class _Group:
     """Terms that are always measured together."""
 
     sums: Tensor  # (K,) float64
-    count: int
+    count: Tensor  # () float64: on the device too, so that a replayed step counts
     bad_at: Tensor  # (K,) int64, the update (nimg) at which a term first was not finite, else -1
+
+    def totals(self) -> Tensor:
+        """(K + 1,) float64: the sums, then the count."""
+        return torch.cat([self.sums, self.count.view(1)])
 
 
 class Meter:
@@ -24,12 +28,14 @@ class Meter:
         self.groups: dict[tuple[str, ...], _Group] = {}
         self.tripped = torch.zeros((), device=device)
 
-    def add(self, names: tuple[str, ...], values: Tensor, nimg: int) -> None:
+    def add(self, names: tuple[str, ...], values: Tensor, nimg: int | Tensor) -> None:
         """Count one update's terms, `values` (K,) in the order of `names`."""
         group = self.groups.get(names)
         if group is None:
             zeros = torch.zeros(len(names), dtype=torch.float64, device=self.device)
-            group = self.groups[names] = _Group(zeros, 0, torch.full_like(zeros, -1, dtype=torch.int64))
+            group = self.groups[names] = _Group(
+                zeros, zeros.new_zeros(()), torch.full_like(zeros, -1, dtype=torch.int64)
+            )
         bad = ~torch.isfinite(values)
         group.sums += values
         group.count += 1
@@ -38,13 +44,14 @@ class Meter:
 
     def take(self) -> dict[str, float]:
         """The mean of every term since the last call (a host round trip); starts anew."""
-        totals: dict[str, tuple[float, int]] = {}
+        totals: dict[str, tuple[float, float]] = {}
         for names, group in sorted(self.groups.items()):  # the same order, whatever came first after a restart
-            for name, value in zip(names, group.sums.tolist(), strict=True):
-                total, count = totals.get(name, (0.0, 0))
-                totals[name] = (total + value, count + group.count)
+            *sums, counted = group.totals().tolist()
+            for name, value in zip(names, sums, strict=True):
+                total, count = totals.get(name, (0.0, 0.0))
+                totals[name] = (total + value, count + counted)
             group.sums.zero_()
-            group.count = 0
+            group.count.zero_()
         return {name: total / count for name, (total, count) in totals.items() if count}
 
     def trouble(self) -> tuple[str, int] | None:
@@ -62,17 +69,12 @@ class Meter:
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint keeps: one tensor a group, sums then count, named by the terms as JSON."""
-        return {
-            json.dumps(names): torch.cat(
-                [g.sums, torch.tensor([float(g.count)], dtype=torch.float64, device=self.device)]
-            )
-            for names, g in self.groups.items()
-        }
+        return {json.dumps(names): group.totals() for names, group in self.groups.items()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Take over `tensors()`."""
         self.groups.clear()
         for key, value in tensors.items():
-            sums = value[:-1].to(self.device).clone()
+            sums, count = value[:-1].to(self.device).clone(), value[-1].to(self.device).clone()
             bad_at = torch.full_like(sums, -1, dtype=torch.int64)
-            self.groups[tuple(json.loads(key))] = _Group(sums, int(value[-1]), bad_at)
+            self.groups[tuple(json.loads(key))] = _Group(sums, count, bad_at)

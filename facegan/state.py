@@ -42,11 +42,14 @@ class State:
         """Running statistics of a network's BatchNorm layers."""
         return [buffer for buffer in self.network(which).buffers() if buffer.is_floating_point()]
 
-    def set_learning_rates(self, g_lr: float, d_lr: float) -> None:
-        """Set what the optimizers use from the next update on."""
+    def set_learning_rates(self, g_lr: float | Tensor, d_lr: float | Tensor) -> None:
+        """Set what the optimizers use from the next update on; a rate that is a tensor stays where it is."""
         for which, lr in (("generator", g_lr), ("discriminator", d_lr)):
             for group in self.optimizers[which].param_groups:
-                group["lr"] = lr
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].copy_(torch.as_tensor(lr))
+                else:
+                    group["lr"] = lr
 
     def apply(self, which: str, grads: list[Tensor]) -> None:
         """Update a network by `grads`, unless something non-finite was ever seen (decided on the device)."""
@@ -61,13 +64,17 @@ class State:
         optimizer.step()
 
     @torch.no_grad()
-    def update_average(self, beta: float) -> None:
+    def update_average(self, beta: float | Tensor) -> None:
         """Move the averaged generator: weights by EMA, BatchNorm statistics copied (Karras et al. 2018)."""
         if self.average is None:
             return
-        torch._foreach_lerp_(list(self.average.parameters()), list(self.generator.parameters()), 1 - beta)
-        for mean, now in zip(self.average.buffers(), self.generator.buffers(), strict=True):
-            mean.copy_(now)
+        means, now = list[Tensor](self.average.parameters()), list[Tensor](self.generator.parameters())
+        if isinstance(beta, Tensor):
+            torch._foreach_lerp_(means, now, [1 - beta] * len(now))
+        else:
+            torch._foreach_lerp_(means, now, 1 - beta)
+        for kept, buffer in zip(self.average.buffers(), self.generator.buffers(), strict=True):
+            kept.copy_(buffer)
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it as named tensors: `generator/...`, `average/...`, `generator.adam/...`, `meter/...`."""
@@ -119,13 +126,14 @@ def _place(module: nn.Module, machine: Machine, sync_bn: bool) -> nn.Module:
 
 
 def _optimizer(name: str, module: nn.Module, recipe: Recipe, lr: float, machine: Machine) -> torch.optim.Optimizer:
-    parameters = list(module.parameters())
+    parameters, recorded = list(module.parameters()), machine.compile == "graph"
+    rate = torch.tensor(lr, device=machine.device) if recorded else lr
     if name == "adam":
-        betas = (float(recipe.beta1), float(recipe.beta2))
-        return torch.optim.Adam(parameters, lr, betas=betas, eps=recipe.adam_eps, fused=True)
+        betas, on_cuda = (float(recipe.beta1), float(recipe.beta2)), recorded and machine.device.type == "cuda"
+        return torch.optim.Adam(parameters, rate, betas=betas, eps=recipe.adam_eps, fused=True, capturable=on_cuda)
     if name == "sgd":
-        return torch.optim.SGD(parameters, lr, momentum=recipe.beta1, fused=True)
-    return torch.optim.RMSprop(parameters, lr)
+        return torch.optim.SGD(parameters, rate, momentum=recipe.beta1, fused=True)
+    return torch.optim.RMSprop(parameters, rate, capturable=recorded)
 
 
 def _laid_out_like(parameter: Tensor, grad: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """One step: a real batch, the critic's updates on it and, every n_critic-th time, the generator's."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -33,13 +33,14 @@ class Batch:
     images: Tensor  # (b, C, H, W) uint8
     draws: StepDraws
     knobs: Knobs
+    noted: Tensor | None = None  # nimg on the device, where the step is recorded
 
     def parts(self, size: int) -> list["Batch"]:
         """The batch cut into parts of at most `size` images; 0 leaves it whole."""
         if not size or size >= len(self.images):
             return [self]
         cuts = [slice(start, start + size) for start in range(0, len(self.images), size)]
-        return [Batch(self.nimg, self.images[c], self.draws.map(lambda t, c=c: t[c]), self.knobs) for c in cuts]
+        return [replace(self, images=self.images[c], draws=self.draws.map(lambda t, c=c: t[c])) for c in cuts]
 
 
 class Step:
@@ -63,6 +64,14 @@ class Step:
             self._apply("generator", batch, *gradients)
             for k in range(1, self.recipe.n_critic):
                 self._critic_update(turns, k)
+
+    def kind(self, batch: Batch) -> tuple[bool, bool]:
+        """What the host decides about a batch: whether to update the generator, whether to take lazy penalties."""
+        return self.generator_is_due(batch), self.penalises(batch)
+
+    def penalises(self, batch: Batch) -> bool:
+        """Whether this batch is one of those that lazy regularisation takes."""
+        return batch.nimg // self.recipe.batch_size % self.recipe.penalty_every == 0
 
     def generator_is_due(self, batch: Batch) -> bool:
         """Whether the generator is updated in this batch's step: on every n_critic-th batch."""
@@ -100,7 +109,8 @@ class Step:
         if self.machine.world > 1 and buffers:
             torch._foreach_copy_(buffers, averaged[len(grads) : -1])
         norm = get_total_norm(grads, foreach=True)
-        self.state.meter.add((*terms, f"grad/{which}"), torch.cat([values, norm.view(1)]), batch.nimg)
+        at = batch.nimg if batch.noted is None else batch.noted
+        self.state.meter.add((*terms, f"grad/{which}"), torch.cat([values, norm.view(1)]), at)
         self.state.apply(which, grads)
         if which == "generator":
             self.state.update_average(batch.knobs.ema_beta)
@@ -128,7 +138,7 @@ class _Turn:
         fake = self._critic_fakes(k, draws)
         if side == "fake":
             return one_sided_objective(recipe, critic, side, fake, draws, knobs)
-        penalise = self.batch.nimg // recipe.batch_size % recipe.penalty_every == 0
+        penalise = self.step.penalises(self.batch)
         return discriminator_objective(recipe, critic, self.real, fake, draws, knobs, penalise=penalise)
 
     def generator(self) -> tuple[Tensor, Terms]:

@@ -9,6 +9,7 @@ from facegan.draws import Drawer
 from facegan.errors import DiskFullError, FaceganError, UsageError
 from facegan.feed import Feed
 from facegan.files import is_disk_full
+from facegan.graph import compiled
 from facegan.job import Job
 from facegan.journal import Journal
 from facegan.machine import Machine
@@ -66,7 +67,7 @@ class _Run:
 
     def _loop(self) -> Outcome:
         job, settings, total = self.job, self.job.settings, self.job.total_nimg
-        step = Step(job.recipe, self.state, job.machine, settings.batch_per_rank)
+        step = compiled(Step(job.recipe, self.state, job.machine, settings.batch_per_rank), job.machine)
         drawer = Drawer(job.recipe, settings.seed, self.state.generator, self.state.discriminator)
         asked, trouble = GO, None
         job.progress(self.nimg, total, {})

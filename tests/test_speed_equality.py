@@ -1,18 +1,23 @@
 """What was made faster computes what it computed before: values, gradients, and gradients of gradients."""
 
 import dataclasses
+from collections.abc import Callable
 
 import pytest
 import torch
-from tiny import tiny_recipe
+from tiny import MadeUpImages, tiny_recipe
 from torch import Tensor, nn
 
 from facegan import machine
 from facegan.config import RunSettings
 from facegan.draws import Drawer, knobs
+from facegan.graph import Replayed, Run
 from facegan.networks import build_discriminator, build_generator
 from facegan.networks.layers import FirstMap, WholeMap
 from facegan.objective import discriminator_objective, scale_images
+from facegan.recipes import Recipe
+from facegan.state import State
+from facegan.step import Batch, Step
 
 PAIRS = {
     "first map": (FirstMap(5, 6, 4, bias=False), nn.ConvTranspose2d(5, 6, 4, bias=False), (3, 5, 1, 1)),
@@ -61,3 +66,64 @@ def test_one_pass_over_real_and_fake_gives_the_gradients_of_two(name: str, chang
         found.append([loss, *terms.values(), *torch.autograd.grad(loss, list(critic.parameters()))])
     for one, two in zip(*found, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-9)
+
+
+def trained(recipe: Recipe, record: Callable[[Run], Run] | None) -> tuple[State, int]:
+    """A recipe's state after several steps, and how many recordings were made; None takes the step as it is."""
+    plain = machine.start(RunSettings(threads=1, precision="fp32"))
+    here = dataclasses.replace(plain, compile="graph" if record else "off")
+    state = State(recipe, 0, here)
+    drawer = Drawer(recipe, 0, state.generator, state.discriminator)
+    step = Step(recipe, state, here)
+    run = Replayed(step, step.kind, record) if record else step
+    stream, size = MadeUpImages(recipe), recipe.batch_size
+    for at in range(0, 14 * size, size):
+        run(Batch(at, next(stream), drawer.step(at, size), knobs(recipe, at, 14 * size)))
+    return state, len(run.recordings) if isinstance(run, Replayed) else 0
+
+
+def run_again(run: Run) -> Run:
+    """Stands for the recording of a CUDA graph: reruns the step, which must find all its inputs in place."""
+    return run
+
+
+def refuse(run: Run) -> Run:
+    raise RuntimeError("operation not permitted when stream is capturing")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "kinds"),
+    [
+        ("dcgan-64", {"lr_schedule": "linear", "instance_noise": 0.1}, 1),
+        ("wgan-gp-128", {"n_critic": 3}, 2),
+        ("wgan-gp-lfw", {"batch_size": 4}, 1),
+        ("face-64", {"penalty_every": 2}, 2),
+        ("mlp-64-improved", {}, 1),
+    ],
+)
+def test_a_recorded_step_reads_only_its_static_inputs(name: str, changes: dict[str, object], kinds: int) -> None:
+    recipe = tiny_recipe(name, ema_kimg=0.01, **changes)
+    (refused, none), (replayed, some) = trained(recipe, refuse), trained(recipe, run_again)
+    assert (none, some) == (0, kinds)
+    for (key, a), (_, b) in zip(refused.tensors().items(), replayed.tensors().items(), strict=True):
+        assert torch.equal(a, b), key
+
+
+@pytest.mark.parametrize("name", ["dcgan-64", "wgan-gp-128"])
+def test_knobs_on_the_device_change_nothing_but_rounding(name: str) -> None:
+    recipe = tiny_recipe(name, ema_kimg=0.01, lr_schedule="linear", instance_noise=0.1)
+    (plain, _), (replayed, _) = trained(recipe, None), trained(recipe, run_again)
+    for (key, a), (_, b) in zip(plain.tensors().items(), replayed.tensors().items(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5, msg=lambda m, key=key: f"{key}: {m}")
+
+
+def test_a_step_that_cannot_be_recorded_runs_on_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    taken: list[int] = []
+    step = Replayed(lambda batch: taken.append(batch.nimg), lambda batch: 0, refuse)
+    recipe = tiny_recipe("mlp-64")
+    networks = build_generator(recipe), build_discriminator(recipe)
+    draws = Drawer(recipe, 0, *networks).step(0, 6)
+    for at in range(6):
+        step(Batch(at, next(MadeUpImages(recipe)), draws, knobs(recipe, at, 100)))
+    assert taken == list(range(6))
+    assert caplog.text.count("cannot be recorded") == 1
