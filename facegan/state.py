@@ -38,9 +38,9 @@ class State:
         """`generator` or `discriminator`."""
         return self.generator if which == "generator" else self.discriminator
 
-    def buffers(self, which: str) -> list[Tensor]:
-        """Running statistics of a network's BatchNorm layers."""
-        return [buffer for buffer in self.network(which).buffers() if buffer.is_floating_point()]
+    def buffers(self) -> list[Tensor]:
+        """Running statistics of both networks' BatchNorm layers: either network's step moves those of both."""
+        return [b for which in NETWORKS for b in self.network(which).buffers() if b.is_floating_point()]
 
     def set_learning_rates(self, g_lr: float | Tensor, d_lr: float | Tensor) -> None:
         """Set what the optimizers use from the next update on; a rate that is a tensor stays where it is."""

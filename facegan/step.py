@@ -102,7 +102,7 @@ class Step:
 
     def _apply(self, which: str, batch: Batch, grads: list[Tensor], terms: Terms) -> None:
         """Average over the ranks (one message: gradients, BatchNorm statistics, terms), then update."""
-        buffers = self.state.buffers(which)
+        buffers = self.state.buffers()
         values = torch.stack(list(terms.values()))
         averaged = self.machine.average([*grads, *buffers, values])
         grads, values = averaged[: len(grads)], averaged[-1]

@@ -159,7 +159,7 @@ class _Run:
         log.info("%s on %s", job.recipe.name, job.machine.describe())
         if found is not None:
             log.info("continuing %s at %.1f of %.1f kimg", found.path, self.nimg / 1000, job.total_nimg / 1000)
-        if self.main and world > 1 and self.state.buffers("generator") and not job.settings.sync_bn:
+        if self.main and world > 1 and self.state.buffers() and not job.settings.sync_bn:
             own = job.recipe.batch_size // world
             log.warning("BatchNorm uses each rank's own %d images: other ranks, other statistics", own)
         if found is not None and found.meta["world"] != world and self.main:
