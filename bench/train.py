@@ -81,12 +81,11 @@ class Endless:
         return self.images[first : first + self.batch]
 
 
-def case_recipe(case: Case, batch_size: int = 0) -> Any:
-    """The recipe of a case, endless, with its own batch size where it is not given."""
+def case_recipe(case: Case, changes: dict[str, Any]) -> Any:
+    """The recipe of a case, endless, with `changes`."""
     from facegan import recipes
 
-    changes = {**case.changes, "kimg": 1e6, "epochs": 0.0}
-    return recipes.from_values(case.recipe, changes | ({"batch_size": batch_size} if batch_size else {}))
+    return recipes.from_values(case.recipe, case.changes | {"kimg": 1e6, "epochs": 0.0} | changes)
 
 
 def our_runner(case: Case, options: argparse.Namespace, precision: str) -> tuple[Callable[[int], None], Row]:
@@ -97,19 +96,20 @@ def our_runner(case: Case, options: argparse.Namespace, precision: str) -> tuple
     from facegan.config import RunSettings
     from facegan.draws import Drawer
     from facegan.feed import Feed
+    from facegan.graph import compiled
     from facegan.state import State
     from facegan.step import Step
 
-    recipe = case_recipe(case, options.batch_size)
+    recipe = case_recipe(case, options.set)
     settings = RunSettings(
         precision=precision, threads=options.threads, device=options.device, compile=options.compile
     )
     here = machine.start(settings)
     state = State(recipe, 0, here)
-    step = Step(recipe, state, here)
+    step = compiled(Step(recipe, state, here), here)
     drawer = Drawer(recipe, 0, state.generator, state.discriminator)
     where = here.device if here.device.type == "cuda" else torch.device("cpu")
-    stream = Endless((*recipe.resolution, recipe.channels), recipe.batch_size, where)
+    stream = Endless((*recipe.resolution, recipe.channels), recipe.batch_size // here.world, where)
     batches = iter(Feed(stream, drawer, recipe, here, 0, 10**9).__enter__())
 
     def run(count: int) -> None:
@@ -126,7 +126,7 @@ def plain_runner(case: Case, options: argparse.Namespace) -> tuple[Callable[[int
     import torch
     import train_peers
 
-    recipe = case_recipe(case, options.batch_size)
+    recipe = case_recipe(case, options.set)
     device = torch.device(options.device)
     torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))
     networks = getattr(train_peers, case.networks)(device)
@@ -165,8 +165,8 @@ def serve(options: argparse.Namespace) -> None:
     begun = time.perf_counter()
     run(1)
     first = time.perf_counter() - begun
-    recipe = case_recipe(case, options.batch_size)
-    run(2 * recipe.n_critic - 1)
+    recipe = case_recipe(case, options.set)
+    run((2 if options.device == "cpu" else 8) * recipe.n_critic - 1)  # a graph is recorded at the fourth
     print(json.dumps(about | {"import_s": imported, "first_step_s": first}), flush=True)
     for line in sys.stdin:
         if not line.strip():
@@ -183,17 +183,33 @@ def serve(options: argparse.Namespace) -> None:
 class Contestant:
     """The parent's side of one such process."""
 
-    def __init__(self, case: Case, who: str, options: argparse.Namespace) -> None:
+    def __init__(
+        self, case: Case, who: str, options: argparse.Namespace, env: dict[str, str] | None = None
+    ) -> None:
         command = [sys.executable, "-W", "ignore", __file__, "--contestant", who, "--cases", case.name]
-        for name in ("device", "threads", "batch_size", "compile"):
-            command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
-        self.who, self.rates = who, list[float]()
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for name in ("device", "threads", "compile"):
+            command += [f"--{name}", str(getattr(options, name))]
+        command += ["--set", json.dumps(options.set)]
+        self.who, self.rates, self.about = who, list[float](), Row()
+        pipe, own = subprocess.PIPE, {**os.environ, **(env or {})}
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=own)
+
+    def wait_until_warm(self) -> "Contestant":
+        """Return when it has taken its first steps."""
         self.about = self._answer()
+        return self
 
     def run(self, count: int) -> float:
         """Seconds for `count` batches."""
+        self.start(count)
+        return self.seconds()
+
+    def start(self, count: int) -> None:
+        """Have it take `count` batches."""
         self._say(str(count))
+
+    def seconds(self) -> float:
+        """How long they took, when they are done."""
         return float(self._answer()["seconds"])
 
     def end(self) -> None:
@@ -217,8 +233,8 @@ class Contestant:
 
 def race(case: Case, options: argparse.Namespace) -> Row:
     """All contestants of a case, taking turns."""
-    recipe = case_recipe(case, options.batch_size)
-    fields = [Contestant(case, who, options) for who in options.contestants]
+    recipe = case_recipe(case, options.set)
+    fields = [Contestant(case, who, options).wait_until_warm() for who in options.contestants]
     if len({field.about["parameters"] for field in fields}) > 1:
         raise SystemExit(f"{case.name}: the networks differ: {[field.about for field in fields]}")
     counts = [batches_for(field, options.seconds, recipe.n_critic) for field in fields]
@@ -339,7 +355,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--compile", default="auto", help="as facegan train --compile")
     parser.add_argument("--threads", type=int, default=0, help="0 takes all cores")
-    parser.add_argument("--batch-size", type=int, default=0, help="0 takes the recipe's")
+    parser.add_argument("--set", type=json.loads, default={}, help='recipe values, as in {"batch_size": 256}')
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each turn, about")
     parser.add_argument("--quick", action="store_true")

@@ -1,0 +1,113 @@
+"""Whether bf16 hurts: equal short runs in float32 and bf16, three seeds each, and the distance to the real images.
+
+    python bench/precision.py            dcgan-64's networks at half width, 32 px, synthetic faces: some ten minutes
+    python bench/precision.py --json
+
+The distance is the sliced Wasserstein distance (Karras et al. 2018) of as many generated as real images, x 1000,
+averaged over the levels. The untrained generator's and that of other real images frame the figures.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
+
+from train import CASES, Endless, case_recipe, machine_words  # noqa: E402
+
+SIDE, PRECISIONS = 32, ("fp32", "bf16")
+
+
+def faces(count: int) -> Any:
+    """(count, 3, 32, 32) uint8: synthetic faces, centre 150 of 178x218."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from shards.synthetic import draw_face
+
+    found = []
+    for index in range(count):
+        picture = Image.fromarray(draw_face(0, index)).crop((14, 34, 164, 184))
+        found.append(np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS)))
+    return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2)
+
+
+def train(images: Any, precision: str, seed: int, options: argparse.Namespace) -> Any:
+    """As many generated images as real ones, of the averaged generator after a short run, which may be 0 batches."""
+    from facegan import machine, sampling
+    from facegan.config import RunSettings
+    from facegan.draws import Drawer
+    from facegan.feed import Feed
+    from facegan.state import State
+    from facegan.step import Step
+
+    changes = {"resolution": str(SIDE), "ngf": 32, "ndf": 32, "batch_size": 64, "flip": True, "ema_kimg": 2.0}
+    recipe = case_recipe(CASES["dcgan-64"], changes)
+    here = machine.start(RunSettings(precision=precision, threads=options.threads, device="cpu"))
+    state = State(recipe, seed, here)
+    step, stream = Step(recipe, state, here), Endless((SIDE, SIDE, 3), recipe.batch_size, here.device)
+    stream.images, stream.samples = images, len(images) // recipe.batch_size * recipe.batch_size
+    drawer = Drawer(recipe, seed, state.generator, state.discriminator)
+    with Feed(stream, drawer, recipe, here, 0, options.batches * recipe.batch_size) as feed:
+        for batch in feed:
+            step(batch)
+    z = sampling.latents(seed, len(images), recipe.latent_dim)
+    return sampling.generate(state.sampler, z, recipe.value_range)
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Distances by precision and seed."""
+    from facegan.metrics.swd import sliced_wasserstein
+
+    real = faces(2 * options.images)
+    real, other = real[: options.images], real[options.images :]
+    found: dict[str, Any] = {"machine": machine_words("cpu"), "batches": options.batches, "images": options.images}
+    found["other real images"] = round(sliced_wasserstein(real, other)["mean"], 1)
+    for precision in PRECISIONS:
+        found[precision] = [
+            round(sliced_wasserstein(real, train(real, precision, seed, options))["mean"], 1)
+            for seed in range(options.seeds)
+        ]
+    options.batches = 0
+    found["untrained"] = round(sliced_wasserstein(real, train(real, "fp32", 0, options))["mean"], 1)
+    return found
+
+
+def table(found: dict[str, Any]) -> str:
+    """For docs/benchmarks.md."""
+    seeds = range(len(found["fp32"]))
+    lines = [f"SWD to {found['images']} real images after {found['batches']} batches of 64; lower is better.", ""]
+    lines += [
+        "| | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean |",
+        "|---|" + "---:|" * (len(seeds) + 1),
+    ]
+    for precision in PRECISIONS:
+        values = found[precision]
+        lines.append(f"| {precision} | {' | '.join(map(str, values))} | {statistics.mean(values):.1f} |")
+    lines += ["", *(f"- {what}: {found[what]}" for what in ("untrained", "other real images"))]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batches", type=int, default=400)
+    parser.add_argument("--images", type=int, default=1024)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=0, help="0 takes all cores")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    if options.quick:
+        options.batches, options.images = 150, 512
+    found = measure(options)
+    print(json.dumps(found) if options.json else f"{found['machine']}\n\n{table(found)}")
+
+
+if __name__ == "__main__":
+    main()
