@@ -4,11 +4,13 @@ import logging
 import math
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from facegan import losses, sampling
 from facegan.draws import Knobs
@@ -64,7 +66,7 @@ class Journal:
             return
         z = sampling.latents(job.settings.seed, job.settings.samples, job.recipe.latent_dim)
         sampling.save_png(sampling.grid(sampling.generate(self.state.sampler, z, job.recipe.value_range)), path)
-        if job.held_out is not None and nimg:
+        if job.held_out is not None and len(job.held_out) > 1 and nimg:
             row = held_out_losses(job.recipe, self.state, job.held_out, job.settings.seed)
             self._write(nimg, self._progress(nimg) | row)
         images = {"samples/ema": path} | self._real_grid()
@@ -157,18 +159,19 @@ class Speed:
 
 @torch.no_grad()
 def held_out_losses(recipe: Recipe, state: State, held_out: Tensor, seed: int) -> Row:
-    """Losses on images (n, C, H, W) uint8 that were not trained on, both networks in eval mode, no smoothing.
+    """Losses on images (n, C, H, W) uint8 that were not trained on, without dropout and smoothing.
 
-    A discriminator that scores them far below training images has learned those by heart.
+    A discriminator that scores them far below training images has learned those by heart. Both networks normalise
+    by the batch, as in training: running statistics of a discriminator mix real and generated batches, fit neither.
     """
     generator, critic = state.generator.eval(), state.discriminator.eval()
     z = sampling.latents(seed, len(held_out), recipe.latent_dim).to(next(generator.parameters()).device)
     real_logits, fake_logits = [], []
-    for images, part in zip(
-        torch.split(held_out, recipe.batch_size), torch.split(z, recipe.batch_size), strict=True
-    ):
-        real_logits.append(critic(scale_images(images.to(z.device), recipe.value_range)))
-        fake_logits.append(critic(generator(part)))
+    batches = math.ceil(len(held_out) / recipe.batch_size)  # of about equal size: one image has no statistics
+    with normalised_by_batch(generator), normalised_by_batch(critic):
+        for images, part in zip(held_out.tensor_split(batches), z.tensor_split(batches), strict=True):
+            real_logits.append(critic(scale_images(images.to(z.device), recipe.value_range)))
+            fake_logits.append(critic(generator(part)))
     generator.train()
     critic.train()
     real, fake = torch.cat(real_logits), torch.cat(fake_logits)
@@ -179,3 +182,20 @@ def held_out_losses(recipe: Recipe, state: State, held_out: Tensor, seed: int) -
         "loss/held_out_generator": float(losses.generator_loss(recipe.loss, fake, real)),
         "scores/held_out": float(real.float().mean()),
     }
+
+
+@contextmanager
+def normalised_by_batch(module: nn.Module) -> Iterator[None]:
+    """Inside, BatchNorm in eval mode takes the batch's statistics; its running ones stay as they are.
+
+    Unlike train mode this needs no other rank, which does not measure, where BatchNorm is synchronised.
+    """
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    kept = [(layer.running_mean, layer.running_var) for layer in layers]
+    try:
+        for layer in layers:
+            layer.running_mean = layer.running_var = None
+        yield
+    finally:
+        for layer, (mean, var) in zip(layers, kept, strict=True):
+            layer.running_mean, layer.running_var = mean, var
