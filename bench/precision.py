@@ -38,7 +38,7 @@ def faces(count: int) -> Any:
 
 
 def train(images: Any, precision: str, seed: int, options: argparse.Namespace) -> Any:
-    """As many generated images as real ones, of the averaged generator after a short run, which may be 0 batches."""
+    """As many generated images as real ones: the averaged generator's after a short run; 0 batches: untrained."""
     from facegan import machine, sampling
     from facegan.config import RunSettings
     from facegan.draws import Drawer
