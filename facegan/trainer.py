@@ -105,6 +105,7 @@ class _Run:
         if self.nimg != self.saved_nimg:
             self._save()
         if self.nimg < self.job.total_nimg:
+            self.journal.snapshot(self.nimg)  # so that a stopped run can be sampled
             return Outcome("stopped", REASONS[asked], self.nimg, EXIT_CODES[asked])
         return Outcome("finished", "reached its length", self.nimg)
 

@@ -17,6 +17,7 @@ from tiny import result, tiny_job, tiny_recipe
 from facegan import recipes, stopping
 from facegan.errors import FaceganError
 from facegan.job import Job
+from facegan.snapshot import load_snapshot
 from facegan.trainer import train
 
 TINY = Path(__file__).with_name("tiny.py")
@@ -58,6 +59,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(name, changes, tmp_path):
     assert train(tiny_job(recipe, tmp_path / "whole")).state == "finished"
     stopped = train(interrupted(tiny_job(recipe, tmp_path / "parts"), at=24))
     assert (stopped.state, stopped.nimg) == ("stopped", 24)
+    assert load_snapshot(tmp_path / "parts").nimg == 24
     assert train(tiny_job(recipe, tmp_path / "parts")).state == "finished"
     assert result(tmp_path / "parts") == result(tmp_path / "whole")
 
