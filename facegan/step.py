@@ -64,6 +64,7 @@ class Step:
             self._apply("generator", batch, *gradients)
             for k in range(1, self.recipe.n_critic):
                 self._critic_update(turns, k)
+        self._average_statistics()
 
     def kind(self, batch: Batch) -> tuple[bool, bool]:
         """What the host decides about a batch: whether to update the generator, whether to take lazy penalties."""
@@ -101,19 +102,23 @@ class Step:
         return sums, {name: sum(t[name] for t in found) / len(found) for name in found[0]}  # type: ignore[misc]
 
     def _apply(self, which: str, batch: Batch, grads: list[Tensor], terms: Terms) -> None:
-        """Average over the ranks (one message: gradients, BatchNorm statistics, terms), then update."""
-        buffers = self.state.buffers()
-        values = torch.stack(list(terms.values()))
-        averaged = self.machine.average([*grads, *buffers, values])
-        grads, values = averaged[: len(grads)], averaged[-1]
-        if self.machine.world > 1 and buffers:
-            torch._foreach_copy_(buffers, averaged[len(grads) : -1])
+        """Average gradients and terms over the ranks, in one message, then update."""
+        *grads, values = self.machine.average([*grads, torch.stack(list(terms.values()))])
         norm = get_total_norm(grads, foreach=True)
         at = batch.nimg if batch.noted is None else batch.noted
         self.state.meter.add((*terms, f"grad/{which}"), torch.cat([values, norm.view(1)]), at)
         self.state.apply(which, grads)
         if which == "generator":
             self.state.update_average(batch.knobs.ema_beta)
+
+    def _average_statistics(self) -> None:
+        """Make BatchNorm's running statistics the same on every rank: each continues from what rank 0 saves.
+
+        Last in the step: a graph that is still to be gone back through must find them as it left them.
+        """
+        buffers = self.state.buffers()
+        if self.machine.world > 1 and buffers:
+            torch._foreach_copy_(buffers, self.machine.average(buffers))
 
 
 class _Turn:

@@ -4,13 +4,12 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_resume import finish, run_ranks
+from test_resume import finish, run_ranks, wait_for_stats
 from tiny import MadeUpImages, result, tiny_recipe
 
 from facegan.draws import Drawer, StepDraws
@@ -95,9 +94,7 @@ def assert_equal(mine: StepDraws, theirs: StepDraws) -> None:
 
 def test_a_rank_that_dies_ends_the_others_within_a_minute_and_leaves_the_cause(tmp_path):
     processes = run_ranks(["dcgan-64", str(tmp_path), "600"], 2)
-    while not (tmp_path / "stats.jsonl").exists():
-        time.sleep(0.05)
-        assert all(p.poll() is None for p in processes)
+    wait_for_stats(tmp_path, processes)
     processes[1].kill()
     assert processes[0].wait(timeout=60) == 1
     finish(processes)
@@ -108,8 +105,7 @@ def test_a_rank_that_dies_ends_the_others_within_a_minute_and_leaves_the_cause(t
 
 def test_a_stop_file_stops_all_ranks_at_the_same_step(tmp_path):
     processes = run_ranks(["dcgan-64", str(tmp_path), "600"], 2)
-    while not (tmp_path / "stats.jsonl").exists():
-        time.sleep(0.05)
+    wait_for_stats(tmp_path, processes)
     (tmp_path / "stop").touch()
     said = [json.loads(p.communicate(timeout=60)[0].splitlines()[-1]) for p in processes]
     assert [p.returncode for p in processes] == [0, 0]
@@ -119,8 +115,7 @@ def test_a_stop_file_stops_all_ranks_at_the_same_step(tmp_path):
 
 def test_a_signal_to_one_rank_stops_all_of_them_saved(tmp_path):
     processes = run_ranks(["mlp-64", str(tmp_path), "600"], 2)
-    while not (tmp_path / "stats.jsonl").exists():
-        time.sleep(0.05)
+    wait_for_stats(tmp_path, processes)
     processes[1].terminate()
     assert finish(processes) == [0, 0]
     assert json.loads((tmp_path / "outcome.json").read_text())["state"] == "stopped"
@@ -129,8 +124,7 @@ def test_a_signal_to_one_rank_stops_all_of_them_saved(tmp_path):
 
 def test_a_refused_run_folder_ends_every_rank(tmp_path):
     first = run_ranks(["mlp-64", str(tmp_path), "600"], 1)
-    while not (tmp_path / "stats.jsonl").exists():
-        time.sleep(0.05)
+    wait_for_stats(tmp_path, first)
     second = run_ranks(["mlp-64", str(tmp_path), "600"], 2)
     said = [p.communicate(timeout=60)[1] for p in second]
     assert [p.returncode for p in second] == [1, 1]

@@ -144,6 +144,14 @@ def finish(processes: list[subprocess.Popen[str]], timeout: float = 120) -> list
     return [process.returncode for process in processes]
 
 
+def wait_for_stats(run_dir: Path, processes: list[subprocess.Popen[str]]) -> None:
+    """Return once the run has written its first line; fails with the end of a rank that died before."""
+    while not (run_dir / "stats.jsonl").exists():
+        time.sleep(0.02)
+        dead = next((p for p in processes if p.poll() is not None), None)
+        assert dead is None, dead.communicate()[1][-3000:]
+
+
 @pytest.mark.ranks
 def test_thirty_kills_in_a_chain_leave_no_trace(tmp_path):
     """Two ranks, killed 30 times at random moments, every third time within the writing of a checkpoint."""
@@ -201,9 +209,7 @@ def test_a_killed_run_says_at_its_next_start_what_happened(tmp_path):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_finishes_the_step_saves_and_exits_with_its_own_code(number, code, tmp_path):
     (process,) = run_ranks(["mlp-64", str(tmp_path), "600"], 1)
-    while not (tmp_path / "stats.jsonl").exists():
-        time.sleep(0.01)
-        assert process.poll() is None
+    wait_for_stats(tmp_path, [process])
     process.send_signal(number)
     assert finish([process]) == [code]
     outcome = json.loads((tmp_path / "outcome.json").read_text())
@@ -214,8 +220,7 @@ def test_a_signal_finishes_the_step_saves_and_exits_with_its_own_code(number, co
 
 def test_a_stop_file_ends_a_run_with_85_and_is_gone_at_the_next_start(tmp_path):
     (process,) = run_ranks(["mlp-64", str(tmp_path), "600"], 1)
-    while not (tmp_path / "stats.jsonl").exists():
-        time.sleep(0.01)
+    wait_for_stats(tmp_path, [process])
     (tmp_path / "stop").touch()
     assert finish([process]) == [85]
     nimg = json.loads((tmp_path / "outcome.json").read_text())["nimg"]
