@@ -125,7 +125,8 @@ def resolved(settings: RunSettings, machine: Machine) -> RunSettings:
 def keep_freed_memory() -> None:
     """Tell glibc to keep and reuse large blocks instead of giving them back to the kernel after every step.
 
-    The activations of a step are tens of megabytes, which malloc maps and unmaps one by one: 1.2 times slower.
+    The activations of a step are tens of megabytes, which malloc would map and unmap one by one: a third fewer page
+    faults, up to a tenth more speed.
     A C library without mallopt (musl) is left as it is.
     """
     try:
@@ -168,11 +169,9 @@ def _resolve_compile(settings: RunSettings, use_cuda: bool) -> str:
         raise UsageError(f"--compile {settings.compile}: expected auto, off or graph")
     if settings.compile == "graph" and not use_cuda:
         raise UsageError("--compile graph: CUDA graphs need a CUDA GPU; expected off on the CPU")
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if settings.compile == "graph" and world > 1:
+    if settings.compile == "graph" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError("--compile graph: one rank only; the message between ranks is not recorded. Expected off")
-    alone_on_cuda = "graph" if use_cuda and world == 1 else "off"
-    return alone_on_cuda if settings.compile == "auto" else settings.compile
+    return "graph" if settings.compile == "graph" else "off"  # auto: graphs have not been run on a GPU yet
 
 
 def _share_of_cores() -> int:
