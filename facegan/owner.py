@@ -1,11 +1,14 @@
 """One writer a run folder: `owner.json`, made exclusively, kept alive by a heartbeat, taken over when stale."""
 
+import fcntl
 import json
 import os
 import socket
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,12 @@ class Owner:
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._mine = json.dumps(_self(), indent=2) + "\n"
+        with _one_at_a_time(self.path.with_name(".owner.lock")):
+            taken = self._claim()
+        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+        return taken
+
+    def _claim(self) -> str | None:
         taken = None
         while not self._create():
             other = self._read()
@@ -39,9 +48,8 @@ class Owner:
                     f"{self.path.parent} belongs to a live job: {_name(other)}. "
                     "One run folder has one writer; wait for it, cancel it, or give another --run-dir"
                 )
-            self._remove(self.path)
+            self.path.unlink(missing_ok=True)
             taken = f"took the run folder over from {_name(other or {})}: {why}"
-        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
         return taken
 
     def release(self) -> None:
@@ -61,15 +69,6 @@ class Owner:
         finally:
             part.unlink(missing_ok=True)
         return True
-
-    def _remove(self, path: Path) -> None:
-        """Move a stale record away under a name of our own: of two jobs that try, one finds it gone."""
-        away = path.with_name(f".owner.stale.{socket.gethostname()}.{os.getpid()}")
-        try:
-            path.rename(away)
-        except FileNotFoundError:
-            return
-        away.unlink(missing_ok=True)
 
     def _why_stale(self, other: dict[str, Any]) -> str | None:
         if other.get("host") == socket.gethostname():
@@ -112,6 +111,18 @@ class Owner:
         except (OSError, ValueError):
             return None
         return value if isinstance(value, dict) else None
+
+
+@contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    """Let no two jobs judge and replace a stale owner at once; the kernel frees the lock of one that dies.
+
+    Where a file system has no locks, the exclusive creation of the record is what is left.
+    """
+    with path.open("a") as file:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _self() -> dict[str, Any]:
