@@ -55,11 +55,5 @@ class RunSettings:
 # Recipe fields that a resumed run may change: they say how far to go, not how.
 LENGTH_FIELDS = frozenset({"kimg", "epochs"})
 
-
-def fixed_settings(settings: RunSettings) -> dict[str, Any]:
-    """The settings that a resumed run has to share with its checkpoint."""
-    return {
-        field.name: getattr(settings, field.name)
-        for field in dataclasses.fields(settings)
-        if field.metadata["fixed"]
-    }
+# Settings that a resumed run has to share with its checkpoint.
+FIXED_SETTINGS = tuple(field.name for field in dataclasses.fields(RunSettings) if field.metadata["fixed"])

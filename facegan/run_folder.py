@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from facegan import __version__, checkout, recipes
-from facegan.config import LENGTH_FIELDS, RunSettings, fixed_settings
+from facegan.config import FIXED_SETTINGS, LENGTH_FIELDS, RunSettings
 from facegan.errors import FaceganError
 from facegan.files import sync, write_json, write_text
 from facegan.machine import Machine
@@ -121,12 +121,8 @@ def make_config(
 
 def check_resume(stored: dict[str, Any], recipe: Recipe, settings: RunSettings, data: dict[str, Any]) -> None:
     """Refuse to go on with another configuration: raises FaceganError naming field, stored and given value."""
-    given = {"recipe": recipe.name, "data": data.get("fingerprint"), "order": data.get("order")}
-    given |= fixed_settings(settings)
-    given |= recipes.to_values(recipe)
-    kept = {"recipe": stored["recipe"], "data": stored["data"].get("fingerprint")}
-    kept |= {"order": stored["data"].get("order")}
-    kept |= {name: stored["settings"].get(name) for name in fixed_settings(settings)} | stored["values"]
+    given = _identity(recipe.name, recipes.to_values(recipe), dataclasses.asdict(settings), data)
+    kept = _identity(stored["recipe"], stored["values"], stored["settings"], stored["data"])
     free = LENGTH_FIELDS if _length_is_free(recipe) else frozenset()
     changed = [name for name in given if name not in free and given[name] != kept.get(name)]
     if changed:
@@ -142,6 +138,12 @@ def _software() -> dict[str, Any]:
     versions = {"facegan": __version__, "torch": str(torch.__version__), "python": sys.version.split()[0]}
     found = checkout.describe()
     return versions | ({"commit": found["commit"], "dirty": bool(found["changed"])} if found else {})
+
+
+def _identity(name: str, values: dict[str, Any], settings: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+    """What a run is told by, from its configuration in JSON form: recipe, data, order, fixed settings, values."""
+    told = {"recipe": name, "data": data.get("fingerprint"), "order": data.get("order")}
+    return told | {field: settings.get(field) for field in FIXED_SETTINGS} | values
 
 
 def _length_is_free(recipe: Recipe) -> bool:
