@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from facegan.networks.convolution import inputs_only
+
 Critic = Callable[..., Tensor]  # critic(images (B, C, H, W), masks) -> logits (B,)
 Masks = Sequence[Tensor] | None
 
@@ -34,7 +36,8 @@ def zero_centred_penalty(critic: Critic, images: Tensor, masks: Masks = None) ->
 def _squared_slope(critic: Critic, images: Tensor, masks: Masks) -> Tensor:
     images = images.requires_grad_()
     logits = critic(images, masks).float().sum()
-    (slope,) = torch.autograd.grad(logits, images, create_graph=True)
+    with inputs_only():
+        (slope,) = torch.autograd.grad(logits, images, create_graph=True)
     return slope.float().square().sum(dim=(1, 2, 3))  # (B,)
 
 

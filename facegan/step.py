@@ -89,6 +89,7 @@ class Step:
     def _gradients(self, which: str, objectives: Iterable[Objective]) -> tuple[list[Tensor], Terms]:
         """The mean gradient for one network only (no other weight gradient is computed), and the mean terms."""
         parameters = list(self.state.network(which).parameters())
+        self.state.discriminator.requires_grad_(which == "discriminator")
         sums: list[Tensor] = []
         found: list[Terms] = []
         for objective in objectives:

@@ -368,8 +368,8 @@ def test_the_lfw_family_makes_any_size(size: Size) -> None:
 
 def test_a_transposed_convolution_can_replace_the_lfw_upsampling() -> None:
     recipe = altered("wgan-gp-lfw", upsample="deconv")
-    kinds = [type(m) for m in networks.build_generator(recipe).modules()]
-    assert kinds.count(nn.ConvTranspose2d) == 4 and nn.Upsample not in kinds
+    kinds = [type(m).__name__ for m in networks.build_generator(recipe).modules()]
+    assert kinds.count("ConvTranspose2d") == 4 and "Upsample" not in kinds
     assert networks.build_generator(recipe)(torch.randn(2, 128)).shape == (2, 3, 62, 47)
 
 

@@ -12,7 +12,8 @@ from facegan import machine
 from facegan.config import RunSettings
 from facegan.draws import Drawer, knobs
 from facegan.graph import Replayed, Run
-from facegan.networks import build_discriminator, build_generator
+from facegan.networks import build_discriminator, build_generator, convolution
+from facegan.networks.convolution import Conv2d, ConvTranspose2d, inputs_only
 from facegan.networks.layers import FirstMap, WholeMap
 from facegan.objective import discriminator_objective, scale_images
 from facegan.recipes import Recipe
@@ -23,6 +24,17 @@ PAIRS = {
     "first map": (FirstMap(5, 6, 4, bias=False), nn.ConvTranspose2d(5, 6, 4, bias=False), (3, 5, 1, 1)),
     "whole map": (WholeMap(6, 1, 4), nn.Conv2d(6, 1, 4), (3, 6, 4, 4)),
     "whole map without bias": (WholeMap(6, 1, 4, bias=False), nn.Conv2d(6, 1, 4, bias=False), (3, 6, 4, 4)),
+    "kernel 4": (Conv2d(3, 5, 4, 2, 1), nn.Conv2d(3, 5, 4, 2, 1), (2, 3, 8, 6)),
+    "kernel 5 of an odd map": (Conv2d(3, 5, 5, 2, 2), nn.Conv2d(3, 5, 5, 2, 2), (2, 3, 7, 10)),
+    "kernel 3, stride 1": (Conv2d(3, 5, 3, 1, 1, bias=False), nn.Conv2d(3, 5, 3, 1, 1, bias=False), (2, 3, 5, 6)),
+    "rows left over": (Conv2d(2, 3, 3, 3), nn.Conv2d(2, 3, 3, 3), (2, 2, 8, 10)),
+    "transposed, kernel 4": (ConvTranspose2d(5, 3, 4, 2, 1), nn.ConvTranspose2d(5, 3, 4, 2, 1), (2, 5, 4, 3)),
+    "transposed, kernel 5": (ConvTranspose2d(5, 3, 5, 2, 2, 1), nn.ConvTranspose2d(5, 3, 5, 2, 2, 1), (2, 5, 4, 3)),
+    "4 to 7": (
+        ConvTranspose2d(2, 3, 5, 2, 2, bias=False),
+        nn.ConvTranspose2d(2, 3, 5, 2, 2, bias=False),
+        (2, 2, 4, 4),
+    ),
 }
 
 
@@ -37,13 +49,97 @@ def derivatives(layer: nn.Module, x: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize("name", PAIRS)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_a_convolution_written_as_a_product_is_that_convolution(name: str, layout: torch.memory_format) -> None:
+def test_our_convolutions_are_pytorchs(name: str, layout: torch.memory_format) -> None:
     ours, plain, shape = PAIRS[name]
     ours, plain = ours.double(), plain.double().to(memory_format=layout)
     ours.load_state_dict(plain.state_dict())
     x = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for a, b in zip(derivatives(ours, x.to(memory_format=layout)), derivatives(plain, x), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", [name for name in PAIRS if "map" not in name or "odd" in name])
+def test_every_second_derivative_of_a_convolution_is_right(name: str) -> None:
+    ours, _, shape = PAIRS[name]
+    x = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    weights = [parameter.detach().double().requires_grad_() for parameter in ours.parameters()]
+    names = [key for key, _ in ours.named_parameters()]
+
+    def run(x: Tensor, *weights: Tensor) -> Tensor:
+        return torch.func.functional_call(ours.double(), dict(zip(names, weights, strict=True)), (x,))
+
+    assert torch.autograd.gradcheck(run, (x, *weights))
+    assert torch.autograd.gradgradcheck(run, (x, *weights))
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (Conv2d(16, 512, 4, 2, 1), (6, 16, 8, 8)),
+        (Conv2d(16, 512, 5, 2, 2), (6, 16, 15, 15)),
+        (ConvTranspose2d(512, 16, 5, 2, 2, 1), (6, 512, 4, 4)),
+    ],
+)
+def test_matrix_products_for_small_maps_are_the_convolution(
+    layer: nn.Module, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, products = torch.randn(shape, generator=torch.Generator().manual_seed(0)), []
+    product = torch.Tensor.__matmul__
+
+    def counted(a: Tensor, b: Tensor) -> Tensor:
+        products.append(a.shape)
+        return product(a, b)
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", counted)
+    found = []
+    for amx in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
+        with torch.autocast("cpu", torch.bfloat16):
+            found.append([t.float() for t in derivatives(layer, x)])
+        assert bool(products) is not amx
+    exact = [t.float() for t in derivatives(layer, x)]
+    for plain, ours, right in zip(*found, exact, strict=True):
+        assert (ours - right).norm() < 1.5 * (plain - right).norm() + 1e-6 * right.norm()
+
+
+def test_a_gradient_for_images_alone_computes_none_for_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    computed: list[tuple[int, ...]] = []
+    forward = convolution._WeightGradient.forward
+
+    def counted(ctx: object, x: Tensor, y: Tensor, weight: Tensor, geometry: tuple[int, int]) -> Tensor:
+        computed.append(tuple(weight.shape))
+        return forward(ctx, x, y, weight, geometry)
+
+    monkeypatch.setattr(convolution._WeightGradient, "forward", staticmethod(counted))
+    layers = nn.Sequential(Conv2d(3, 4, 4, 2, 1), nn.Tanh(), Conv2d(4, 5, 4, 2, 1))
+    x = torch.randn(2, 3, 8, 8, requires_grad=True)
+    with inputs_only():
+        (slope,) = torch.autograd.grad(layers(x).sum(), x, create_graph=True)
+    assert not computed
+    torch.autograd.grad(slope.square().sum(), [layers[0].weight, layers[2].weight])
+    assert sorted(set(computed)) == [(4, 3, 4, 4), (5, 4, 4, 4)]
+
+
+def test_the_generators_step_computes_no_gradient_for_the_discriminator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a step computes for weights: two passes of the discriminator, one of the generator, no third."""
+    recipe = tiny_recipe("dcgan-64")
+    here = machine.start(RunSettings(threads=1, precision="fp32"))
+    state = State(recipe, 0, here)
+    computed: list[int] = []
+    forward = convolution._WeightGradient.forward
+
+    def counted(ctx: object, x: Tensor, y: Tensor, weight: Tensor, geometry: tuple[int, int]) -> Tensor:
+        computed.append(weight.data_ptr())
+        return forward(ctx, x, y, weight, geometry)
+
+    monkeypatch.setattr(convolution._WeightGradient, "forward", staticmethod(counted))
+    draws = Drawer(recipe, 0, state.generator, state.discriminator).step(0, recipe.batch_size)
+    Step(recipe, state, here)(Batch(0, next(MadeUpImages(recipe)), draws, knobs(recipe, 0, 1000)))
+    for network, passes in ((state.discriminator, 2), (state.generator, 1)):
+        for layer in network.modules():
+            if isinstance(layer, Conv2d | ConvTranspose2d):
+                assert computed.count(layer.weight.data_ptr()) == passes
+    assert all(parameter.requires_grad for parameter in state.generator.parameters())
 
 
 @pytest.mark.parametrize(

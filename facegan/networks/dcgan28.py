@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from facegan.networks import layers
+from facegan.networks.convolution import ConvTranspose2d
 from facegan.networks.layers import Masks, Network
 from facegan.recipes.base import Recipe
 
@@ -24,7 +25,7 @@ class Generator(Network):
         self.project = nn.Linear(recipe.latent_dim, widths[0] * SIDES[3] ** 2)
         self.after_project = nn.Sequential(*self.after(recipe, widths[0]))
         # 4 -> 7 is not a doubling: one row and one column less than 14 / 2 + 1
-        self.to_7 = nn.ConvTranspose2d(widths[0], widths[1], recipe.kernel, 2, padding=recipe.kernel // 2)
+        self.to_7 = ConvTranspose2d(widths[0], widths[1], recipe.kernel, 2, padding=recipe.kernel // 2)
         self.after_7 = nn.Sequential(*self.after(recipe, widths[1]))
         self.to_14 = layers.up(widths[1], widths[2], recipe.kernel, "deconv", bias=True)
         self.after_14 = nn.Sequential(*self.after(recipe, widths[2]))

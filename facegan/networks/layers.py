@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 from facegan.errors import UsageError
+from facegan.networks.convolution import Conv2d, ConvTranspose2d
 from facegan.recipes.base import Recipe
 
 Masks = Sequence[Tensor] | None  # dropout masks of one forward pass, each (B, *mask_shape), values 0 or 1/(1-p)
@@ -71,7 +74,7 @@ def to_range(recipe: Recipe) -> nn.Module:
 
 def down(inputs: int, outputs: int, kernel: int, *, bias: bool, stride: int = 2) -> nn.Conv2d:
     """A convolution whose output is the input's size over `stride`, rounded up ("same" padding)."""
-    return nn.Conv2d(inputs, outputs, kernel, stride, padding=(kernel - 1) // 2, bias=bias)
+    return Conv2d(inputs, outputs, kernel, stride, padding=(kernel - 1) // 2, bias=bias)
 
 
 def up(inputs: int, outputs: int, kernel: int, how: str, *, bias: bool) -> nn.Module:
@@ -82,10 +85,10 @@ def up(inputs: int, outputs: int, kernel: int, how: str, *, bias: bool) -> nn.Mo
     """
     if how == "deconv":
         padding, odd = (kernel - 1) // 2, kernel % 2
-        return nn.ConvTranspose2d(inputs, outputs, kernel, 2, padding, output_padding=odd, bias=bias)
+        return ConvTranspose2d(inputs, outputs, kernel, 2, padding, odd, bias=bias)
     odd_kernel = kernel - 1 + kernel % 2
     return nn.Sequential(
-        nn.Upsample(scale_factor=2), nn.Conv2d(inputs, outputs, odd_kernel, padding=odd_kernel // 2, bias=bias)
+        nn.Upsample(scale_factor=2), Conv2d(inputs, outputs, odd_kernel, padding=odd_kernel // 2, bias=bias)
     )
 
 
@@ -98,14 +101,16 @@ class FirstMap(nn.ConvTranspose2d):
 
 
 class WholeMap(nn.Conv2d):
-    """(B, C, k, k) -> (B, 1, 1, 1): a convolution as large as its input, which is a dot product.
+    """(B, C, k, k) -> (B, 1, 1, 1): a convolution as large as its input, which is a matrix product.
 
-    Written so that autocast leaves it in float32: the logit is where rounding would matter most.
+    Without autocast: the logit is where rounding would matter most.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        logits = (x.to(self.weight.dtype) * self.weight).sum(dim=(1, 2, 3), keepdim=True)
-        return logits if self.bias is None else logits + self.bias
+        flat, weight = (t.permute(0, 2, 3, 1).flatten(1) for t in (x.to(self.weight.dtype), self.weight))
+        autocast = torch.amp.is_autocast_available(x.device.type)  # there is none on "meta"
+        with torch.autocast(x.device.type, enabled=False) if autocast else nullcontext():
+            return F.linear(flat, weight, self.bias)[:, :, None, None]
 
 
 class MinibatchStd(nn.Module):

@@ -8,6 +8,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from facegan.networks import layers
+from facegan.networks.convolution import Conv2d
 from facegan.networks.layers import Masks, Network
 from facegan.recipes.base import Recipe
 
@@ -53,8 +54,8 @@ class Generator(Network):
         return images[:, :, rows, columns]
 
 
-def _same(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
+def _same(inputs: int, outputs: int, kernel: int) -> Conv2d:
+    return Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
 
 
 def _centre(length: int, kept: int) -> slice:
