@@ -2,6 +2,7 @@
 
 A recorded step reads nothing but tensors that stay where they are: a batch's images, random numbers and knobs are
 copied into them before each replay. It is the whole step, the penalty's double backward and the optimizers too.
+Each recording is compared with the step once, on a real batch, before it is used.
 """
 
 import dataclasses
@@ -21,26 +22,32 @@ from facegan.step import Batch, Step
 log = logging.getLogger("facegan")
 
 WARM_UP = 3  # batches of a kind before it is recorded: what is made lazily, such as optimizer state, is there then
+TOLERANCE = 0.1  # of a step's change: rounding moves an Adam step more than one would think, a fault all of it
 
 Run = Callable[[], None]
 
 
 def compiled(step: Step, machine: Machine) -> Callable[[Batch], None]:
     """The step as the machine's compile mode has it."""
-    return Replayed(step, step.kind, record_cuda) if machine.compile == "graph" else step
+    return Replayed(step, step.kind, record_cuda, step.state.in_place) if machine.compile == "graph" else step
 
 
 class Replayed:
     """A step that replays recordings of itself.
 
     step: takes a batch. kind: what of a batch the host decides on; equal kinds run equal kernels. record: makes
-    of a function the one that repeats its work; where it raises RuntimeError, the step stays as it is.
+    of a function the one that repeats its work. tensors: all that a step changes. Where `record` raises
+    RuntimeError, or its result does not do what the step does, the step stays as it is.
     """
 
     def __init__(
-        self, step: Callable[[Batch], None], kind: Callable[[Batch], Hashable], record: Callable[[Run], Run]
+        self,
+        step: Callable[[Batch], None],
+        kind: Callable[[Batch], Hashable],
+        record: Callable[[Run], Run],
+        tensors: Callable[[], list[Tensor]],
     ) -> None:
-        self.step, self.kind, self.record = step, kind, record
+        self.step, self.kind, self.record, self.tensors = step, kind, record, tensors
         self.recordings: dict[Hashable, _Recording] = {}
         self.seen: Counter[Hashable] = Counter()
         self.failed = False
@@ -49,20 +56,36 @@ class Replayed:
         """Take the step: as it is at first (with the knobs as tensors, to the same bits), then replayed."""
         kind, batch = self.kind(batch), _on_device(batch)
         self.seen[kind] += 1
-        if self.seen[kind] > WARM_UP and kind not in self.recordings and not self.failed:
-            self._record(kind, batch)
         if kind in self.recordings:
             self.recordings[kind](batch)
-        else:
+        elif self.failed or self.seen[kind] <= WARM_UP:
             self.step(batch)
+        else:
+            self._record(kind, batch)
 
     def _record(self, kind: Hashable, batch: Batch) -> None:
-        still = _map(batch, Tensor.clone)
+        """Take the step as it is, and keep a recording that does the same."""
+        still, replays = _map(batch, Tensor.clone), list[_Recording]()
+        before = _copies(self.tensors())
         try:
-            self.recordings[kind] = _Recording(still, self.record(lambda: self.step(still)))
+            replays.append(_Recording(still, self.record(lambda: self.step(still))))
+            replays[0](batch)
         except RuntimeError as error:
-            self.failed = True
-            log.warning("the step cannot be recorded as a CUDA graph and runs without: %s", error)
+            self._give_up(f"the step cannot be recorded as a CUDA graph: {error}")
+        replayed = _copies(self.tensors())
+        for tensor, value in zip(self.tensors(), before, strict=True):
+            tensor.copy_(value)
+        self.step(batch)
+        share = _wrong(before, self.tensors(), replayed)
+        if not self.failed and not share <= TOLERANCE:  # NaN is wrong too
+            self._give_up(f"the recorded CUDA graph is not the step: {share:.0%} of what it changes is off")
+        if not self.failed:
+            self.recordings[kind] = replays[0]
+
+    def _give_up(self, why: str) -> None:
+        self.failed = True
+        self.recordings.clear()
+        log.warning("%s; going on without (--compile off says so at once)", why)
 
 
 @dataclass(frozen=True)
@@ -78,7 +101,7 @@ class _Recording:
 def record_cuda(run: Run) -> Run:
     """Record `run`, which is not executed, as a CUDA graph; the result replays it."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # the feed's thread pins memory meanwhile
         run()
     return graph.replay
 
@@ -112,3 +135,21 @@ def _tensors(batch: Batch) -> list[Tensor]:
 
     _map(batch, collect)
     return found
+
+
+def _copies(tensors: list[Tensor]) -> list[Tensor]:
+    return [tensor.detach().clone() for tensor in tensors]
+
+
+def _wrong(before: list[Tensor], right: list[Tensor], found: list[Tensor]) -> float:
+    """How far `found` is from `right`, as a share of what changed since `before`: 0 equal, 1 as if untouched.
+
+    The mean over all numbers that changed, so that a few whose gradients are rounding do not decide.
+    """
+    wrong, all_of_them = 0.0, 0
+    for old, new, ours in zip(before, right, found, strict=True):
+        change, error = (float((t.double() - new.double()).norm()) for t in (old, ours))
+        if max(change, error) > 1e-6 * float(new.double().norm()):  # below, both steps are rounding
+            wrong += new.numel() * (min(error / change, 1.0) if change else 1.0)
+            all_of_them += new.numel()
+    return wrong / max(all_of_them, 1)

@@ -169,9 +169,12 @@ def _resolve_compile(settings: RunSettings, use_cuda: bool) -> str:
         raise UsageError(f"--compile {settings.compile}: expected auto, off or graph")
     if settings.compile == "graph" and not use_cuda:
         raise UsageError("--compile graph: CUDA graphs need a CUDA GPU; expected off on the CPU")
-    if settings.compile == "graph" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    if settings.compile == "graph" and not alone:
         raise UsageError("--compile graph: one rank only; the message between ranks is not recorded. Expected off")
-    return "graph" if settings.compile == "graph" else "off"  # auto: graphs have not been run on a GPU yet
+    if settings.compile == "auto":
+        return "graph" if use_cuda and alone else "off"
+    return settings.compile
 
 
 def _share_of_cores() -> int:

@@ -71,6 +71,13 @@ class Meter:
         """What a checkpoint keeps: one tensor a group, sums then count, named by the terms as JSON."""
         return {json.dumps(names): group.totals() for names, group in self.groups.items()}
 
+    def in_place(self) -> list[Tensor]:
+        """The tensors that `add` changes."""
+        return [
+            self.tripped,
+            *(t for group in self.groups.values() for t in (group.sums, group.count, group.bad_at)),
+        ]
+
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Take over `tensors()`."""
         self.groups.clear()

@@ -94,6 +94,12 @@ class State:
             self._load_optimizer(which, _below(tensors, f"{which}.optimizer/"))
         self.meter.load(_below(tensors, "meter/"))
 
+    def in_place(self) -> list[Tensor]:
+        """Every tensor that a step changes, itself; of the meter its parts."""
+        found = [value for module in self._modules().values() for value in module.state_dict().values()]
+        found += [value for which in NETWORKS for _, _, value in self._slots(which)]
+        return found + self.meter.in_place()
+
     def _modules(self) -> dict[str, nn.Module]:
         modules = {"generator": self.generator, "discriminator": self.discriminator}
         return modules if self.average is None else modules | {"average": self.average}
@@ -114,9 +120,10 @@ class State:
             self.optimizers[which].state[parameter][slot] = torch.empty_like(like, dtype=value.dtype).copy_(value)
 
     def _count_device(self, which: str, parameter: Tensor) -> torch.device:
-        """Where an optimizer keeps its count of steps: beside the parameter only if it is fused."""
-        fused = self.optimizers[which].defaults.get("fused")
-        return parameter.device if fused else torch.device("cpu")
+        """Where an optimizer keeps its count of steps: beside the parameter only if fused or for a CUDA graph."""
+        defaults = self.optimizers[which].defaults
+        beside = defaults.get("fused") or defaults.get("capturable")
+        return parameter.device if beside else torch.device("cpu")
 
 
 def _place(module: nn.Module, machine: Machine, sync_bn: bool) -> nn.Module:
@@ -128,12 +135,14 @@ def _place(module: nn.Module, machine: Machine, sync_bn: bool) -> nn.Module:
 def _optimizer(name: str, module: nn.Module, recipe: Recipe, lr: float, machine: Machine) -> torch.optim.Optimizer:
     parameters, recorded = list(module.parameters()), machine.compile == "graph"
     rate = torch.tensor(lr, device=machine.device) if recorded else lr
+    on_cuda = recorded and machine.device.type == "cuda"
     if name == "adam":
-        betas, on_cuda = (float(recipe.beta1), float(recipe.beta2)), recorded and machine.device.type == "cuda"
+        betas = (float(recipe.beta1), float(recipe.beta2))
         return torch.optim.Adam(parameters, rate, betas=betas, eps=recipe.adam_eps, fused=True, capturable=on_cuda)
     if name == "sgd":
         return torch.optim.SGD(parameters, rate, momentum=recipe.beta1, fused=True)
-    return torch.optim.RMSprop(parameters, rate, capturable=recorded)
+    # foreach: the plain loop would fetch a rate that is a tensor
+    return torch.optim.RMSprop(parameters, rate, capturable=on_cuda, foreach=True if on_cuda else None)
 
 
 def _laid_out_like(parameter: Tensor, grad: Tensor) -> Tensor:

@@ -2,16 +2,18 @@
 
 import dataclasses
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import torch
 from tiny import MadeUpImages, tiny_recipe
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from facegan import machine
+from facegan import machine, recipes
 from facegan.config import RunSettings
 from facegan.draws import Drawer, knobs
-from facegan.graph import Replayed, Run
+from facegan.graph import Replayed, Run, _map, _on_device
 from facegan.networks import build_discriminator, build_generator, convolution
 from facegan.networks.convolution import Conv2d, ConvTranspose2d, inputs_only
 from facegan.networks.layers import FirstMap, WholeMap
@@ -164,6 +166,58 @@ def test_one_pass_over_real_and_fake_gives_the_gradients_of_two(name: str, chang
         torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-9)
 
 
+class OnMeta(machine.Machine):
+    """A machine whose device only knows shapes: what asks for a value there, as a copy to the host does, fails."""
+
+    device = torch.device("meta")
+    world = 1
+
+    def autocast(self) -> nullcontext[None]:
+        return nullcontext()
+
+
+class Devices(TorchDispatchMode):
+    """Notes which operators saw a tensor on the host."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_host: list[str] = []
+
+    def __torch_dispatch__(self, func: object, types: object, args: object = (), kwargs: object = None) -> object:
+        result = func(*args, **(kwargs or {}))
+        leaves = torch.utils._pytree.tree_leaves((args, kwargs, result))
+        if any(isinstance(leaf, Tensor) and leaf.device.type == "cpu" for leaf in leaves):
+            self.on_host.append(str(func))
+        return result
+
+
+@pytest.mark.parametrize("name", recipes.recipe_classes())
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_step_neither_waits_for_its_device_nor_feeds_it_from_the_host(
+    name: str, recorded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def plain(kind: str, module: nn.Module, *_: object) -> torch.optim.Optimizer:
+        return torch.optim.SGD(module.parameters(), foreach=False)  # PyTorch's fused ones do not know this device
+
+    recipe = tiny_recipe(name, ema_kimg=0.01)
+    monkeypatch.setattr("facegan.state._optimizer", plain)
+    monkeypatch.setattr("torch.nn.utils.clip_grad._device_has_foreach_support", lambda device: True)
+    here = OnMeta(None, "fp32", "off", 1)
+    state = State(recipe, 0, here)
+    monkeypatch.setattr(state, "set_learning_rates", lambda *rates: None)
+    step, stream, size = Step(recipe, state, here), MadeUpImages(recipe), recipe.batch_size
+    drawer = Drawer(recipe, 0, build_generator(recipe), build_discriminator(recipe))
+    with Devices() as devices:
+        for at in range(0, 2 * recipe.n_critic * size, size):
+            batch = Batch(at, next(stream), drawer.step(at, size), knobs(recipe, at, 10**4))
+            batch = _map(_on_device(batch), lambda t: t.to("meta"))
+            if not recorded:
+                batch = dataclasses.replace(batch, noted=None, knobs=knobs(recipe, at, 10**4))
+            devices.on_host.clear()
+            step(batch)
+            assert not devices.on_host
+
+
 def trained(recipe: Recipe, record: Callable[[Run], Run] | None) -> tuple[State, int]:
     """A recipe's state after several steps, and how many recordings were made; None takes the step as it is."""
     plain = machine.start(RunSettings(threads=1, precision="fp32"))
@@ -171,7 +225,7 @@ def trained(recipe: Recipe, record: Callable[[Run], Run] | None) -> tuple[State,
     state = State(recipe, 0, here)
     drawer = Drawer(recipe, 0, state.generator, state.discriminator)
     step = Step(recipe, state, here)
-    run = Replayed(step, step.kind, record) if record else step
+    run = Replayed(step, step.kind, record, state.in_place) if record else step
     stream, size = MadeUpImages(recipe), recipe.batch_size
     for at in range(0, 14 * size, size):
         run(Batch(at, next(stream), drawer.step(at, size), knobs(recipe, at, 14 * size)))
@@ -205,6 +259,30 @@ def test_a_recorded_step_reads_only_its_static_inputs(name: str, changes: dict[s
         assert torch.equal(a, b), key
 
 
+def do_nothing(run: Run) -> Run:
+    return lambda: None
+
+
+def do_it_twice(run: Run) -> Run:
+    def twice() -> None:
+        run()
+        run()
+
+    return twice
+
+
+@pytest.mark.parametrize("record", [do_nothing, do_it_twice])
+@pytest.mark.parametrize("name", ["dcgan-64", "wgan-64"])
+def test_a_recording_that_differs_from_the_step_is_not_used(
+    name: str, record: Callable[[Run], Run], caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = tiny_recipe(name, ema_kimg=0.01)
+    (refused, _), (found, recordings) = trained(recipe, refuse), trained(recipe, record)
+    assert recordings == 0 and "of what it changes is off" in caplog.text
+    for (key, a), (_, b) in zip(refused.tensors().items(), found.tensors().items(), strict=True):
+        assert torch.equal(a, b), key
+
+
 @pytest.mark.parametrize("name", ["dcgan-64", "wgan-gp-128"])
 def test_knobs_on_the_device_change_nothing_but_rounding(name: str) -> None:
     recipe = tiny_recipe(name, ema_kimg=0.01, lr_schedule="linear", instance_noise=0.1)
@@ -215,7 +293,7 @@ def test_knobs_on_the_device_change_nothing_but_rounding(name: str) -> None:
 
 def test_a_step_that_cannot_be_recorded_runs_on_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     taken: list[int] = []
-    step = Replayed(lambda batch: taken.append(batch.nimg), lambda batch: 0, refuse)
+    step = Replayed(lambda batch: taken.append(batch.nimg), lambda batch: 0, refuse, lambda: [torch.zeros(1)])
     recipe = tiny_recipe("mlp-64")
     networks = build_generator(recipe), build_discriminator(recipe)
     draws = Drawer(recipe, 0, *networks).step(0, 6)
