@@ -19,7 +19,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 
-from train import CASES, Contestant, batches_for, case_recipe, machine_words  # noqa: E402
+from train import CASES, Contestant, batches_for, case_recipe, machine_words, own_precision  # noqa: E402
 
 BATCHES, SIDES, SAMPLES = (16, 32, 64, 128, 256), (32, 64, 128), (10**4, 10**6, 10**8)
 CASE = CASES["dcgan-64"]
@@ -143,10 +143,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick:
         options.rounds, options.seconds = 1, 0.5
-    if not options.precision:
-        from facegan.machine import resolve_precision
-
-        options.precision = resolve_precision("auto", options.device == "cuda")
+    options.precision = options.precision or own_precision(options.device)
     found = measure(options)
     print(json.dumps(found) if options.json else f"{found['machine']}\n\n{table(found)}")
 

@@ -1,7 +1,7 @@
 """Training steps side by side: everybody's plain PyTorch step against ours, same networks, batch and losses.
 
     python bench/train.py                    all cases, float32 and bf16: some ten minutes
-    python bench/train.py --quick --json     fewer images, within two minutes
+    python bench/train.py --quick --json     plain PyTorch and ours as this machine takes it, within two minutes
     python bench/train.py --device cuda      one NVIDIA GPU, nothing to download; graphs where --compile allows
     python bench/train.py --cases dcgan-64 --rounds 9
 
@@ -29,7 +29,13 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 
 Row = dict[str, Any]
-NAMES = {"pytorch": "plain PyTorch, fp32", "fp32": "ours, fp32", "tf32": "ours, tf32", "bf16": "ours, bf16"}
+NAMES = {
+    "pytorch": "plain PyTorch, fp32",
+    "fp32": "ours, fp32",
+    "tf32": "ours, tf32",
+    "bf16": "ours, bf16",
+    "bf16-off": "ours, bf16, --compile off",
+}
 
 
 @dataclass(frozen=True)
@@ -161,13 +167,17 @@ def serve(options: argparse.Namespace) -> None:
 
     imported = time.perf_counter() - begun
     case, who = CASES[options.cases[0]], options.contestant
-    run, about = plain_runner(case, options) if who == "pytorch" else our_runner(case, options, who)
-    begun = time.perf_counter()
-    run(1)
-    first = time.perf_counter() - begun
-    recipe = case_recipe(case, options.set)
-    run((2 if options.device == "cpu" else 8) * recipe.n_critic - 1)  # a graph is recorded at the fourth
-    print(json.dumps(about | {"import_s": imported, "first_step_s": first}), flush=True)
+    precision, _, mode = who.partition("-")
+    options.compile = mode or options.compile
+    run, about = plain_runner(case, options) if who == "pytorch" else our_runner(case, options, precision)
+    cycle = case_recipe(case, options.set).n_critic
+    seconds = []
+    for count in (1, cycle) if options.device == "cpu" else (1, 8 * cycle, cycle):  # graphs: recorded at the fourth
+        begun = time.perf_counter()
+        run(count)
+        seconds.append(round(time.perf_counter() - begun, 4))
+    about |= {"import_s": round(imported, 2), "first_step_s": seconds[0], "cycle_s": seconds[-1]}
+    print(json.dumps(about), flush=True)
     for line in sys.stdin:
         if not line.strip():
             break
@@ -238,7 +248,10 @@ def race(case: Case, options: argparse.Namespace) -> Row:
     if len({field.about["parameters"] for field in fields}) > 1:
         raise SystemExit(f"{case.name}: the networks differ: {[field.about for field in fields]}")
     counts = [batches_for(field, options.seconds, recipe.n_critic) for field in fields]
-    for _ in range(options.rounds):
+    begun = time.perf_counter()
+    for done in range(options.rounds):
+        if done > 1 and time.perf_counter() - begun > options.most:
+            break
         for field, count in zip(fields, counts, strict=True):
             field.rates.append(count * recipe.batch_size / field.run(count))
     for field in fields:
@@ -262,8 +275,7 @@ def race(case: Case, options: argparse.Namespace) -> Row:
 
 def batches_for(field: Contestant, seconds: float, n_critic: int) -> int:
     """How many batches take about `seconds`: a multiple of the critic's steps for one of the generator's."""
-    once = field.run(n_critic)
-    return n_critic * max(1, round(seconds / once))
+    return n_critic * max(1, round(seconds / field.about["cycle_s"]))
 
 
 def work_per_image(recipe: Any) -> float:
@@ -306,7 +318,10 @@ def peak(device: str, threads: int) -> dict[str, float]:
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
     found = {}
     batch = 1024 if device == "cuda" else 128
-    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+    for name, dtype in (("fp32", torch.float32), ("tf32", torch.float32), ("bf16", torch.bfloat16)):
+        if name == "tf32" and device == "cpu":
+            continue
+        torch.backends.cudnn.allow_tf32 = name == "tf32"
         x = torch.randn(batch, 128, 16, 16, device=device, dtype=dtype).to(memory_format=torch.channels_last)
         w = torch.randn(256, 128, 4, 4, device=device, dtype=dtype).to(memory_format=torch.channels_last)
         times = []
@@ -338,7 +353,7 @@ def table(result: Row) -> str:
     ]
     for name, case in result["cases"].items():
         for who, row in case["contestants"].items():
-            share = row["gflop_s"] / result["peak_gflop_s"]["bf16" if who == "bf16" else "fp32"]
+            share = row["gflop_s"] / result["peak_gflop_s"][who.partition("-")[0].replace("pytorch", "fp32")]
             lines.append(
                 f"| {name}, {case['batch_size']} | {NAMES[who]} | {row['img_s']:,} | {row['ratio']:.2f} | "
                 f"{row['gflop_s']:,} | {share:.0%} | {row['max_device_mib'] or row['max_rss_mib']:,} | "
@@ -358,15 +373,24 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--set", type=json.loads, default={}, help='recipe values, as in {"batch_size": 256}')
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each turn, about")
+    parser.add_argument("--most", type=float, default=600.0, help="seconds of all turns of a case, about")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--contestant", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.quick:
-        options.rounds, options.seconds = 3, 1.0
-    middle = ["tf32"] if options.device == "cuda" else []
-    options.contestants = options.contestants or ["pytorch", "fp32", *middle, "bf16"]
+        options.rounds, options.seconds, options.most = 3, 1.0, 30.0
+    if not options.contestants and not options.contestant:
+        all_of_them = ["pytorch", "fp32", "bf16"] if options.device == "cpu" else list(NAMES)
+        options.contestants = ["pytorch", own_precision(options.device)] if options.quick else all_of_them
     return options
+
+
+def own_precision(device: str) -> str:
+    """What `facegan train` takes here by itself."""
+    from facegan.machine import resolve_precision
+
+    return resolve_precision("auto", device == "cuda")
 
 
 def main() -> None:

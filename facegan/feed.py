@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from facegan.draws import Drawer, knobs
@@ -39,7 +40,8 @@ class Feed:
     ) -> None:
         self.stream, self.drawer, self.recipe, self.machine = stream, drawer, recipe, machine
         self.nimg, self.total_nimg = nimg, total_nimg
-        self.waited = 0.0  # seconds the training has waited for data
+        self.waited = 0.0  # seconds the training has waited for data: its device, where it works by itself
+        self._launched = torch.cuda.Event() if machine.device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._ready: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=1)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._fill, name="feed", daemon=True)
@@ -59,12 +61,19 @@ class Feed:
         while True:
             start = time.perf_counter()
             batch = self._ready.get()
-            self.waited += time.perf_counter() - start
+            if self._idle():
+                self.waited += time.perf_counter() - start
             if isinstance(batch, BaseException):
                 raise batch
             if batch is None:
                 return
             yield _map(batch, self._send)
+            if self._launched is not None:
+                self._launched.record()
+
+    def _idle(self) -> bool:
+        """Whether the device has nothing left to do: else the host is ahead of it, and nobody waits."""
+        return self._launched is None or bool(self._launched.query())  # type: ignore[no-untyped-call]
 
     def _fill(self) -> None:
         try:

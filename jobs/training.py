@@ -88,13 +88,18 @@ def open_data(recipe: Recipe, settings: RunSettings) -> ShardSet:
 
 
 def keep_resolved(settings: RunSettings) -> RunSettings:
-    """What an earlier start of this run left to its machine and resolved there stays as it was."""
+    """What an earlier start of this run left to its machine and resolved there stays as it was.
+
+    Recorded steps do not, where this start cannot have them: they differ from others by rounding alone.
+    """
     try:
         stored = json.loads((Path(settings.run_dir) / "config.json").read_text(encoding="utf-8"))["settings"]
     except FileNotFoundError:
         return settings
     free = {"precision": "auto", "compile": "auto", "threads": 0}
     kept = {name: stored[name] for name, auto in free.items() if getattr(settings, name) == auto}
+    if kept.get("compile") == "graph":
+        kept["compile"] = "auto"
     return dataclasses.replace(settings, **kept)
 
 

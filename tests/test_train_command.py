@@ -13,8 +13,10 @@ import pytest
 from click.testing import CliRunner, Result
 from shard_sets import make_set
 
+from facegan.config import RunSettings
 from facegan.recipes import recipe_classes
 from jobs.cli import main
+from jobs.training import keep_resolved
 
 TINY = ("--resolution", "16", "--ngf", "4", "--ndf", "4", "--batch-size", "6", "--samples", "4", "--wandb", "off")
 
@@ -215,3 +217,13 @@ def test_verify_finds_a_flipped_bit_before_the_training(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "train-00000.tar" in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_what_the_first_start_resolved_is_kept_but_for_recordings_that_need_one_gpu(tmp_path: Path) -> None:
+    stored = {"precision": "bf16", "compile": "graph", "threads": 3}
+    (tmp_path / "config.json").write_text(json.dumps({"settings": stored}), encoding="utf-8")
+    kept = keep_resolved(RunSettings(run_dir=str(tmp_path)))
+    assert (kept.precision, kept.compile, kept.threads) == ("bf16", "auto", 3)
+    assert keep_resolved(RunSettings(run_dir=str(tmp_path), compile="off")).compile == "off"
+    (tmp_path / "config.json").write_text(json.dumps({"settings": stored | {"compile": "off"}}), encoding="utf-8")
+    assert keep_resolved(RunSettings(run_dir=str(tmp_path))).compile == "off"

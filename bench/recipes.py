@@ -1,0 +1,145 @@
+"""How long the published recipes take here, from shards on disk to the end, and what they wait for the loader.
+
+    python bench/recipes.py                       every recipe, a minute each: facegan train itself, as published
+    python bench/recipes.py --recipes dcgan-128   Noe & Thapa's three epochs took 10 hours
+    python bench/recipes.py --quick --json        ten seconds each
+    python bench/recipes.py --cache device        the set in the accelerator's memory
+
+The pictures are synthetic faces, cropped and resized as each recipe has it: a step costs the same whatever they
+show. The length is the recipe's own on the data of its source.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
+
+from train import machine_words  # noqa: E402
+
+Row = dict[str, Any]
+CELEBA, MNIST = 202_599, 60_000
+# Images of an epoch where the source did not take all of CelebA, and what it reports as its own time.
+EPOCH = {"dcgan-128": 201_599, "wgan-gp-128": 201_599, "dcgan-28 on MNIST": MNIST}
+PUBLISHED = {"dcgan-128": "3 epochs, about 10 hours", "dcgan-28": "an epoch, about 20 minutes"}
+VARIANTS = {"dcgan-28 on MNIST": ("dcgan-28", "--channels", "1", "--crop", "none", "--epochs", "2")}
+
+
+def facegan(*arguments: str) -> list[str]:
+    """A command of the project."""
+    return [sys.executable, "-W", "ignore", "-m", "jobs", *arguments]
+
+
+def make_data(folder: Path, name: str, images: int) -> Path:
+    """Shards of synthetic faces as the recipe wants them, on disk."""
+    pictures, out = folder / "faces", folder / name.replace(" ", "-")
+    if not pictures.exists():
+        from shards.synthetic import write_celeba
+
+        write_celeba(pictures, images)
+    recipe, *flags = VARIANTS.get(name, (name,))
+    flags = [flag for at in range(0, len(flags), 2) if flags[at] != "--epochs" for flag in flags[at : at + 2]]
+    subprocess.run(
+        facegan("preprocess", str(pictures), str(out), "--recipe", recipe, *flags), check=True, capture_output=True
+    )
+    return out
+
+
+def measure(name: str, data: Path, options: argparse.Namespace) -> Row:
+    """Images per second and share of waiting of a real run, from its own stats, without the first two lines."""
+    from facegan import recipes
+
+    recipe, *flags = VARIANTS.get(name, (name,))
+    size = options.batch_size or recipes.load(recipe).batch_size
+    batches = 4 if options.device == "cpu" else 256
+    run_dir = data / "run"
+    command = facegan("train", recipe, *flags, "--data", str(data), "--run-dir", str(run_dir), "--wandb", "off")
+    command += ["--kimg", "1000000", "--log-kimg", str(batches * size / 1000), "--snapshot-kimg", "0"]
+    command += ["--sample-kimg", "0", "--epochs", "0", "--device", options.device, "--precision", options.precision]
+    command += ["--compile", options.compile, "--cache", options.cache, "--batch-size", str(size)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    begun, rows = 0.0, list[Row]()
+    while process.poll() is None:
+        time.sleep(0.5)
+        stats = run_dir / "stats.jsonl"
+        rows = [json.loads(line) for line in stats.read_text().splitlines()] if stats.exists() else []
+        begun = begun or (time.perf_counter() if len(rows) > 2 else 0.0)
+        if begun and time.perf_counter() - begun > options.seconds and len(rows) > 4:
+            (run_dir / "stop").touch()
+            break
+    _, errors = process.communicate()
+    if len(rows) <= 4:
+        raise SystemExit(f"{name}: the run ended early:\n{errors}")
+    settled = rows[2:]
+    rate = statistics.median(row["speed/imgs_per_sec"] for row in settled)
+    waited = statistics.fmean(row["speed/data_wait_frac"] for row in settled)
+    images = length(name)
+    return {
+        "batch_size": size,
+        "img_s": round(rate, 1),
+        "waited": round(waited, 4),
+        "kimg": round(images / 1000),
+        "hours": round(images / rate / 3600, 3),
+        "published": PUBLISHED.get(name, ""),
+    }
+
+
+def length(name: str) -> float:
+    """The published length in images."""
+    from facegan import recipes
+
+    recipe = recipes.load(VARIANTS.get(name, (name,))[0])
+    epochs = 2.0 if name in VARIANTS else recipe.epochs
+    return 1000 * recipe.kimg or epochs * EPOCH.get(name, CELEBA)
+
+
+def table(found: Row) -> str:
+    """For docs/benchmarks.md."""
+    lines = ["| recipe, batch | img/s | waiting for data | its length, kimg | takes here | its source reports |"]
+    lines.append("|---|---:|---:|---:|---:|---|")
+    for name, row in found["recipes"].items():
+        hours = row["hours"]
+        takes = f"{hours:,.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
+        lines.append(
+            f"| {name}, {row['batch_size']} | {row['img_s']:,} | {row['waited']:.1%} | {row['kimg']:,} | {takes} | "
+            f"{row['published']} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, print."""
+    from facegan.recipes import recipe_classes
+
+    names = [*recipe_classes(), *VARIANTS]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--recipes", nargs="+", default=names, choices=names)
+    parser.add_argument("--images", type=int, default=2000, help="synthetic faces in each set")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of each recipe, when it runs")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--compile", default="auto")
+    parser.add_argument("--cache", default="none")
+    parser.add_argument("--batch-size", type=int, default=0, help="0 takes the recipe's")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    options.seconds = 10.0 if options.quick else options.seconds
+    found: Row = {"machine": machine_words(options.device), "recipes": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.recipes:
+            data = make_data(Path(folder), name, options.images)
+            found["recipes"][name] = measure(name, data, options)
+            print(f"{name}: {found['recipes'][name]}", file=sys.stderr, flush=True)
+    print(json.dumps(found) if options.json else f"{found['machine']}\n\n{table(found)}")
+
+
+if __name__ == "__main__":
+    main()
