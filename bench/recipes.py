@@ -1,6 +1,6 @@
 """How long the published recipes take here, from shards on disk to the end, and what they wait for the loader.
 
-    python bench/recipes.py                       every recipe, a minute each: facegan train itself, as published
+    python bench/recipes.py                       every recipe, half a minute each: facegan train itself, as published
     python bench/recipes.py --recipes dcgan-128   Noe & Thapa's three epochs took 10 hours
     python bench/recipes.py --quick --json        ten seconds each
     python bench/recipes.py --cache device        the set in the accelerator's memory
@@ -122,7 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipes", nargs="+", default=names, choices=names)
     parser.add_argument("--images", type=int, default=2000, help="synthetic faces in each set")
-    parser.add_argument("--seconds", type=float, default=60.0, help="of each recipe, when it runs")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each recipe, when it runs")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--compile", default="auto")

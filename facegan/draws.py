@@ -6,7 +6,9 @@ nothing themselves, so a step can be compiled or captured, and no rank repeats a
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -87,13 +89,11 @@ class Drawer:
             shapes, dropout = self.mask_shapes[network]
             if not shapes or not dropout:
                 return None
-            return [
-                keep_mask(self.seed, f"{step}/{use}{i}", position, n, tuple(shape), dropout)
-                for i, shape in enumerate(shapes)
-            ]
+            draw = [partial(keep_mask, self.seed, f"{step}/{use}{i}", position, n) for i in range(len(shapes))]
+            return [_as_images(partial(d, dropout=dropout), shape) for d, shape in zip(draw, shapes, strict=True)]
 
         def noise(use: str, wanted: bool) -> Tensor | None:
-            return normal(self.seed, f"{step}/{use}", position, n, image) if wanted else None
+            return _as_images(partial(normal, self.seed, f"{step}/{use}", position, n), image) if wanted else None
 
         def augments(use: str) -> Tensor | None:
             if not r.diffaugment:
@@ -127,6 +127,14 @@ class Drawer:
         if not (r.flip or r.rotation or r.shear or r.zoom):
             return None
         return uniform(self.seed, "warp", position, n, (augment.GEOMETRIC_DRAWS,))
+
+
+def _as_images(draw: Callable[[tuple[int, ...]], Tensor], shape: tuple[int, ...]) -> Tensor:
+    """(n, *shape) numbers; those for maps (C, H, W) channels last in memory, as the maps are that they meet."""
+    if len(shape) != 3:
+        return draw(tuple(shape))
+    channels, height, width = shape
+    return draw((height, width, channels)).permute(0, 3, 1, 2)
 
 
 def knobs(recipe: Recipe, nimg: int, total_nimg: int) -> "Knobs":

@@ -127,8 +127,9 @@ class MinibatchStd(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, C + 1, H, W)
         batch, _, height, width = x.shape
         group = math.gcd(batch, self.group)
-        grouped = x.float().reshape(batch // group, group, -1)
-        deviation = (grouped.var(dim=1, unbiased=False) + 1e-8).sqrt().mean(dim=1)
+        grouped = x.float().permute(0, 2, 3, 1).reshape(batch // group, group, -1)  # a view of channels_last
+        centred = grouped - grouped.mean(dim=1, keepdim=True)
+        deviation = (centred.square().mean(dim=1) + 1e-8).sqrt().mean(dim=1)
         channel = deviation.repeat_interleave(group).to(x.dtype)
         return torch.cat([x, channel[:, None, None, None].expand(-1, 1, height, width)], dim=1)
 
