@@ -1,6 +1,6 @@
 """How long the published recipes take here, from shards on disk to the end, and what they wait for the loader.
 
-    python bench/recipes.py                       every recipe, half a minute each: facegan train itself, as published
+    python bench/recipes.py                       every recipe, half a minute each, as published
     python bench/recipes.py --recipes dcgan-128   Noe & Thapa's three epochs took 10 hours
     python bench/recipes.py --quick --json        ten seconds each
     python bench/recipes.py --cache device        the set in the accelerator's memory
