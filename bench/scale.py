@@ -81,7 +81,9 @@ def import_cost(statement: str) -> float:
     times = []
     for _ in range(3):
         begun = time.perf_counter()
-        subprocess.run([sys.executable, "-W", "ignore", "-c", statement], check=True, cwd=ROOT)
+        subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", statement], check=True, cwd=ROOT, stdout=subprocess.DEVNULL
+        )
         times.append(time.perf_counter() - begun)
     return round(statistics.median(times), 2)
 

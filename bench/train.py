@@ -30,7 +30,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 
 Row = dict[str, Any]
 NAMES = {
-    "pytorch": "plain PyTorch, fp32",
+    "pytorch": "plain PyTorch, its defaults",
     "fp32": "ours, fp32",
     "tf32": "ours, tf32",
     "bf16": "ours, bf16",
@@ -135,6 +135,7 @@ def plain_runner(case: Case, options: argparse.Namespace) -> tuple[Callable[[int
     recipe = case_recipe(case, options.set)
     device = torch.device(options.device)
     torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))
+    torch.backends.cudnn.benchmark = True  # as pytorch/examples; float32 convolutions are tf32 on a GPU by default
     networks = getattr(train_peers, case.networks)(device)
     step = getattr(train_peers, case.step)(networks)
     real = torch.rand(recipe.batch_size, recipe.channels, *recipe.resolution, device=device) * 2 - 1
@@ -185,7 +186,7 @@ def serve(options: argparse.Namespace) -> None:
         run(int(line))
         print(json.dumps({"seconds": time.perf_counter() - begun}), flush=True)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    on_device = torch.cuda.max_memory_allocated() / 2**20 if options.device == "cuda" else 0
+    on_device = torch.cuda.max_memory_reserved() / 2**20 if options.device == "cuda" else 0
     print(json.dumps({"max_rss_mib": round(memory), "max_device_mib": round(on_device)}), flush=True)
     os._exit(0)
 
@@ -282,15 +283,15 @@ def work_per_image(recipe: Any) -> float:
     """FLOPs that one real image costs a step without waste, from one forward pass of each network, f and g.
 
     A backward pass costs a forward pass for the weights and one for the inputs. DCGAN: g for fakes; 2 (f + 2f) for
-    the discriminator on real and fake; f + f through it and 2g in the generator's step. WGAN-GP: g + 6f; for the
-    penalty f, f for the slope, 2f for each of the two in the second backward; 3g + 2f in the generator's step,
-    every n_critic-th time. What the first layers save is left out.
+    the discriminator on real and fake; f + f through it and 2g in the generator's step. WGAN-GP, a critic without a
+    norm: g + 6f; for the penalty f, f for the slope, 2f for the slope's own gradients; 3g + 2f in the generator's
+    step, every n_critic-th time. What the first layers save is left out.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
     f, g = forward_work(recipe, FlopCounterMode)
     if recipe.gp_weight:
-        return g + 12 * f + (3 * g + 2 * f) / recipe.n_critic
+        return g + 10 * f + (3 * g + 2 * f) / recipe.n_critic
     return g + 6 * f + 2 * f + 2 * g
 
 
@@ -353,7 +354,8 @@ def table(result: Row) -> str:
     ]
     for name, case in result["cases"].items():
         for who, row in case["contestants"].items():
-            share = row["gflop_s"] / result["peak_gflop_s"][who.partition("-")[0].replace("pytorch", "fp32")]
+            plain = "tf32" if "tf32" in result["peak_gflop_s"] else "fp32"
+            share = row["gflop_s"] / result["peak_gflop_s"][who.partition("-")[0].replace("pytorch", plain)]
             lines.append(
                 f"| {name}, {case['batch_size']} | {NAMES[who]} | {row['img_s']:,} | {row['ratio']:.2f} | "
                 f"{row['gflop_s']:,} | {share:.0%} | {row['max_device_mib'] or row['max_rss_mib']:,} | "

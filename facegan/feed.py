@@ -59,10 +59,7 @@ class Feed:
 
     def __iter__(self) -> Iterator[Batch]:
         while True:
-            start = time.perf_counter()
-            batch = self._ready.get()
-            if self._idle():
-                self.waited += time.perf_counter() - start
+            batch = self._take()
             if isinstance(batch, BaseException):
                 raise batch
             if batch is None:
@@ -70,6 +67,16 @@ class Feed:
             yield _map(batch, self._send)
             if self._launched is not None:
                 self._launched.record()
+
+    def _take(self) -> Batch | BaseException | None:
+        """The next batch; the wait counts from when the device, too, has nothing left to do."""
+        while not self._idle():
+            with suppress(queue.Empty):
+                return self._ready.get(timeout=0.001)
+        start = time.perf_counter()
+        batch = self._ready.get()
+        self.waited += time.perf_counter() - start
+        return batch
 
     def _idle(self) -> bool:
         """Whether the device has nothing left to do: else the host is ahead of it, and nobody waits."""

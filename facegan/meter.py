@@ -39,7 +39,7 @@ class Meter:
         bad = ~torch.isfinite(values)
         group.sums += values
         group.count += 1
-        group.bad_at.masked_fill_(bad & (group.bad_at < 0), nimg)
+        group.bad_at += (bad & (group.bad_at < 0)) * (nimg + 1)  # masked_fill_ would fetch an nimg on the device
         torch.maximum(self.tripped, bad.any().float(), out=self.tripped)
 
     def take(self) -> dict[str, float]:

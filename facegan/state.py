@@ -94,11 +94,14 @@ class State:
             self._load_optimizer(which, _below(tensors, f"{which}.optimizer/"))
         self.meter.load(_below(tensors, "meter/"))
 
-    def in_place(self) -> list[Tensor]:
-        """Every tensor that a step changes, itself; of the meter its parts."""
-        found = [value for module in self._modules().values() for value in module.state_dict().values()]
-        found += [value for which in NETWORKS for _, _, value in self._slots(which)]
-        return found + self.meter.in_place()
+    def weights(self) -> list[Tensor]:
+        """What optimizers and averaging change in a step, themselves: parameters, and the optimizers' state."""
+        found = [value.detach() for module in self._modules().values() for value in module.parameters()]
+        return found + [value for which in NETWORKS for _, _, value in self._slots(which)]
+
+    def statistics(self) -> list[Tensor]:
+        """What else a step changes, itself: the networks' buffers and the meter's sums."""
+        return [value for module in self._modules().values() for value in module.buffers()] + self.meter.in_place()
 
     def _modules(self) -> dict[str, nn.Module]:
         modules = {"generator": self.generator, "discriminator": self.discriminator}

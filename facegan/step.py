@@ -186,6 +186,8 @@ class _Turn:
     def _evaluated(self, draws: Draws) -> Tensor:
         """G(z) as it is sampled: BatchNorm with running statistics, no dropout."""
         generator = self.step.state.generator.eval()
-        images: Tensor = generator(draws.z)
-        generator.train()
+        try:
+            images: Tensor = generator(draws.z)
+        finally:
+            generator.train()
         return images

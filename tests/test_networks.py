@@ -332,11 +332,11 @@ def test_leaky_slopes_are_those_of_the_recipe(name: str, slopes: set[float]) -> 
 
 def test_improved_mlp_has_a_leaky_generator_and_the_base_has_not() -> None:
     kinds = {
-        name: {type(m) for m in networks.build_generator(recipes.load(name)).modules()}
+        name: {type(m).__name__ for m in networks.build_generator(recipes.load(name)).modules()}
         for name in ("mlp-64", "mlp-64-improved")
     }
-    assert nn.ReLU in kinds["mlp-64"] and nn.LeakyReLU not in kinds["mlp-64"]
-    assert nn.LeakyReLU in kinds["mlp-64-improved"] and nn.ReLU not in kinds["mlp-64-improved"]
+    assert "ReLU" in kinds["mlp-64"] and "LeakyReLU" not in kinds["mlp-64"]
+    assert "LeakyReLU" in kinds["mlp-64-improved"] and "ReLU" not in kinds["mlp-64-improved"]
 
 
 # Options that several families share

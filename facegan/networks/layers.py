@@ -1,8 +1,9 @@
 """The few layers and rules that several network families share."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +65,7 @@ def norm(kind: str, channels: int, recipe: Recipe) -> nn.Module:
 
 def activation(slope: float) -> nn.Module:
     """ReLU for slope 0, LeakyReLU otherwise; in place, as no layer before it needs its output again."""
-    return nn.LeakyReLU(slope, inplace=True) if slope else nn.ReLU(inplace=True)
+    return LeakyReLU(slope, inplace=True) if slope else nn.ReLU(inplace=True)
 
 
 def to_range(recipe: Recipe) -> nn.Module:
@@ -107,10 +108,39 @@ class WholeMap(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        flat, weight = (t.permute(0, 2, 3, 1).flatten(1) for t in (x.to(self.weight.dtype), self.weight))
+        weight = self.weight  # once: under spectral norm each look is a power iteration
+        flat, row = (t.permute(0, 2, 3, 1).flatten(1) for t in (x.to(weight.dtype), weight))
         autocast = torch.amp.is_autocast_available(x.device.type)  # there is none on "meta"
         with torch.autocast(x.device.type, enabled=False) if autocast else nullcontext():
-            return F.linear(flat, weight, self.bias)[:, :, None, None]
+            return F.linear(flat, row, self.bias)[:, :, None, None]
+
+
+class LeakyReLU(nn.LeakyReLU):
+    """`nn.LeakyReLU` in place, whose second derivative for its input is none instead of a map of zeros.
+
+    Those zeros would go back through the whole first pass when a gradient penalty is differentiated.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _leaky_relu(x, self.negative_slope)
+
+
+class _LeakyReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, slope: float) -> Tensor:
+        y = F.leaky_relu_(x, slope)
+        ctx.mark_dirty(y)
+        ctx.save_for_backward(y)
+        ctx.slope = slope
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Any:
+        (y,) = ctx.saved_tensors  # of the same sign as x
+        return torch.ops.aten.leaky_relu_backward(dy, y.detach(), ctx.slope, True), None
+
+
+_leaky_relu: Callable[..., Tensor] = _LeakyReLU.apply
 
 
 class MinibatchStd(nn.Module):
