@@ -22,6 +22,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 from train import CASES, Contestant, batches_for, case_recipe, machine_words, own_precision  # noqa: E402
 
 BATCHES, SIDES, SAMPLES = (16, 32, 64, 128, 256), (32, 64, 128), (10**4, 10**6, 10**8)
+MORE_ON_CUDA = (512, 1024)
 CASE = CASES["dcgan-64"]
 Row = dict[str, Any]
 
@@ -91,7 +92,8 @@ def import_cost(statement: str) -> float:
 def measure(options: argparse.Namespace) -> Row:
     """All of it."""
     found: Row = {"machine": machine_words(options.device), "precision": options.precision}
-    found["batch"] = {size: rate(options, {"batch_size": size}) for size in BATCHES}
+    batches = BATCHES + (MORE_ON_CUDA if options.device == "cuda" else ())
+    found["batch"] = {size: rate(options, {"batch_size": size}) for size in batches}
     found["side"] = {side: rate(options, {"resolution": str(side), "batch_size": 64}) for side in SIDES}
     if options.device == "cpu":
         found["ranks"] = {
