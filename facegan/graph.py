@@ -98,7 +98,7 @@ class Replayed:
         moved = [(share, size) for share, size in zip(shares[:weights], sizes[:weights], strict=True) if share >= 0]
         mean = sum(share * size for share, size in moved) / max(sum(size for _, size in moved), 1)
         worst = max([share for share in shares[weights:] if share >= 0], default=0.0)
-        if not (mean <= TOLERANCE and worst <= TOLERANCE):  # written so that NaN fails
+        if mean > TOLERANCE or worst > TOLERANCE:
             raise RuntimeError(
                 f"the recorded step is not the step: {mean:.0%} of how it moves the weights is off, "
                 f"and up to {worst:.0%} of how it moves a statistic"
@@ -176,4 +176,5 @@ def _wrong(before: Tensor, right: Tensor, found: Tensor) -> float:
     change, error = (float((t.double() - right.double()).norm()) for t in (before, found))
     if change <= 1e-6 * float(right.double().norm()) and error <= 1e-6 * float(right.double().norm()):
         return -1.0
-    return min(error / change, 1.0) if change else 1.0
+    share = error / change if change else 1.0
+    return share if share <= 1 else 1.0  # NaN is all wrong

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from facegan import machine, recipes
 from facegan.config import RunSettings
 from facegan.draws import Drawer, knobs
-from facegan.graph import Replayed, Run, _map, _on_device
+from facegan.graph import Replayed, Run, _map, _on_device, _wrong
 from facegan.networks import build_discriminator, build_generator, convolution
 from facegan.networks.convolution import Conv2d, ConvTranspose2d, inputs_only
 from facegan.networks.layers import FirstMap, WholeMap, activation
@@ -313,6 +313,13 @@ def do_it_twice(run: Run) -> Run:
         run()
 
     return twice
+
+
+def test_a_share_of_a_step() -> None:
+    before, right = torch.zeros(4), torch.ones(4)
+    shares = [_wrong(before, right, found) for found in (right, before, 1.5 * right, right / 0, right * torch.nan)]
+    assert shares == [0.0, 1.0, 0.5, 1.0, 1.0]
+    assert _wrong(right, right, right) == -1 and _wrong(right, right, before) == 1
 
 
 @pytest.mark.parametrize("record", [do_nothing, do_it_twice, forget_the_statistics])
