@@ -89,8 +89,8 @@ class Drawer:
             shapes, dropout = self.mask_shapes[network]
             if not shapes or not dropout:
                 return None
-            draw = [partial(keep_mask, self.seed, f"{step}/{use}{i}", position, n) for i in range(len(shapes))]
-            return [_as_images(partial(d, dropout=dropout), shape) for d, shape in zip(draw, shapes, strict=True)]
+            draw = partial(keep_mask, self.seed, position=position, n=n, dropout=dropout)
+            return [_as_images(partial(draw, f"{step}/{use}{i}"), shape) for i, shape in enumerate(shapes)]
 
         def noise(use: str, wanted: bool) -> Tensor | None:
             return _as_images(partial(normal, self.seed, f"{step}/{use}", position, n), image) if wanted else None
@@ -129,12 +129,12 @@ class Drawer:
         return uniform(self.seed, "warp", position, n, (augment.GEOMETRIC_DRAWS,))
 
 
-def _as_images(draw: Callable[[tuple[int, ...]], Tensor], shape: tuple[int, ...]) -> Tensor:
+def _as_images(draw: Callable[..., Tensor], shape: tuple[int, ...]) -> Tensor:
     """(n, *shape) numbers; those for maps (C, H, W) channels last in memory, as the maps are that they meet."""
     if len(shape) != 3:
-        return draw(tuple(shape))
+        return draw(shape=tuple(shape))
     channels, height, width = shape
-    return draw((height, width, channels)).permute(0, 3, 1, 2)
+    return draw(shape=(height, width, channels)).permute(0, 3, 1, 2)
 
 
 def knobs(recipe: Recipe, nimg: int, total_nimg: int) -> "Knobs":

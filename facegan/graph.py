@@ -174,7 +174,8 @@ def _restore(tensors: list[Tensor], values: list[Tensor]) -> None:
 def _wrong(before: Tensor, right: Tensor, found: Tensor) -> float:
     """How far `found` is from `right`, as a share of the step from `before` to `right`; -1 where it was none."""
     change, error = (float((t.double() - right.double()).norm()) for t in (before, found))
-    if change <= 1e-6 * float(right.double().norm()) and error <= 1e-6 * float(right.double().norm()):
+    rounding = 1e-6 * float(right.double().norm())
+    if change <= rounding and error <= rounding:
         return -1.0
     share = error / change if change else 1.0
     return share if share <= 1 else 1.0  # NaN is all wrong

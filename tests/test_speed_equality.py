@@ -131,43 +131,42 @@ def test_matrix_products_for_small_maps_are_the_convolution(
         assert (ours - right).norm() < 1.5 * (plain - right).norm() + 1e-6 * right.norm()
 
 
-def test_a_gradient_for_images_alone_computes_none_for_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    computed: list[tuple[int, ...]] = []
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """The weights of convolutions that gradients are computed for, once for each time."""
+    weights: list[Tensor] = []
     forward = convolution._WeightGradient.forward
 
     def counted(ctx: object, x: Tensor, y: Tensor, weight: Tensor, geometry: tuple[int, int]) -> Tensor:
-        computed.append(tuple(weight.shape))
+        weights.append(weight)
         return forward(ctx, x, y, weight, geometry)
 
     monkeypatch.setattr(convolution._WeightGradient, "forward", staticmethod(counted))
+    return weights
+
+
+def test_a_gradient_for_images_alone_computes_none_for_weights(computed: list[Tensor]) -> None:
     layers = nn.Sequential(Conv2d(3, 4, 4, 2, 1), nn.Tanh(), Conv2d(4, 5, 4, 2, 1))
     x = torch.randn(2, 3, 8, 8, requires_grad=True)
     with inputs_only():
         (slope,) = torch.autograd.grad(layers(x).sum(), x, create_graph=True)
     assert not computed
     torch.autograd.grad(slope.square().sum(), [layers[0].weight, layers[2].weight])
-    assert sorted(set(computed)) == [(4, 3, 4, 4), (5, 4, 4, 4)]
+    assert sorted({tuple(weight.shape) for weight in computed}) == [(4, 3, 4, 4), (5, 4, 4, 4)]
 
 
-def test_the_generators_step_computes_no_gradient_for_the_discriminator(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_generators_step_computes_no_gradient_for_the_discriminator(computed: list[Tensor]) -> None:
     """What a step computes for weights: two passes of the discriminator, one of the generator, no third."""
     recipe = tiny_recipe("dcgan-64")
     here = machine.start(RunSettings(threads=1, precision="fp32"))
     state = State(recipe, 0, here)
-    computed: list[int] = []
-    forward = convolution._WeightGradient.forward
-
-    def counted(ctx: object, x: Tensor, y: Tensor, weight: Tensor, geometry: tuple[int, int]) -> Tensor:
-        computed.append(weight.data_ptr())
-        return forward(ctx, x, y, weight, geometry)
-
-    monkeypatch.setattr(convolution._WeightGradient, "forward", staticmethod(counted))
     draws = Drawer(recipe, 0, state.generator, state.discriminator).step(0, recipe.batch_size)
     Step(recipe, state, here)(Batch(0, next(MadeUpImages(recipe)), draws, knobs(recipe, 0, 1000)))
+    places = [weight.data_ptr() for weight in computed]
     for network, passes in ((state.discriminator, 2), (state.generator, 1)):
         for layer in network.modules():
             if isinstance(layer, Conv2d | ConvTranspose2d):
-                assert computed.count(layer.weight.data_ptr()) == passes
+                assert places.count(layer.weight.data_ptr()) == passes
     assert all(parameter.requires_grad for parameter in state.generator.parameters())
 
 
