@@ -34,9 +34,9 @@ def make_job(run_dir: Path, batches: int, options: argparse.Namespace) -> Any:
     """A run of `batches` batches with stats as often as by default, and nothing else to write but checkpoints."""
     import dataclasses
 
-    from facegan import machine
-    from facegan.config import RunSettings
-    from facegan.job import Job
+    from facegan.run import machine
+    from facegan.run.settings import RunSettings
+    from facegan.train.job import Job
 
     recipe = case_recipe(CASES["dcgan-64"], options.set)
     recipe = dataclasses.replace(recipe, kimg=batches * recipe.batch_size / 1000)
@@ -50,7 +50,7 @@ def make_job(run_dir: Path, batches: int, options: argparse.Namespace) -> Any:
 
 def guarded(run_dir: Path, batches: int, options: argparse.Namespace) -> float:
     """Images per second of the trainer: the median of its own lines of stats, the first left out."""
-    from facegan.trainer import train
+    from facegan.train.loop import train
 
     train(make_job(run_dir, batches, options))
     rows = [json.loads(line) for line in (run_dir / "stats.jsonl").read_text().splitlines()]
@@ -61,10 +61,10 @@ def bare(batches: int, options: argparse.Namespace) -> float:
     """Images per second of the steps alone, measured over as many batches at a time."""
     import torch
 
-    from facegan import step as steps
-    from facegan.draws import Drawer
-    from facegan.feed import Feed
-    from facegan.state import State
+    from facegan.train import step as steps
+    from facegan.train.draws import Drawer
+    from facegan.train.feed import Feed
+    from facegan.train.state import State
 
     job = make_job(Path("unused"), batches, options)
     state = State(job.recipe, 0, job.machine)
@@ -97,8 +97,8 @@ class NoMeter:
 
 def checkpoint_seconds(folder: Path, options: argparse.Namespace) -> float:
     """How long the loop stands still for a checkpoint: the median of five."""
-    from facegan.checkpoint import write_checkpoint
-    from facegan.state import State
+    from facegan.run.checkpoint import write_checkpoint
+    from facegan.train.state import State
 
     job = make_job(folder, 1, options)
     tensors = State(job.recipe, 0, job.machine).tensors()
@@ -134,8 +134,8 @@ def resume_seconds(run_dir: Path, options: argparse.Namespace) -> dict[str, floa
 def resume(options: argparse.Namespace) -> NoReturn:
     """Continue a run up to its first step."""
     begun = time.perf_counter()
-    from facegan import step as steps
-    from facegan import trainer
+    from facegan.train import loop
+    from facegan.train import step as steps
 
     imported = time.perf_counter()
     take = steps.Step.__call__
@@ -147,7 +147,7 @@ def resume(options: argparse.Namespace) -> NoReturn:
         os._exit(0)
 
     with patch.object(steps.Step, "__call__", first):
-        trainer.train(make_job(options.resume, 10**6, options))
+        loop.train(make_job(options.resume, 10**6, options))
     raise SystemExit("the run took no step")
 
 

@@ -51,9 +51,9 @@ def torch_loader(dataset: Any, workers: int, **options: Any) -> Any:
 
 
 def build_ours(folder: Path, pictures: Pictures, jpegs: list[bytes], count: int) -> None:
-    from shards.files import sha256_file
-    from shards.index import Record, Shard, ShardIndex, Source, Split
-    from shards.png import END, Geometry, encode_records
+    from facegan.files import sha256_file
+    from shards.format.index import Record, Shard, ShardIndex, Source, Split
+    from shards.format.png import END, Geometry, encode_records
 
     folder.mkdir(parents=True)
     height, width = pictures[0].shape[:2]
@@ -79,8 +79,8 @@ def open_ours(folder: Path, size: int, workers: int) -> Iterator[Any]:
 
 def open_limit(folder: Path, size: int, workers: int) -> Iterator[Any]:
     """A bare fancy index over the same bytes, all shards in one file; the indices are drawn beforehand."""
-    from shards.images import map_file
-    from shards.index import load_index
+    from shards.format.index import load_index
+    from shards.format.mapping import map_file
 
     index = load_index(folder)
     records = [path.read_bytes()[: -2 * 512] for path in sorted(folder.glob("*.tar"))]
@@ -118,7 +118,7 @@ def build_raw_tars(folder: Path, pictures: Pictures, jpegs: list[bytes], count: 
 
 
 def build_indexed_tars(folder: Path, pictures: Pictures, jpegs: list[bytes], count: int) -> None:
-    from shards.foreign import index_tars
+    from shards.make.foreign import index_tars
 
     build_jpeg_tars(folder, pictures, jpegs, count)
     index_tars(folder)

@@ -28,7 +28,7 @@ def faces(count: int) -> Any:
     import torch
     from PIL import Image
 
-    from shards.synthetic import draw_face
+    from jobs.synthetic.celeba import draw_face
 
     found = []
     for index in range(count):
@@ -39,12 +39,13 @@ def faces(count: int) -> Any:
 
 def train(images: Any, precision: str, seed: int, options: argparse.Namespace) -> Any:
     """As many generated images as real ones: the averaged generator's after a short run; 0 batches: untrained."""
-    from facegan import machine, sampling
-    from facegan.config import RunSettings
-    from facegan.draws import Drawer
-    from facegan.feed import Feed
-    from facegan.state import State
-    from facegan.step import Step
+    from facegan import sampling
+    from facegan.run import machine
+    from facegan.run.settings import RunSettings
+    from facegan.train.draws import Drawer
+    from facegan.train.feed import Feed
+    from facegan.train.state import State
+    from facegan.train.step import Step
 
     changes = {"resolution": str(SIDE), "ngf": 32, "ndf": 32, "batch_size": 64, "flip": True, "ema_kimg": 2.0}
     recipe = case_recipe(CASES["dcgan-64"], changes)

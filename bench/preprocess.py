@@ -110,8 +110,8 @@ def time_loop(name: str, files: list[Path], out: Path, processes: int) -> float:
 
 def time_ours(files: list[Path], out: Path, processes: int) -> float:
     """Seconds of preprocess, from the listing to the index."""
-    from shards.pool import start_server
-    from shards.writer import Options, preprocess
+    from shards.make.pool import start_server
+    from shards.make.writer import Options, preprocess
 
     warm = start_server().Process(target=len, args=((),))
     warm.start()  # served when the fork server has imported everything
@@ -228,7 +228,7 @@ def table(result: dict[str, Any]) -> str:
 def pictures(folder: Path | None, count: int, scratch: Path) -> list[Path]:
     """The JPEGs to work on, copied into a folder of their own: those given, or synthetic faces."""
     if folder is None:
-        from shards.synthetic import write_celeba
+        from jobs.synthetic.celeba import write_celeba
 
         folder = write_celeba(scratch / "drawn", min(count, 500))
     found = sorted(folder.rglob("*.jpg"))

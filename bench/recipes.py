@@ -43,7 +43,7 @@ def make_data(folder: Path, name: str, images: int) -> Path:
     """Shards of synthetic faces as the recipe wants them, on disk."""
     pictures, out = folder / "faces", folder / name.replace(" ", "-")
     if not pictures.exists():
-        from shards.synthetic import write_celeba
+        from jobs.synthetic.celeba import write_celeba
 
         write_celeba(pictures, images)
     recipe, *flags = VARIANTS.get(name, (name,))

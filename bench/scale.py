@@ -67,7 +67,7 @@ def order_cost(samples: int) -> float:
     """Microseconds to say which of `samples` pictures a batch of 128 is."""
     import numpy as np
 
-    from shards.order import GlobalOrder
+    from shards.read.order import GlobalOrder
 
     order, positions, times = GlobalOrder(samples, 0), np.arange(128), []
     for _ in range(50):
@@ -107,7 +107,7 @@ def measure(options: argparse.Namespace) -> Row:
     found["start_s"] = {
         "facegan --help": import_cost("from jobs.cli import main; main(['--help'], standalone_mode=False)"),
         "import of PyTorch": import_cost("import torch"),
-        "import of the trainer": import_cost("import facegan.trainer"),
+        "import of the trainer": import_cost("import facegan.train.loop"),
     }
     return found
 

@@ -98,13 +98,13 @@ def our_runner(case: Case, options: argparse.Namespace, precision: str) -> tuple
     """Our step as the trainer drives it: `run(n)` takes n batches."""
     import torch
 
-    from facegan import machine
-    from facegan.config import RunSettings
-    from facegan.draws import Drawer
-    from facegan.feed import Feed
-    from facegan.graph import compiled
-    from facegan.state import State
-    from facegan.step import Step
+    from facegan.run import machine
+    from facegan.run.settings import RunSettings
+    from facegan.train.cuda_graphs import compiled
+    from facegan.train.draws import Drawer
+    from facegan.train.feed import Feed
+    from facegan.train.state import State
+    from facegan.train.step import Step
 
     recipe = case_recipe(case, options.set)
     settings = RunSettings(
@@ -390,7 +390,7 @@ def parse() -> argparse.Namespace:
 
 def own_precision(device: str) -> str:
     """What `facegan train` takes here by itself."""
-    from facegan.machine import resolve_precision
+    from facegan.run.machine import resolve_precision
 
     return resolve_precision("auto", device == "cuda")
 

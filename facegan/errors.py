@@ -14,6 +14,6 @@ class UsageError(FaceganError):
 
 
 class DiskFullError(FaceganError):
-    """No space left where a run wanted to save; the last good checkpoint is kept."""
+    """No space left (or no quota) where something was to be written; what was finished before is kept."""
 
     exit_code = 74

@@ -3,7 +3,7 @@
 import click
 
 from facegan.errors import UsageError
-from jobs import slurm, slurm_records
+from jobs.slurm import calls, records
 
 
 @click.command()
@@ -20,12 +20,12 @@ def command(jobs: tuple[str, ...], everything: bool) -> None:
     """
     if bool(jobs) == everything:
         raise UsageError("say which: job ids or run folders, or --all")
-    queue = slurm.queue()
-    wanted = [record for job in jobs for record in slurm_records.find(job, queue)]
-    records = slurm_records.load_all(queue) if everything else wanted
-    live = list(dict.fromkeys(r.job for r in records if r.job in queue and queue[r.job].state in slurm.LIVE))
+    queue = calls.queue()
+    wanted = [record for job in jobs for record in records.find(job, queue)]
+    chosen = records.load_all(queue) if everything else wanted
+    live = list(dict.fromkeys(r.job for r in chosen if r.job in queue and queue[r.job].state in calls.LIVE))
     if not live:
         click.echo("Nothing to cancel: none of them is waiting or running.")
         return
-    slurm.scancel(live)
+    calls.scancel(live)
     click.echo(f"Cancelled {', '.join(live)}. A training saves first; the same command again continues it.")

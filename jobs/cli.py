@@ -12,7 +12,6 @@ from click.shell_completion import CompletionItem
 
 from facegan import __version__
 from facegan.errors import FaceganError
-from shards.errors import ShardError
 
 # A module of `jobs`, whose `command` it is, and its line in `facegan --help`.
 COMMANDS = {
@@ -62,7 +61,7 @@ class Facegan(click.Group):
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)
             ctx.exit(130)
-        except (FaceganError, ShardError, OSError) as error:
+        except (FaceganError, OSError) as error:
             code = exit_code(error)
             if code is None or ctx.params["debug"]:
                 raise
@@ -70,7 +69,7 @@ class Facegan(click.Group):
             ctx.exit(code)
 
 
-def exit_code(error: FaceganError | ShardError | OSError) -> int | None:
+def exit_code(error: FaceganError | OSError) -> int | None:
     """The command's exit code for an error a user can mend: 74 for a full disk; None for a fault of the program."""
     if not isinstance(error, OSError):
         return error.exit_code

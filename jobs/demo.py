@@ -91,7 +91,7 @@ def make_plan(folder: Path, faces: int, seed: int) -> Plan:
 
 def draw_faces(folder: Path, plan: Plan) -> None:
     """Step 1: faces in CelebA's layout."""
-    from shards.synthetic import write_celeba
+    from jobs.synthetic.celeba import write_celeba
 
     _headline(1, f"draw {plan.faces:,} synthetic faces in CelebA's layout: {folder}/faces")
     with _bars("demo", "faces") as advance:
@@ -128,7 +128,7 @@ def length_for(seconds: float, rate: float) -> float:
 
 def images_per_second(run: Path) -> float:
     """The usual speed of a training so far: the median over the lines of its statistics."""
-    from facegan.figures import read_stats
+    from facegan.report.figures import read_stats
 
     key = "speed/imgs_per_sec"
     return float(statistics.median(row[key] for row in read_stats(run) if key in row))
@@ -137,7 +137,7 @@ def images_per_second(run: Path) -> float:
 def measure(folder: Path) -> "tuple[Measurement, Measurement]":
     """Step 4: the sliced Wasserstein distance to held-out faces before and after the training."""
     from facegan.metrics import protocol
-    from facegan.snapshot import snapshot_folders
+    from facegan.run.snapshot import snapshot_folders
 
     _headline(4, "measure the sliced Wasserstein distance to faces held out from training")
     run = folder / "run"
@@ -152,7 +152,8 @@ def measure(folder: Path) -> "tuple[Measurement, Measurement]":
 
 def show(folder: Path) -> dict[str, Path]:
     """Step 5: the pictures to look at, by what they show."""
-    from facegan import figures, sampling
+    from facegan import sampling
+    from facegan.report import figures
 
     _headline(5, f"pictures and report: {folder}")
     run, page = folder / "run", folder / "run" / "report.html"
@@ -244,10 +245,10 @@ def _untrained_snapshot(run: Path) -> Path:
     import torch
 
     from facegan.networks import build_generator
-    from facegan.snapshot import load_snapshot, write_snapshot
+    from facegan.run.snapshot import load_snapshot, write_snapshot
 
     last = load_snapshot(run)
-    torch.manual_seed(last.seed)  # as `facegan.state.State` does
+    torch.manual_seed(last.seed)  # as `facegan.train.state.State` does
     generator = build_generator(last.recipe)
     return write_snapshot(run / "snapshots", 0, generator, last.recipe, last.seed, {})
 

@@ -52,7 +52,7 @@ def command(
       facegan doctor --init-slurm
     """
     if init_slurm:
-        from jobs.slurm_site import init_slurm as write_site
+        from jobs.slurm.site import init_slurm as write_site
 
         write_site()
         return
@@ -156,7 +156,7 @@ def check_precision() -> Check:
     """What `--precision auto` will take."""
     import torch
 
-    from facegan.machine import resolve_precision
+    from facegan.run.machine import resolve_precision
 
     found = resolve_precision("auto", torch.cuda.is_available())
     if found == "bf16":
@@ -192,7 +192,7 @@ def check_data(data: Path | None) -> Check:
 
 def check_wandb() -> Check:
     """The mode that `--wandb auto` resolves to; the key itself is never shown."""
-    from facegan.tracking import resolve_mode
+    from facegan.run.tracking import resolve_mode
 
     mode = resolve_mode("auto")
     fix = "online: wandb login; later: wandb sync RUN/wandb/offline-*; never: --wandb off"
@@ -221,8 +221,8 @@ def check_all_reduce() -> Check:
 
     import torch
 
-    from facegan.config import RunSettings
-    from facegan.machine import start
+    from facegan.run.machine import start
+    from facegan.run.settings import RunSettings
 
     machine = start(RunSettings())
     mean = machine.average([torch.tensor([float(machine.rank)], device=machine.device)])[0].item()

@@ -27,7 +27,7 @@ def command(dataset: str, folder: Path) -> None:
       facegan download mnist downloads/mnist
       facegan download celeba downloads/celeba
     """
-    from shards.download import DATASETS, RemoteFile, download
+    from shards.make.download import DATASETS, RemoteFile, download
 
     def fetch(file: RemoteFile) -> bool:
         with Progress(None, "bytes", label=file.name) as progress:

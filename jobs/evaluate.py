@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from facegan.metrics import Comparison, Measurement, Reals, Subject
     from facegan.metrics.features import Extractor
     from facegan.recipes import Recipe
-    from facegan.snapshot import Snapshot
+    from facegan.run.snapshot import Snapshot
     from shards import Images, ShardSet
 
 SPLITS = ("test", "val", "train")
@@ -64,7 +64,7 @@ def command(
       facegan evaluate runs/dcgan-64 --inception inception-2015-12-05.pt
     """
     from facegan.metrics import row
-    from facegan.snapshot import load_snapshot, snapshot_folders
+    from facegan.run.snapshot import load_snapshot, snapshot_folders
 
     _join_ranks()
     folders = snapshot_folders(run) if every else []
@@ -281,9 +281,9 @@ def _critic(recipe: "Recipe", run_dir: Path, device: "torch.device") -> "Callabl
     """Scores of the newest whole checkpoint's discriminator, higher for what it takes for real."""
     import torch
 
-    from facegan.checkpoint import newest_checkpoint
     from facegan.networks import build_discriminator
-    from facegan.objective import scale_images
+    from facegan.run.checkpoint import newest_checkpoint
+    from facegan.train.objective import scale_images
 
     checkpoint = newest_checkpoint(run_dir / "checkpoints", _say)
     if checkpoint is None:
@@ -331,7 +331,7 @@ def _track(run_dir: Path, mode: str, found: "Sequence[tuple[Path, Sequence[Measu
     if not _is_main() or mode == "off":
         return
     from facegan.metrics import row
-    from facegan.tracking import Tracker
+    from facegan.run.tracking import Tracker
 
     protocols = {m.metric: m.protocol for _, measured in found for m in measured}
     tracker = Tracker(run_dir, mode, {"protocols": protocols}, f"{run_dir.name}-evaluate", run_dir.name, "evaluate")

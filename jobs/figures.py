@@ -11,8 +11,8 @@ from facegan.errors import FaceganError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from facegan.run.snapshot import Snapshot
     from facegan.sampling import Picture
-    from facegan.snapshot import Snapshot
 
 SIDE_BY_SIDE = 25  # images on each side of the real-and-fake figure
 SPLITS = ("val", "test", "train")  # the first that a set has is shown
@@ -41,8 +41,9 @@ def command(run: Path, data: Path | None, split: str | None, seed: int) -> None:
 
 def make_figures(run: Path, data: Path | None = None, split: str | None = None, seed: int = 0) -> Iterator[Path]:
     """Write each figure as soon as it is drawn and yield its path; say which the run has no material for."""
-    from facegan import figures, sampling
-    from facegan.snapshot import load_snapshot
+    from facegan import sampling
+    from facegan.report import figures
+    from facegan.run.snapshot import load_snapshot
 
     folder = run / "figures"
     for name, draw in _drawings(load_snapshot(run), run, data, split, seed).items():
@@ -57,7 +58,8 @@ def make_figures(run: Path, data: Path | None = None, split: str | None = None, 
 def _drawings(
     snapshot: "Snapshot", run: Path, data: Path | None, split: str | None, seed: int
 ) -> "dict[str, Callable[[], Picture]]":
-    from facegan import figures, sampling
+    from facegan import sampling
+    from facegan.report import figures
 
     generator, recipe = snapshot.generator, snapshot.recipe
     value_range = recipe.value_range

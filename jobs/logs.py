@@ -6,8 +6,8 @@ from pathlib import Path
 import click
 
 from facegan.errors import FaceganError
-from jobs import slurm, slurm_records
-from jobs.slurm_records import Record
+from jobs.slurm import calls, records
+from jobs.slurm.records import Record
 
 BLOCK = 1 << 16
 
@@ -26,7 +26,7 @@ def command(job: str, follow: bool, rank: int | None, lines: int) -> None:
       facegan logs -f runs/dcgan-128
       facegan logs -r 3 1234
     """
-    record = slurm_records.find(job, slurm.queue() if follow else None)[-1]
+    record = records.find(job, calls.queue() if follow else None)[-1]
     path = log_of(record, rank)
     if follow:
         wait_for_log(record, path)
@@ -58,8 +58,8 @@ def wait_for_log(record: Record, path: Path) -> None:
 
 
 def is_live(record: Record) -> bool:
-    state = slurm.queue().get(record.job)
-    return state is not None and state.state in slurm.LIVE
+    state = calls.queue().get(record.job)
+    return state is not None and state.state in calls.LIVE
 
 
 def start_of_last_lines(path: Path, lines: int) -> int:

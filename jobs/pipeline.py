@@ -11,9 +11,9 @@ import click
 from facegan import recipes
 from facegan.errors import UsageError
 from facegan.files import write_json
-from jobs import slurm, slurm_checks
-from jobs.slurm import Call
-from jobs.submit import batch_file, hand_in, make_call, split
+from jobs.slurm import calls, checks
+from jobs.slurm.calls import Call
+from jobs.slurm.submission import batch_file, hand_in, make_call, split
 
 
 class Stage(NamedTuple):
@@ -77,7 +77,7 @@ def pipeline(
       facegan submit pipeline --source img_align_celeba.zip --dry-run
     """
     run = Path(run_dir or f"runs/{recipe}")
-    trained = click.get_current_context().meta["jobs.submit.arguments"]
+    trained = click.get_current_context().meta["jobs.slurm.arguments"]
     first = pictures(source, data, recipe, sizes, slices)
     last = model(recipe, data, run, options, trained)
     stages = [stage._replace(options=(*each, *stage.options)) for stage in (*first, *last)]
@@ -119,7 +119,7 @@ def submit_chain(stages: list[Stage], run: Path, dry_run: bool) -> None:
     """Hand in what is neither done nor in the queue; a stage handed in again takes all behind it along."""
     chain = run / "pipeline.json"
     recorded = _recorded(chain)
-    before, todo = _skip(stages, recorded, {} if dry_run else slurm.queue())
+    before, todo = _skip(stages, recorded, {} if dry_run else calls.queue())
     if dry_run:
         for stage in todo:
             click.echo(make_stage_call(stage, before).shown())
@@ -137,7 +137,7 @@ def submit_chain(stages: list[Stage], run: Path, dry_run: bool) -> None:
 
 
 def _skip(
-    stages: list[Stage], recorded: dict[str, dict[str, Any]], queue: dict[str, slurm.State]
+    stages: list[Stage], recorded: dict[str, dict[str, Any]], queue: dict[str, calls.State]
 ) -> tuple[str, list[Stage]]:
     """(The last job that is in the queue or "", the stages from the first that is neither there nor done.)"""
     before = ""
@@ -158,13 +158,13 @@ def check(stages: list[Stage]) -> None:
     """Everything that can be known before the first of them is handed in."""
     for stage in stages:
         call = make_stage_call(stage, "")
-        slurm_checks.check_log_folder(call)
+        checks.check_log_folder(call)
         if stage.name == "preprocess":
-            slurm_checks.check_preprocess(call)
+            checks.check_preprocess(call)
         if stage.name == "train":
-            slurm_checks.check_training(stage.batch_file, call)
-        slurm_checks.check_request(call)
-        slurm.test_only(call)
+            checks.check_training(stage.batch_file, call)
+        checks.check_request(call)
+        calls.test_only(call)
 
 
 def make_stage_call(stage: Stage, before: str) -> Call:
@@ -200,7 +200,7 @@ def _newer(path: Path, run: Path) -> bool:
     return path.exists() and ended.exists() and path.stat().st_mtime >= ended.stat().st_mtime
 
 
-def _is_live(queue: dict[str, slurm.State], job: str) -> bool:
+def _is_live(queue: dict[str, calls.State], job: str) -> bool:
     return any(
-        state.state in slurm.LIVE for known, state in queue.items() if job and known.partition("_")[0] == job
+        state.state in calls.LIVE for known, state in queue.items() if job and known.partition("_")[0] == job
     )

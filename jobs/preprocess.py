@@ -13,8 +13,8 @@ from jobs.progress import Progress
 from jobs.values import Written
 
 if TYPE_CHECKING:
-    from shards.writer import Outcome
-    from shards.writer import Progress as Report
+    from shards.make.writer import Outcome
+    from shards.make.writer import Progress as Report
 
 FOLDER = click.Path(path_type=Path)
 
@@ -114,7 +114,7 @@ def command(
       facegan shards index data/celeba                                  # then, once, when all 8 are done
     """
     from shards.errors import ShardError
-    from shards.writer import Options, preprocess
+    from shards.make.writer import Options, preprocess
 
     given = {"sizes": tuple(map(tuple, sizes)) or None, "crop": crop, "channels": channels and int(channels)}
     chosen = {**_of_recipe(recipe), **{name: value for name, value in given.items() if value is not None}}
@@ -177,7 +177,7 @@ def _tell(outcome: "Outcome", part: tuple[int, int], out: Path) -> None:
 
 def _track(outcome: "Outcome", out: Path, mode: str) -> None:
     """Log what each finished set holds to W&B: counts, and where and how it was made."""
-    from facegan.tracking import Tracker
+    from facegan.run.tracking import Tracker
 
     made = {folder.name: index for folder, index in outcome.indices.items()}
     config = {name: {"fingerprint": i.fingerprint, "source": i.source.name} for name, i in made.items()}

@@ -22,7 +22,7 @@ def command(runs: tuple[Path, ...], out: Path | None) -> None:
       facegan report runs/dcgan-64 runs/wgan-gp-64 --out compare.html
       facegan report runs/sweep/* --out sweep.html
     """
-    from facegan.report import write_report
+    from facegan.report.page import write_report
 
     name = "report.html" if len(runs) == 1 else "compare.html"
     page = write_report(runs, out or runs[0] / name)

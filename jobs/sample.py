@@ -8,7 +8,7 @@ import click
 from facegan.errors import FaceganError, UsageError
 
 if TYPE_CHECKING:
-    from facegan.snapshot import Snapshot
+    from facegan.run.snapshot import Snapshot
 
 CHUNK = 256
 
@@ -51,7 +51,7 @@ def command(
     if gif:
         click.echo(training_gif(run, out))
         return
-    from facegan.snapshot import load_snapshot
+    from facegan.run.snapshot import load_snapshot
 
     snapshot = load_snapshot(run)
     snapshot.generator.to(_device(device))
@@ -96,7 +96,7 @@ def folder(snapshot: "Snapshot", out: Path, n: int, seed: int) -> Path:
 
 def training_gif(run: Path, out: Path | None) -> Path:
     """Save the sample grids of a run's training as a GIF."""
-    from facegan import figures
+    from facegan.report import figures
 
     out = out or run / "samples" / "training.gif"
     if out.suffix.lower() != ".gif":

@@ -10,7 +10,7 @@ import click
 from jobs.progress import Progress
 
 if TYPE_CHECKING:
-    from shards.index import ShardIndex
+    from shards.format.index import ShardIndex
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -45,7 +45,7 @@ def index(folder: Path, size: int | None, crop: str | None, channels: str, as_js
       facegan shards index data/celeba
       facegan shards index /scratch/ffhq-tars --size 128
     """
-    from shards.closing import close_set, sets_begun
+    from shards.make.closing import close_set, sets_begun
 
     if sets_begun(folder):
         closed = close_set(folder)
@@ -62,7 +62,7 @@ def index(folder: Path, size: int | None, crop: str | None, channels: str, as_js
 
 
 def _index_foreign(folder: Path, size: int | None, crop: str | None, channels: int) -> "ShardIndex":
-    from shards.foreign import index_tars, known_index
+    from shards.make.foreign import index_tars, known_index
 
     known = known_index(folder)
     if known is not None:
@@ -85,8 +85,8 @@ def verify(ctx: click.Context, folder: Path, as_json: bool) -> None:
       facegan shards verify data/celeba
       facegan shards verify data/celeba/64 --json
     """
-    from shards.index import NAME
-    from shards.verify import verify_set
+    from shards.format.index import NAME
+    from shards.read.verify import verify_set
 
     places = [folder] if (folder / NAME).exists() else sorted(path.parent for path in folder.glob(f"*/{NAME}"))
     findings: dict[Path, Any] = {}
@@ -120,15 +120,15 @@ def info(folder: Path, as_json: bool, contact_sheet: Path | None, n: int, seed: 
       facegan shards info data/celeba/64
       facegan shards info data/celeba/64 --contact-sheet sheet.png --n 100
     """
-    from shards.index import load_index
-    from shards.sets import find_set
+    from shards.format.index import load_index
+    from shards.read.opening import find_set
 
     place = find_set(folder)
     index = load_index(place)
     click.echo(json.dumps(_summary(index)) if as_json else _description(place, index))
     if contact_sheet is not None:
-        from shards.sets import open_set
-        from shards.sheet import draw_sheet
+        from shards.read.opening import open_set
+        from shards.read.sheet import draw_sheet
 
         draw_sheet(open_set(place).split(split or next(iter(index.splits))), n, seed, contact_sheet)
         click.echo(f"contact sheet: {contact_sheet}", err=as_json)

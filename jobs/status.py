@@ -6,9 +6,10 @@ from typing import Any
 
 import click
 
-from jobs import slurm, slurm_records, table
-from jobs.slurm import State
-from jobs.slurm_records import Record
+from jobs import table
+from jobs.slurm import calls, records
+from jobs.slurm.calls import State
+from jobs.slurm.records import Record
 
 COLUMNS = ("job", "name", "state", "restarts", "elapsed", "kimg", "images/s", "run", "reason")
 
@@ -28,10 +29,10 @@ def command(jobs: tuple[str, ...], as_json: bool) -> None:
       facegan status 1234 runs/dcgan-128
       facegan status --json
     """
-    queue = slurm.queue()
-    wanted = [record for job in jobs for record in slurm_records.find(job, queue)]
-    records = wanted if jobs else slurm_records.load_all(queue)
-    rows = [describe(record, state) for record, state in zip(records, states(records, queue), strict=True)]
+    queue = calls.queue()
+    wanted = [record for job in jobs for record in records.find(job, queue)]
+    shown = wanted if jobs else records.load_all(queue)
+    rows = [describe(record, state) for record, state in zip(shown, states(shown, queue), strict=True)]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
     elif rows:
@@ -42,7 +43,7 @@ def command(jobs: tuple[str, ...], as_json: bool) -> None:
 
 def states(records: list[Record], queue: dict[str, State]) -> list[State]:
     """Slurm's word on each record: the queue's, else the accounting's; UNKNOWN where it has forgotten the job."""
-    known = slurm.accounting(record.job for record in records if record.job not in queue) | queue
+    known = calls.accounting(record.job for record in records if record.job not in queue) | queue
     return [known.get(record.job, State("UNKNOWN", "", 0, "", "")) for record in records]
 
 
@@ -51,7 +52,7 @@ def describe(record: Record, state: State) -> dict[str, Any]:
     run_dir = Path(record.run_dir) if record.run_dir else None
     outcome = _read(run_dir / "outcome.json") if run_dir else {}
     stats = last_line(run_dir / "stats.jsonl") if run_dir else {}
-    ended = state.state.split("+")[0] not in slurm.LIVE
+    ended = state.state.split("+")[0] not in calls.LIVE
     name, known = state.state, outcome.get("state", "")
     if name == "UNKNOWN":
         name = known.upper() or "ENDED"

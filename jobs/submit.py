@@ -1,31 +1,26 @@
 """`facegan submit JOB`: one checked sbatch call of a file in slurm/, recorded for status, logs and cancel."""
 
 import re
-from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
-from facegan.errors import UsageError
-from jobs import slurm, slurm_checks, slurm_records
-from jobs.slurm import Call
-from jobs.slurm_records import Record
-
-UNSAFE_IN_FILE = re.compile(r"[/\x00-\x1f\x7f%\\]")
+from jobs.pipeline import pipeline
+from jobs.slurm import calls, checks
+from jobs.slurm.records import Record
+from jobs.slurm.submission import hand_in, make_call, split
 
 
 class Submit(click.Group):
     """Every batch file of slurm/ is a command; so is the pipeline of them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return ["pipeline", *slurm.batch_files()]
+        return ["pipeline", *calls.batch_files()]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name == "pipeline":
-            from jobs.pipeline import pipeline
-
             return pipeline
-        file = slurm.batch_files().get(cmd_name)
+        file = calls.batch_files().get(cmd_name)
         return SubmitJob(cmd_name, file) if file else None
 
 
@@ -41,7 +36,7 @@ class SubmitJob(click.Command):
                 click.Option(["--dry-run"], is_flag=True, help="Check, print the exact call, submit nothing."),
             ],
             help=_help(name, batch_file),
-            short_help=slurm.summary(batch_file),
+            short_help=calls.summary(batch_file),
             options_metavar="[--dry-run]",
             epilog="What follows -- goes to the job.",
         )
@@ -51,13 +46,6 @@ class SubmitJob(click.Command):
         given = split(ctx, args)
         ours = [word for word in given if word in ("--dry-run", "--help", "-h")]
         return super().parse_args(ctx, [*ours, "--", *(word for word in given if word not in ours)])
-
-
-def split(ctx: click.Context, args: list[str]) -> list[str]:
-    """What stands before the first `--`; what stands behind it is kept aside for the job."""
-    cut = args.index("--") if "--" in args else len(args)
-    ctx.meta["jobs.submit.arguments"] = tuple(args[cut + 1 :])
-    return args[:cut]
 
 
 @click.group(cls=Submit, subcommand_metavar="JOB [SBATCH OPTION]... [-- ARGUMENT...]")
@@ -77,9 +65,9 @@ def command() -> None:
 
 
 def submit(name: str, batch_file: Path, options: tuple[str, ...], dry_run: bool) -> None:
-    arguments: tuple[str, ...] = click.get_current_context().meta["jobs.submit.arguments"]
+    arguments: tuple[str, ...] = click.get_current_context().meta["jobs.slurm.arguments"]
     call = make_call(batch_file, options, arguments)
-    for warning in slurm_checks.check(name, call):
+    for warning in checks.check(name, call):
         click.echo(f"Warning: {warning}", err=True)
     if dry_run:
         click.echo(call.shown())
@@ -88,43 +76,8 @@ def submit(name: str, batch_file: Path, options: tuple[str, ...], dry_run: bool)
     click.echo(f"Submitted {name} as job {record.job}.\n  log  {record.log}\n  next {following(record)}")
 
 
-def make_call(batch_file: Path, options: tuple[str, ...], arguments: tuple[str, ...], **extra: str) -> Call:
-    """The sbatch call; a job name that is no file name gets a log that is not named after it."""
-    call = Call(batch_file, options, arguments, {**slurm.site_settings(), **extra})
-    if UNSAFE_IN_FILE.search(call.value("name")) and "%x" in call.value("output"):
-        output = call.value("output").replace("%x", batch_file.stem)
-        call = Call(batch_file, (*options, f"--output={output}"), arguments, call.environment)
-    return call
-
-
-def hand_in(name: str, call: Call, run_dir: str = "") -> Record:
-    """Submit and record."""
-    job = slurm.sbatch(call)
-    run_dir = run_dir or slurm_checks.run_dir(name, call)
-    submitted = datetime.now(UTC).isoformat(timespec="seconds")
-    record = Record(job, name, run_dir, log_path(call, job), call.arguments, call.options, submitted)
-    slurm_records.save(record)
-    return record
-
-
-def log_path(call: Call, job: str) -> str:
-    """Where the job's log will be; an array's keeps Slurm's %a for the element."""
-    pattern = call.value("output") or ("slurm-%A_%a.out" if call.value("array") else "slurm-%j.out")
-    for sign, value in {"%x": call.value("name") or call.batch_file.name, "%j": job, "%A": job}.items():
-        pattern = pattern.replace(sign, value)
-    return str(Path.cwd() / call.value("chdir") / pattern)
-
-
 def following(record: Record) -> str:
     return f"facegan status {record.job} | facegan logs -f {record.job} | facegan cancel {record.job}"
-
-
-def batch_file(name: str) -> Path:
-    """The batch file called `name`; raises UsageError with the list of them."""
-    files = slurm.batch_files()
-    if name not in files:
-        raise UsageError(f"there is no job {name!r}; expected one of: {', '.join(files)}")
-    return files[name]
 
 
 def _help(name: str, file: Path) -> str:
@@ -132,4 +85,4 @@ def _help(name: str, file: Path) -> str:
     found = re.findall(rf"^# +(.*)sbatch(.*) slurm/{file.name}(.*)$", file.read_text(), flags=re.MULTILINE)
     examples = [f"{before}facegan submit {name}{options}{rest and ' --' + rest}" for before, options, rest in found]
     shown = "\n  ".join([*examples, f"facegan submit {name} --dry-run"])
-    return f"{slurm.summary(file)}\n\nThe file itself: {file}\n\n\b\nExamples:\n  {shown}"
+    return f"{calls.summary(file)}\n\nThe file itself: {file}\n\n\b\nExamples:\n  {shown}"

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 
 import click
 
-from facegan.config import RunSettings
 from facegan.errors import FaceganError, UsageError
 from facegan.files import write_json, write_text
 from facegan.recipes import Range, recipe_classes
+from facegan.run.settings import RunSettings
 from jobs import table, values
 from jobs.train import RecipeCommand, resolve
 
@@ -185,7 +185,7 @@ def track(sweep: Sweep, folder: Path) -> None:
     states = [row["state"] for row in rows]
     if not {"finished", "failed"}.issuperset(states):
         return
-    from facegan.tracking import Tracker
+    from facegan.run.tracking import Tracker
 
     tried = {name: list(dict.fromkeys(run.values[name] for run in sweep.runs)) for name in sweep.runs[0].values}
     config = {"recipe": sweep.recipe, "tried": tried, "seeds": sorted({run.seed for run in sweep.runs})}

@@ -13,19 +13,19 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from facegan import machine as machines
-from facegan.config import RunSettings
 from facegan.errors import UsageError
-from facegan.job import Job, Row
-from facegan.machine import Machine
 from facegan.recipes import Recipe
-from facegan.run_folder import Outcome
-from facegan.trainer import train
+from facegan.run import machine as machines
+from facegan.run.folder import Outcome
+from facegan.run.machine import Machine
+from facegan.run.settings import RunSettings
+from facegan.train.job import Job, Row
+from facegan.train.loop import train
 from jobs.evaluate import during_training
 from jobs.progress import Progress
 from shards import ShardSet, Stream, open_set, verify_set
 from shards.errors import ShardError
-from shards.images import Images
+from shards.read.images import Images
 
 HELD_OUT = 1000  # held-out images whose losses are followed, as in the dcgan-128 reference
 HELD_OUT_SPLITS = ("val", "test")
@@ -195,7 +195,7 @@ def _cached(images: Images, settings: RunSettings, machine: Machine) -> Images:
         raise UsageError(f"--cache {settings.cache}: expected none or device")
     if settings.cache == "none":
         return images
-    from shards.device import DeviceImages
+    from shards.read.device import DeviceImages
 
     return DeviceImages(images, machine.device)
 

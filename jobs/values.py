@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import click
 
-from facegan.config import RunSettings
 from facegan.errors import UsageError
 from facegan.recipes import Range, Recipe, Size
+from facegan.run.settings import RunSettings
 
 SETTINGS = {field.name: field for field in dataclasses.fields(RunSettings)}
 

@@ -11,13 +11,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from shards.device import DeviceImages
     from shards.errors import ShardError
-    from shards.images import Images
-    from shards.index import ShardIndex, load_index
-    from shards.sets import ShardSet, open_set
-    from shards.stream import Stream
-    from shards.verify import Damage, verify_set
+    from shards.format.index import ShardIndex, load_index
+    from shards.read.device import DeviceImages
+    from shards.read.images import Images
+    from shards.read.opening import open_set
+    from shards.read.sets import ShardSet
+    from shards.read.stream import Stream
+    from shards.read.verify import Damage, verify_set
 
 __all__ = [
     "Damage",
@@ -33,16 +34,16 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Damage": "verify",
-    "DeviceImages": "device",
-    "Images": "images",
+    "Damage": "read.verify",
+    "DeviceImages": "read.device",
+    "Images": "read.images",
     "ShardError": "errors",
-    "ShardIndex": "index",
-    "ShardSet": "sets",
-    "Stream": "stream",
-    "load_index": "index",
-    "open_set": "sets",
-    "verify_set": "verify",
+    "ShardIndex": "format.index",
+    "ShardSet": "read.sets",
+    "Stream": "read.stream",
+    "load_index": "format.index",
+    "open_set": "read.opening",
+    "verify_set": "read.verify",
 }
 
 

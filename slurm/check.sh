@@ -23,5 +23,5 @@ here=$SLURM_SUBMIT_DIR/slurm
 # shellcheck source=launch.sh
 . "$here/launch.sh"
 
-"${python[@]}" -m jobs.slurm_job begin -- doctor
-launch jobs.slurm_rank doctor --all-reduce "$@"
+"${python[@]}" -m jobs.slurm.job begin -- doctor
+launch jobs.slurm.rank doctor --all-reduce "$@"

@@ -27,5 +27,5 @@ here=$SLURM_SUBMIT_DIR/slurm
 
 if [ $# -eq 0 ] || [ "${1#-}" != "$1" ]; then set -- "${FACEGAN_RUN_DIR:-runs/${FACEGAN_RECIPE:-dcgan-128}}" "$@"; fi
 set -- evaluate "$1" --data "${FACEGAN_DATA:-data/shards}" "${@:2}"
-"${python[@]}" -m jobs.slurm_job begin -- "$@"
-launch jobs.slurm_rank "$@"
+"${python[@]}" -m jobs.slurm.job begin -- "$@"
+launch jobs.slurm.rank "$@"

@@ -71,7 +71,7 @@ has_shards() {
 
 # run ARG...: one `facegan` command in this process, recorded for `facegan status`.
 run() {
-  "${python[@]}" -m jobs.slurm_job begin -- "$@"
+  "${python[@]}" -m jobs.slurm.job begin -- "$@"
   exec "${python[@]}" -m jobs "$@"
 }
 
@@ -88,9 +88,9 @@ train() {
   # Time limit and preemption come as USR1 to this shell alone (--signal=B:USR1), scancel as TERM.
   trap 'signal=USR1' USR1
   trap 'signal=TERM' TERM
-  "${python[@]}" -m jobs.slurm_job begin --run-dir "$run_dir" -- train "$@"
+  "${python[@]}" -m jobs.slurm.job begin --run-dir "$run_dir" -- train "$@"
 
-  launch jobs.slurm_rank train "$@" &
+  launch jobs.slurm.rank train "$@" &
   step=$!
   tail -n 0 -F "$FACEGAN_LOGS/rank-0.log" 2>/dev/null &
   tail=$!
@@ -107,7 +107,7 @@ train() {
   kill "$tail" 2>/dev/null || true
   rm -f "$run_dir/stop"
 
-  verdict=$("${python[@]}" -m jobs.slurm_job end "$run_dir" --code "$code" --signal "$signal")
+  verdict=$("${python[@]}" -m jobs.slurm.job end "$run_dir" --code "$code" --signal "$signal")
   case $verdict in
     finished) exit 0 ;;
     requeue) requeue ;;

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from shards.files import sha256_file
-from shards.index import Record, Shard, ShardIndex, Source, Split
-from shards.png import END, Geometry, encode_records
+from facegan.files import sha256_file
+from shards.format.index import Record, Shard, ShardIndex, Source, Split
+from shards.format.png import END, Geometry, encode_records
 
 
 def pictures(count: int, height: int = 8, width: int = 8, channels: int = 3, seed: int = 0) -> np.ndarray:

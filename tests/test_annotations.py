@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from pictures import write_folder
 
-from shards.annotations import Annotations, annotate
 from shards.errors import ShardError
-from shards.sources import list_source
+from shards.make.annotations import Annotations, annotate
+from shards.make.sources import list_source
 
 NAMES = [f"img_align_celeba/{i:06d}.jpg" for i in range(1, 5)]
 ATTRIBUTES = (

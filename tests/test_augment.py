@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from facegan import augment
 from facegan.errors import UsageError
+from facegan.train import augment
 
 SHAPE = (4, 3, 10, 6)
 

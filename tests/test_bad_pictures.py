@@ -17,10 +17,9 @@ from pictures import draw, encode, write_folder, write_zip
 from PIL import Image
 
 from jobs.cli import main
-from shards.index import ShardIndex, load_index
-from shards.listing import PictureError
-from shards.transform import decode, parse_crop, resize
-from shards.writer import Options, preprocess
+from shards.format.index import ShardIndex, load_index
+from shards.format.transform import PictureError, decode, parse_crop, resize
+from shards.make.writer import Options, preprocess
 
 GOOD = draw(0, 160, 170)
 JPEG = encode(GOOD, quality=90)

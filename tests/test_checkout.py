@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from tiny import tiny_recipe
 
-from facegan import checkout
-from facegan.config import RunSettings
-from facegan.run_folder import check_resume, make_config
+from facegan.run import checkout
+from facegan.run.folder import check_resume, make_config
+from facegan.run.settings import RunSettings
 
 
 def git(folder: Path, *arguments: str) -> str:

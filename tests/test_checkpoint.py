@@ -13,11 +13,12 @@ import pytest
 import torch
 from tiny import tiny_job, tiny_recipe
 
-from facegan import checkpoint, trainer
-from facegan.checkpoint import newest_checkpoint, prune_checkpoints, read_checkpoint, write_checkpoint
 from facegan.errors import DiskFullError, FaceganError
-from facegan.snapshot import load_snapshot
-from facegan.trainer import train
+from facegan.run import checkpoint
+from facegan.run.checkpoint import newest_checkpoint, prune_checkpoints, read_checkpoint, write_checkpoint
+from facegan.run.snapshot import load_snapshot
+from facegan.train import loop
+from facegan.train.loop import train
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.zeros((), dtype=torch.int64)}
 
@@ -103,7 +104,7 @@ def used(folder: Path) -> int:
 
 
 def test_a_full_disk_stops_the_run_cleanly(tmp_path, monkeypatch, caplog):
-    real_write, calls = trainer.write_checkpoint, []
+    real_write, calls = loop.write_checkpoint, []
 
     def fill_up(*arguments: object) -> Path:
         calls.append(1)
@@ -111,7 +112,7 @@ def test_a_full_disk_stops_the_run_cleanly(tmp_path, monkeypatch, caplog):
             raise DiskFullError("no space left")
         return real_write(*arguments)
 
-    monkeypatch.setattr(trainer, "write_checkpoint", fill_up)
+    monkeypatch.setattr(loop, "write_checkpoint", fill_up)
     with caplog.at_level(logging.ERROR, logger="facegan"):
         outcome = train(tiny_job(tiny_recipe("mlp-64"), tmp_path, checkpoint_kimg=0.024))
     assert (outcome.state, outcome.exit_code) == ("failed", 74)
@@ -150,8 +151,8 @@ def test_loading_executes_nothing(tmp_path):
         "def refuse(*a, **k): raise SystemExit('unpickled')\n"
         "pickle.load = pickle.loads = torch.load = refuse\n"
         "from pathlib import Path\n"
-        "from facegan.snapshot import load_snapshot\n"
-        "from facegan.checkpoint import newest_checkpoint\n"
+        "from facegan.run.snapshot import load_snapshot\n"
+        "from facegan.run.checkpoint import newest_checkpoint\n"
         "load_snapshot(Path(sys.argv[1])); assert newest_checkpoint(Path(sys.argv[1]) / 'checkpoints', print)\n"
     )
     train(tiny_job(tiny_recipe("mlp-64"), tmp_path))

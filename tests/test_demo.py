@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from facegan import sampling
-from facegan.snapshot import load_snapshot
+from facegan.run.snapshot import load_snapshot
 from jobs import demo
 from jobs.cli import main
 

@@ -11,9 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 from jobs.cli import main
-from shards import download as downloads
-from shards.download import RemoteFile, download
 from shards.errors import ShardError
+from shards.make import download as downloads
+from shards.make.download import RemoteFile, download
 
 CONTENT = bytes(i * 7 % 251 for i in range(1_000_000))
 QUOTA = b"<!DOCTYPE html><html><head><title>Google Drive - Quota exceeded</title></head><body>...</body></html>"

@@ -14,10 +14,10 @@ from PIL import Image
 from shard_sets import make_set
 from tiny import tiny_recipe
 
-from facegan.checkpoint import write_checkpoint
 from facegan.metrics import protocol
 from facegan.networks import build_discriminator, build_generator
-from facegan.snapshot import write_snapshot
+from facegan.run.checkpoint import write_checkpoint
+from facegan.run.snapshot import write_snapshot
 from jobs.cli import main
 from jobs.evaluate import during_training
 from shards import open_set

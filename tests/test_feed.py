@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from tiny import MadeUpImages, tiny_recipe
 
-from facegan import machine
-from facegan.config import RunSettings
-from facegan.draws import Drawer
-from facegan.feed import Feed
 from facegan.networks import build_discriminator, build_generator
+from facegan.run import machine
+from facegan.run.settings import RunSettings
+from facegan.train.draws import Drawer
+from facegan.train.feed import Feed
 
 READ = 0.05  # seconds
 

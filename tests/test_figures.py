@@ -11,14 +11,15 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from facegan import figures, sampling
+from facegan import sampling
 from facegan.errors import FaceganError
 from facegan.networks import build_generator
 from facegan.recipes import Recipe, load
-from facegan.snapshot import write_snapshot
+from facegan.report import figures
+from facegan.run.snapshot import write_snapshot
 from jobs.cli import main
+from jobs.synthetic.celeba import write_celeba
 from shards import open_set
-from shards.synthetic import write_celeba
 
 
 def small(name: str = "dcgan-64", **changes: object) -> Recipe:

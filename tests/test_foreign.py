@@ -15,8 +15,8 @@ from shard_sets import encode, pictures, write_tar
 import shards
 from jobs.shards import command
 from shards.errors import ShardError
-from shards.foreign import index_tars
-from shards.tar import members, open_tar
+from shards.format.tar import members, open_tar
+from shards.make.foreign import index_tars
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset leaves its tars open
 

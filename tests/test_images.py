@@ -13,8 +13,8 @@ from shard_sets import make_set, write_index
 
 import shards
 from shards.errors import ShardError
-from shards.index import Shard
-from shards.png import Geometry
+from shards.format.index import Shard
+from shards.format.png import Geometry
 
 
 @pytest.mark.parametrize(("height", "width", "channels"), [(64, 64, 3), (9, 5, 1), (62, 47, 3), (1, 1, 3)])

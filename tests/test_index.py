@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shards.errors import ShardError
-from shards.index import (
+from shards.format.index import (
     NAME,
     Record,
     Rejects,
@@ -23,7 +23,7 @@ from shards.index import (
     canonical_sha256,
     load_index,
 )
-from shards.png import Geometry
+from shards.format.png import Geometry
 
 G = Geometry(64, 64, 3)
 

@@ -5,9 +5,9 @@ import dataclasses
 
 import torch
 
-from facegan.journal import normalised_by_batch
 from facegan.networks import build_discriminator
 from facegan.recipes import load
+from facegan.train.journal import normalised_by_batch
 
 
 def test_batch_normalised_networks_score_as_in_training_and_keep_their_running_statistics() -> None:

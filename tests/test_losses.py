@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from facegan import losses
 from facegan.errors import UsageError
 from facegan.recipes.checks import LOSSES
+from facegan.train import losses
 
 R = torch.tensor([1.5, -0.5, 2.0])
 F = torch.tensor([-1.0, 0.25, 3.0])

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shards.errors import ShardError
-from shards.order import GlobalOrder, Order, Permutation, WindowOrder, window_shape
+from shards.read.order import GlobalOrder, Order, Permutation, WindowOrder, window_shape
 
 
 @st.composite

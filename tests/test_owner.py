@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from facegan import owner
 from facegan.errors import FaceganError
-from facegan.owner import Owner
+from facegan.run import owner
+from facegan.run.owner import Owner
 
 HOLD = (
-    "import sys, time; from pathlib import Path; from facegan.owner import Owner\n"
+    "import sys, time; from pathlib import Path; from facegan.run.owner import Owner\n"
     "o = Owner(Path(sys.argv[1])); print(o.claim() or 'mine', flush=True); time.sleep(60)\n"
 )
 
@@ -64,7 +64,7 @@ def test_a_killed_owner_on_this_host_is_replaced_at_once_and_said(tmp_path, hold
 def test_of_two_that_start_at_once_one_gets_the_folder(tmp_path):
     write_owner(tmp_path, host=socket.gethostname(), pid=2**22 + 1)
     start = (
-        "import sys, time; from pathlib import Path; from facegan.owner import Owner\n"
+        "import sys, time; from pathlib import Path; from facegan.run.owner import Owner\n"
         "time.sleep(max(0, float(sys.argv[2]) - time.time()))\n"
         "try: Owner(Path(sys.argv[1])).claim(); print('got it', flush=True); time.sleep(3)\n"
         "except Exception as e: print('refused', flush=True)\n"

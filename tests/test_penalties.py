@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from facegan import networks, penalties, recipes
+from facegan import networks, recipes
+from facegan.train import penalties
 
 SHAPE = (5, 3, 4, 6)
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from shards import png
 from shards.errors import ShardError
-from shards.png import END, Geometry, blank_records, encode_records
+from shards.format import png
+from shards.format.png import END, Geometry, blank_records, encode_records
 
 GEOMETRIES = [
     Geometry(64, 64, 3),

@@ -17,8 +17,8 @@ from pictures import draw, encode, jpegs, reference, write_folder, write_tar, wr
 
 from jobs.cli import main
 from shards.errors import ShardError
-from shards.index import ShardIndex, load_index
-from shards.writer import Options, close_set, preprocess
+from shards.format.index import ShardIndex, load_index
+from shards.make.writer import Options, close_set, preprocess
 
 PARTITION = "list_eval_partition.txt"
 BOX = (14, 34, 164, 184)

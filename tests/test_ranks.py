@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from test_resume import finish, run_ranks, wait_for_stats
 from tiny import MadeUpImages, result, tiny_recipe
 
-from facegan.draws import Drawer, StepDraws
 from facegan.recipes import recipe_classes
-from facegan.state import build_discriminator, build_generator
+from facegan.train.draws import Drawer, StepDraws
+from facegan.train.state import build_discriminator, build_generator
 
 pytestmark = pytest.mark.ranks
 ROOT = Path(__file__).parent.parent
@@ -143,7 +143,7 @@ def test_sync_bn_on_the_cpu_is_an_error_that_explains(tmp_path):
 @pytest.fixture(scope="module")
 def small_set(tmp_path_factory):
     """A set of shards made by the real command from synthetic faces."""
-    from shards.synthetic import write_celeba
+    from jobs.synthetic.celeba import write_celeba
 
     folder = tmp_path_factory.mktemp("set")
     write_celeba(folder / "faces", 60, seed=1)

@@ -15,13 +15,14 @@ from click.testing import CliRunner
 from PIL import Image
 from tiny import tiny_recipe
 
-from facegan import charts, report
-from facegan.charts import Series, line_chart
-from facegan.config import RunSettings
 from facegan.metrics import Measurement, record
 from facegan.networks import build_generator
-from facegan.run_folder import make_config
-from facegan.snapshot import write_snapshot
+from facegan.report import charts
+from facegan.report import page as report
+from facegan.report.charts import Series, line_chart
+from facegan.run.folder import make_config
+from facegan.run.settings import RunSettings
+from facegan.run.snapshot import write_snapshot
 from jobs.cli import main
 
 NASTY = "<script>alert(1)</script>\"'&{{7*7}}"

@@ -14,11 +14,12 @@ import pytest
 import torch
 from tiny import result, tiny_job, tiny_recipe
 
-from facegan import recipes, stopping
+from facegan import recipes
 from facegan.errors import FaceganError
-from facegan.job import Job
-from facegan.snapshot import load_snapshot
-from facegan.trainer import train
+from facegan.run import stopping
+from facegan.run.snapshot import load_snapshot
+from facegan.train.job import Job
+from facegan.train.loop import train
 
 TINY = Path(__file__).with_name("tiny.py")
 
@@ -239,7 +240,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_by_name_and_keeps_the_last_chec
             return images[:6].to(torch.uint8)
 
     job.stream.__class__ = Poisoned
-    from facegan import step
+    from facegan.train import step
 
     real_apply = step.Step._apply
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from facegan import sampling
 from facegan.errors import UsageError
-from facegan.objective import scale_images
+from facegan.train.objective import scale_images
 
 
 class Flat(nn.Module):

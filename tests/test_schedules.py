@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from facegan import recipes, schedules
+from facegan import recipes
 from facegan.recipes import Recipe
+from facegan.train import schedules
 
 
 def recipe(**values: Any) -> Recipe:

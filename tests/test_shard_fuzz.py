@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from shard_sets import encode, make_set, pictures, write_tar
 
 import shards
+from facegan.files import sha256_file
 from shards.errors import ShardError
-from shards.files import sha256_file
-from shards.foreign import index_tars
-from shards.index import canonical_sha256, load_index
-from shards.png import member_bytes
-from shards.tar import members, open_tar
-from shards.verify import verify_set
+from shards.format.index import canonical_sha256, load_index
+from shards.format.png import member_bytes
+from shards.format.tar import members, open_tar
+from shards.make.foreign import index_tars
+from shards.read.verify import verify_set
 
 FUZZ = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -14,10 +14,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from facegan.errors import FaceganError, UsageError
-from jobs import logs, slurm, slurm_checks, slurm_job, slurm_records, slurm_site, status, submit
+from jobs import logs, status
 from jobs.cli import main
-from jobs.slurm import Call, SlurmError
-from jobs.slurm_records import Record
+from jobs.slurm import calls, checks, job, records, site, submission
+from jobs.slurm.calls import Call, SlurmError
+from jobs.slurm.records import Record
 
 ROOT = Path(__file__).resolve().parent.parent
 SINFO = """\
@@ -55,7 +56,7 @@ def facegan(*arguments: str) -> Result:
 
 
 def call(*options: str, name: str = "train_128") -> Call:
-    return submit.make_call(slurm.batch_files()[name], options, ())
+    return submission.make_call(calls.batch_files()[name], options, ())
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
@@ -109,7 +110,7 @@ def test_the_launcher_gets_one_rank_a_gpu_and_a_port_below_the_ephemeral_ones(he
         answering(here, name, answer)
     answering(here, "srun", "")
     job = {"SLURM_JOB_NODELIST": "n7", "SLURM_NNODES": "4", "SLURM_GPUS_ON_NODE": "8", "SLURM_JOB_ID": "1234567"}
-    result = bash('launch jobs.slurm_rank "$@"', "a b", "$(c)", SLURM_CPUS_PER_TASK="32", **job)
+    result = bash('launch jobs.slurm.rank "$@"', "a b", "$(c)", SLURM_CPUS_PER_TASK="32", **job)
     assert result.returncode == 0, result.stderr
     words = (here.parent / "srun.call").read_text().splitlines()
     options = dict(itertools.pairwise(words))
@@ -120,7 +121,7 @@ def test_the_launcher_gets_one_rank_a_gpu_and_a_port_below_the_ephemeral_ones(he
     assert "--multi_gpu" in words
     assert "--cpus-per-task=32" in words
     assert "$SLURM_NODEID" in "".join(words)  # expanded on each node, not here
-    assert words[-3:] == ["jobs.slurm_rank", "a b", "$(c)"]
+    assert words[-3:] == ["jobs.slurm.rank", "a b", "$(c)"]
 
 
 def test_the_last_of_an_option_s_spellings_counts() -> None:
@@ -146,7 +147,7 @@ def test_a_job_name_that_is_no_file_name_does_not_name_the_log(here: Path) -> No
 
 
 def test_the_shown_call_is_the_call(here: Path) -> None:
-    given = submit.make_call(slurm.batch_files()["facegan"], ("--job-name=it's",), ("$(x)", "a\nb", ""))
+    given = submission.make_call(calls.batch_files()["facegan"], ("--job-name=it's",), ("$(x)", "a\nb", ""))
     words = subprocess.run(
         ["bash", "-c", f"sbatch() {{ printf '%s\\0' \"$@\"; }}; {given.shown()}"],
         capture_output=True,
@@ -163,41 +164,41 @@ def test_the_environment_of_sbatch_has_no_secret_and_no_other_job(
     kept = ["SLURM_CONF", "FACEGAN_DATA", "KEYBOARD", "WANDB_MODE"]
     for name in [*hidden, *kept]:
         monkeypatch.setenv(name, "x")
-    environment = slurm.environment({"SBATCH_ACCOUNT": "faces"})
+    environment = calls.environment({"SBATCH_ACCOUNT": "faces"})
     assert not set(hidden) & set(environment)
     assert {*kept, "SBATCH_ACCOUNT"} <= set(environment)
-    assert set(slurm.secrets()) >= set(hidden[:4])
+    assert set(calls.secrets()) >= set(hidden[:4])
 
 
 def test_only_the_first_part_of_the_site_file_goes_to_sbatch(here: Path) -> None:
     answering(here, "sinfo", SINFO)
     answering(here, "sacctmgr", "it's mine\n")
     (here / "slurm").mkdir()
-    slurm_site.init_slurm()
+    site.init_slurm()
     text = Path("slurm/site.sh").read_text()
     Path("slurm/site.sh").write_text(text + "export SBATCH_QOS=inside\nexit 3\n")
-    settings = slurm.site_settings()
+    settings = calls.site_settings()
     assert settings["SBATCH_ACCOUNT"] == "it's"
     assert settings["SBATCH_PARTITION"] == "gpu"
     assert settings["FACEGAN_SITE"] == str(here / "slurm/site.sh")
     assert "SBATCH_QOS" not in settings
     with pytest.raises(FaceganError, match="exists and is kept"):
-        slurm_site.init_slurm()
+        site.init_slurm()
 
 
 def test_the_site_file_takes_a_partition_with_gpus_and_works_without_accounts(here: Path) -> None:
     answering(here, "sinfo", SINFO.replace("gpu*|", "gpu|").replace("cpu|", "cpu*|"))
     answering(here, "sacctmgr", "", code=1)
-    slurm_site.init_slurm()
-    assert "SBATCH_ACCOUNT" not in slurm.site_settings()
-    assert slurm.site_settings()["SBATCH_PARTITION"] == "gpu"
+    site.init_slurm()
+    assert "SBATCH_ACCOUNT" not in calls.site_settings()
+    assert calls.site_settings()["SBATCH_PARTITION"] == "gpu"
 
 
 def test_a_site_file_that_fails_is_named_with_bash_s_words(here: Path) -> None:
     (here / "slurm").mkdir()
     (here / "slurm/site.sh").write_text("module load nothing || exit 1\n")
     with pytest.raises(SlurmError, match=r"site\.sh fails in bash: .*module"):
-        slurm.site_settings()
+        calls.site_settings()
 
 
 @pytest.mark.parametrize(
@@ -216,10 +217,10 @@ def test_a_site_file_that_fails_is_named_with_bash_s_words(here: Path) -> None:
 def test_a_request_is_held_against_sinfo(here: Path, options: list[str], said: str | None) -> None:
     answering(here, "sinfo", SINFO)
     if said is None:
-        slurm_checks.check_request(call(*options))
+        checks.check_request(call(*options))
         return
     with pytest.raises(UsageError) as error:
-        slurm_checks.check_request(call(*options))
+        checks.check_request(call(*options))
     assert said in str(error.value)
 
 
@@ -234,33 +235,33 @@ def test_a_request_is_held_against_sinfo(here: Path, options: list[str], said: s
 def test_a_training_is_checked_before_it_waits(here: Path, arguments: list[str], said: str) -> None:
     (here / "data/shards/128").mkdir(parents=True)
     (here / "data/shards/128/index.json").touch()
-    given = submit.make_call(slurm.batch_files()["train_128"], ("--nodes=2",), tuple(arguments))
+    given = submission.make_call(calls.batch_files()["train_128"], ("--nodes=2",), tuple(arguments))
     with pytest.raises(UsageError) as error:
-        slurm_checks.check_data("train_128", given)
-        slurm_checks.check_training("train_128", given)
+        checks.check_data("train_128", given)
+        checks.check_training("train_128", given)
     assert said in str(error.value)
 
 
 def test_a_disk_that_is_too_small_is_said_before(here: Path) -> None:
     with pytest.raises(UsageError, match="GiB free"):
-        slurm_checks.check_space(here / "not/yet", 1 << 60)
+        checks.check_space(here / "not/yet", 1 << 60)
 
 
 def test_a_recipe_and_a_run_folder_come_from_argument_then_environment(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = slurm.batch_files()["train_64"]
-    names = [slurm_checks.run_dir("train_64", Call(file, (), a, {})) for a in ((), ("mlp-64",), ("--run-dir=x",))]
+    file = calls.batch_files()["train_64"]
+    names = [checks.run_dir("train_64", Call(file, (), a, {})) for a in ((), ("mlp-64",), ("--run-dir=x",))]
     assert names == ["runs/dcgan-64", "runs/mlp-64", "x"]
     monkeypatch.setenv("FACEGAN_RECIPE", "wgan-64")
-    assert slurm_checks.run_dir("train_64", Call(file, (), (), {})) == "runs/wgan-64"
+    assert checks.run_dir("train_64", Call(file, (), (), {})) == "runs/wgan-64"
 
 
 def test_sbatch_s_refusal_is_told_with_its_words(here: Path) -> None:
     answering(here, "sbatch", "", code=1)
     (here.parent / "bin/sbatch").write_text("#!/bin/sh\necho 'sbatch: error: Invalid account' >&2\nexit 1\n")
     with pytest.raises(SlurmError, match=r"(?s)--test-only.*\n  Invalid account"):
-        slurm.test_only(call())
+        calls.test_only(call())
 
 
 def test_without_slurm_a_person_is_told_where_to_go(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,7 +273,7 @@ def test_without_slurm_a_person_is_told_where_to_go(here: Path, monkeypatch: pyt
 
 def test_status_joins_queue_accounting_and_run_folder(here: Path) -> None:
     for record in (Record("7", "train_64", "runs/a"), Record("8", "sweep"), Record("9", "check"), Record("10")):
-        slurm_records.save(record)
+        records.save(record)
     Path("runs/a").mkdir(parents=True)
     rows = [{"progress/kimg": 12.5, "speed/imgs_per_sec": 210.0}, "half a li"]
     Path("runs/a/stats.jsonl").write_text(f"{json.dumps(rows[0])}\n{{half")
@@ -294,7 +295,7 @@ def test_status_joins_queue_accounting_and_run_folder(here: Path) -> None:
 
 
 def test_status_shows_a_hostile_reason_on_one_line(here: Path) -> None:
-    slurm_records.save(Record("7", "train_64", "runs/a"))
+    records.save(Record("7", "train_64", "runs/a"))
     Path("runs/a").mkdir(parents=True)
     Path("runs/a/outcome.json").write_text('{"state": "failed", "reason": "a\\nb\\u001b[31m", "nimg": 1}')
     answering(here, "squeue", "7|FAILED|None|0|5:00|n1|||\n")
@@ -302,8 +303,8 @@ def test_status_shows_a_hostile_reason_on_one_line(here: Path) -> None:
 
 
 def test_cancel_names_only_live_jobs_and_takes_a_run_s_chain(here: Path) -> None:
-    for job, run in (("7", "runs/a"), ("8", "runs/a"), ("9", "runs/b"), ("10", "runs/a")):
-        slurm_records.save(Record(job, "train_64", run))
+    for number, run in (("7", "runs/a"), ("8", "runs/a"), ("9", "runs/b"), ("10", "runs/a")):
+        records.save(Record(number, "train_64", run))
     answering(
         here,
         "squeue",
@@ -319,7 +320,7 @@ def test_cancel_names_only_live_jobs_and_takes_a_run_s_chain(here: Path) -> None
 def test_logs_show_the_end_of_the_job_s_or_a_rank_s_log(here: Path) -> None:
     log = here / "sweep-12_3.out"
     log.write_text("".join(f"line {i}\n" for i in range(100)))
-    slurm_records.save(Record("12_3", "sweep", "runs/a", str(here / "sweep-12_%a.out")))
+    records.save(Record("12_3", "sweep", "runs/a", str(here / "sweep-12_%a.out")))
     assert facegan("logs", "12_3", "-n", "2").output == "line 98\nline 99\n"
     Path("runs/a/logs").mkdir(parents=True)
     Path("runs/a/logs/rank-1.log").write_text("one\ntwo")
@@ -341,11 +342,11 @@ def test_a_log_is_followed_by_what_is_new_and_from_its_start_where_it_was_begun_
 
 
 def test_a_record_that_is_not_ours_is_not_believed(here: Path) -> None:
-    slurm_records.save(Record("7", arguments=("a",)))
-    (slurm_records.FOLDER / "8.json").write_text('{"job": "9", "arguments": [], "options": []}')
-    (slurm_records.FOLDER / "9.json").write_text('{"job": "9", "surprise": 1, "arguments": [], "options": []}')
-    (slurm_records.FOLDER / "10.json").write_text("half")
-    assert [record.job for record in slurm_records.load_all()] == ["7"]
+    records.save(Record("7", arguments=("a",)))
+    (records.FOLDER / "8.json").write_text('{"job": "9", "arguments": [], "options": []}')
+    (records.FOLDER / "9.json").write_text('{"job": "9", "surprise": 1, "arguments": [], "options": []}')
+    (records.FOLDER / "10.json").write_text("half")
+    assert [record.job for record in records.load_all()] == ["7"]
 
 
 class Attempt:
@@ -357,17 +358,17 @@ class Attempt:
         self.begin()
 
     def begin(self) -> None:
-        slurm_job.begin(self.run, ["train", "dcgan-64"])
+        job.begin(self.run, ["train", "dcgan-64"])
 
     def ends(self, state: str = "", reason: str = "", nimg: int = 0, asked: str = "USR1", when: str = "") -> str:
         if state:
             value = {"state": state, "reason": reason, "nimg": nimg, "time": when}
             (self.run / "outcome.json").write_text(json.dumps(value))
-        return slurm_job.end(self.run, 1, asked)
+        return job.end(self.run, 1, asked)
 
     @property
     def reason(self) -> str:
-        outcome = slurm_job.outcome(self.run)
+        outcome = job.outcome(self.run)
         assert outcome["state"] == "failed"
         return str(outcome["reason"])
 
@@ -437,7 +438,7 @@ def test_the_cause_of_a_single_rank_is_read_from_srun(attempt: Attempt) -> None:
     assert attempt.ends() == "failed"
     assert attempt.reason.startswith("rank 0 ended with exit code 1: ValueError: bad luck")
     (attempt.run / "outcome.json").unlink()
-    assert slurm_job.end(attempt.run, 139, "") == "failed"
+    assert job.end(attempt.run, 139, "") == "failed"
     assert attempt.reason.startswith("rank 0 was killed by SIGSEGV (see")
 
 
@@ -469,16 +470,16 @@ def test_a_job_s_code_commit_and_settings_are_recorded_without_secrets(
 def test_an_array_element_inherits_what_was_recorded_for_its_array(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slurm_records.save(Record("50", "sweep", options=("--array=0-3",), submitted="then"))
+    records.save(Record("50", "sweep", options=("--array=0-3",), submitted="then"))
     for name, value in {"SLURM_JOB_ID": "52", "SLURM_ARRAY_JOB_ID": "50", "SLURM_ARRAY_TASK_ID": "2"}.items():
         monkeypatch.setenv(name, value)
-    slurm_job.begin(None, ["train"])
-    record = slurm_records.load("50_2")
+    job.begin(None, ["train"])
+    record = records.load("50_2")
     assert record is not None
     assert (record.name, record.options, record.submitted) == ("sweep", ("--array=0-3",), "then")
-    waiting = slurm.State("PENDING", "", 0, "", "")
+    waiting = calls.State("PENDING", "", 0, "", "")
     queued = {"50_1": waiting, "50_2": waiting, "50_3": waiting}
-    assert [r.job for r in slurm_records.load_all(queued)] == list(queued)
+    assert [r.job for r in records.load_all(queued)] == list(queued)
 
 
 def test_a_waiting_job_of_a_plain_sbatch_is_known_by_its_comment_and_directory(here: Path) -> None:
@@ -504,7 +505,7 @@ def test_submit_help_lists_the_jobs_with_the_files_own_words_and_imports_no_torc
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
     assert result.returncode == 0, result.stderr
-    assert set(slurm.batch_files()) == {
+    assert set(calls.batch_files()) == {
         "check",
         "evaluate",
         "facegan",
@@ -519,8 +520,8 @@ def test_submit_help_lists_the_jobs_with_the_files_own_words_and_imports_no_torc
 def test_a_file_of_the_submit_directory_goes_before_the_package_s(here: Path) -> None:
     (here / "slurm").mkdir()
     shutil.copy(ROOT / "slurm/train_64.sh", "slurm/train_64.sh")
-    assert slurm.batch_files()["train_64"] == here / "slurm/train_64.sh"
-    assert slurm.batch_files()["train_128"] == ROOT / "slurm/train_128.sh"
+    assert calls.batch_files()["train_64"] == here / "slurm/train_64.sh"
+    assert calls.batch_files()["train_128"] == ROOT / "slurm/train_128.sh"
 
 
 def test_the_pipeline_s_dry_run_prints_the_whole_chain(here: Path) -> None:

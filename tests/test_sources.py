@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from pictures import draw, encode, jpegs, write_folder, write_tar, write_zip
 
 from shards.errors import ShardError
-from shards.listing import Listing, PictureError, Place
-from shards.sources import list_source, open_reader
-from shards.transform import decode
+from shards.format.transform import PictureError, decode
+from shards.make.listing import Listing, Place
+from shards.make.sources import list_source, open_reader
 
 
 def read_all(listing: Listing) -> dict[str, bytes]:

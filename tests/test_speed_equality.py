@@ -12,17 +12,18 @@ from tiny import MadeUpImages, tiny_recipe
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from facegan import machine, recipes
-from facegan.config import RunSettings
-from facegan.draws import Drawer, knobs
-from facegan.graph import Replayed, Run, _map, _on_device, _wrong
+from facegan import recipes
 from facegan.networks import build_discriminator, build_generator, convolution
 from facegan.networks.convolution import Conv2d, ConvTranspose2d, inputs_only
 from facegan.networks.layers import FirstMap, WholeMap, activation
-from facegan.objective import discriminator_objective, scale_images
 from facegan.recipes import Recipe
-from facegan.state import State
-from facegan.step import Batch, Step
+from facegan.run import machine
+from facegan.run.settings import RunSettings
+from facegan.train.cuda_graphs import Replayed, Run, _map, _on_device, _wrong
+from facegan.train.draws import Drawer, knobs
+from facegan.train.objective import discriminator_objective, scale_images
+from facegan.train.state import State
+from facegan.train.step import Batch, Step
 
 PAIRS = {
     "first map": (FirstMap(5, 6, 4, bias=False), nn.ConvTranspose2d(5, 6, 4, bias=False), (3, 5, 1, 1)),
@@ -228,7 +229,7 @@ def test_a_step_neither_waits_for_its_device_nor_feeds_it_from_the_host(
         return torch.optim.SGD(module.parameters(), foreach=False)  # PyTorch's fused ones do not know this device
 
     recipe = tiny_recipe(name, ema_kimg=0.01)
-    monkeypatch.setattr("facegan.state._optimizer", plain)
+    monkeypatch.setattr("facegan.train.state._optimizer", plain)
     monkeypatch.setattr("torch.nn.utils.clip_grad._device_has_foreach_support", lambda device: True)
     here = OnMeta(None, "fp32", "off", 1)
     state = State(recipe, 0, here)

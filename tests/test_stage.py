@@ -15,10 +15,10 @@ import pytest
 from shard_sets import encode, make_set, pictures, write_tar
 
 import shards
-from shards import remote, stage
 from shards.errors import ShardError
-from shards.foreign import index_tars
-from shards.index import load_index
+from shards.format.index import load_index
+from shards.make.foreign import index_tars
+from shards.read import remote, stage
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # aiohttp's sessions outlive the tests
 

@@ -7,13 +7,14 @@ import torch
 from tiny import MadeUpImages, tiny_recipe
 from torch.nn import functional as F
 
-from facegan import machine, penalties
-from facegan.config import RunSettings
-from facegan.draws import Drawer, knobs
-from facegan.objective import scale_images
 from facegan.recipes import Recipe
-from facegan.state import State
-from facegan.step import Batch, Step
+from facegan.run import machine
+from facegan.run.settings import RunSettings
+from facegan.train import penalties
+from facegan.train.draws import Drawer, knobs
+from facegan.train.objective import scale_images
+from facegan.train.state import State
+from facegan.train.step import Batch, Step
 
 STEPS = 4
 
@@ -132,7 +133,7 @@ def test_shared_reals_take_the_order_of_the_lfw_reference():
     side = Side(recipe)
     G, D = copy.deepcopy(side.state.generator), copy.deepcopy(side.state.discriminator)
     g_opt, d_opt = sgd(G, recipe.g_lr), sgd(D, recipe.d_lr)
-    from facegan import augment
+    from facegan.train import augment
 
     for batch in side.batches():
         real = augment.geometric(

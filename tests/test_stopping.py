@@ -7,9 +7,9 @@ from itertools import pairwise
 
 import pytest
 
-from facegan import machine, stopping
-from facegan.config import RunSettings
-from facegan.stopping import GO, INTERRUPTED, STOP_FILE, TERMINATED, Lookout, Signals
+from facegan.run import machine, stopping
+from facegan.run.settings import RunSettings
+from facegan.run.stopping import GO, INTERRUPTED, STOP_FILE, TERMINATED, Lookout, Signals
 
 
 @pytest.fixture

@@ -12,9 +12,10 @@ from shard_sets import make_set
 
 import shards
 from shards.errors import ShardError
-from shards.images import Bytes, Folder, Images, Ints
-from shards.index import Shard
-from shards.stream import AHEAD
+from shards.format.index import Shard
+from shards.format.mapping import Bytes
+from shards.read.images import Folder, Images, Ints
+from shards.read.stream import AHEAD
 
 
 class Numbered(Images):

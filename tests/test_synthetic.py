@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jobs.synthetic.celeba import draw_face, split_of, write_celeba
+from jobs.synthetic.traits import ATTRIBUTES, attributes, draw_traits
 from shards.errors import ShardError
-from shards.synthetic import draw_face, split_of, write_celeba
-from shards.traits import ATTRIBUTES, attributes, draw_traits
 
 ANNOTATIONS = ("list_attr_celeba.txt", "list_eval_partition.txt", "identity_CelebA.txt")
 

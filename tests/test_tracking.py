@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from facegan import tracking
 from facegan.errors import UsageError
-from facegan.tracking import Tracker, public
+from facegan.run import tracking
+from facegan.run.tracking import Tracker, public
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def nobody_logged_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterato
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.name == "facegan.tracking"]
+    return [record.getMessage() for record in caplog.records if record.name == "facegan.run.tracking"]
 
 
 def row(nimg: int, **more: float) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def test_nothing_secret_is_logged(tmp_path: Path) -> None:
     assert public(config)["data"] == "https://host/faces.tar"
     assert public(config)["keys"] == 3
     code = (
-        "import sys, pathlib, json; from facegan.tracking import Tracker;"
+        "import sys, pathlib, json; from facegan.run.tracking import Tracker;"
         "Tracker(pathlib.Path(sys.argv[1]), 'offline', json.loads(sys.stdin.read())).finish()"
     )
     command = [sys.executable, "-c", code, str(tmp_path), "--url=https://host/?sig=hunter2"]
@@ -157,7 +157,7 @@ def test_a_server_that_does_not_answer_costs_no_row(
 KILL_THE_SERVICE = """
 import pathlib, signal, sys, time
 import psutil
-from facegan.tracking import Tracker
+from facegan.run.tracking import Tracker
 run_dir = pathlib.Path(sys.argv[1])
 tracker = Tracker(run_dir, "offline", {})
 tracker.log({"progress/nimg": 0, "progress/kimg": 0})
@@ -181,7 +181,7 @@ def test_a_killed_wandb_service_is_said_once_and_nothing_raises(tmp_path: Path) 
 
 def test_off_imports_and_writes_nothing(tmp_path: Path) -> None:
     code = (
-        "import sys, pathlib; from facegan.tracking import Tracker;"
+        "import sys, pathlib; from facegan.run.tracking import Tracker;"
         "t = Tracker(pathlib.Path(sys.argv[1]), 'off', {});"
         "t.log({'progress/nimg': 1}); t.log_images({}, {'progress/nimg': 1}); t.finish('finished');"
         "sys.exit('wandb' in sys.modules)"

@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner, Result
 from shard_sets import make_set
 
-from facegan.config import RunSettings
 from facegan.recipes import recipe_classes
+from facegan.run.settings import RunSettings
 from jobs.cli import main
 from jobs.training import keep_resolved
 

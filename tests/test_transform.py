@@ -8,8 +8,7 @@ from pictures import draw, encode, reference
 from PIL import Image
 
 from shards.errors import ShardError
-from shards.listing import PictureError
-from shards.transform import decode, grey, parse_crop, resize
+from shards.format.transform import PictureError, decode, grey, parse_crop, resize
 
 
 def coordinates(height: int, width: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":

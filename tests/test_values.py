@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from facegan.config import RunSettings
 from facegan.errors import UsageError
 from facegan.recipes import Range, Size, from_values, recipe_classes, to_values
+from facegan.run.settings import RunSettings
 from jobs.values import Value, build, defaults, parse_set, read_config, resolve
 
 DCGAN = recipe_classes()["dcgan-64"]

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from shard_sets import encode, make_set, pictures, write_tar
 
+from facegan.files import sha256_file
 from jobs.shards import command
-from shards.files import sha256_file
-from shards.foreign import index_tars
-from shards.index import Record, Shard, ShardIndex, Source, Split, Table
-from shards.png import END, Geometry, encode_records
-from shards.verify import Damage, verify_set
+from shards.format.index import Record, Shard, ShardIndex, Source, Split, Table
+from shards.format.png import END, Geometry, encode_records
+from shards.make.foreign import index_tars
+from shards.read.verify import Damage, verify_set
 
 STRIDE = Geometry(8, 8, 3).stride
 

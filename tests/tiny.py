@@ -12,11 +12,12 @@ from pathlib import Path
 
 import torch
 
-from facegan import machine, recipes
-from facegan.config import RunSettings
-from facegan.job import Job
+from facegan import recipes
 from facegan.recipes import Recipe
-from facegan.trainer import train
+from facegan.run import machine
+from facegan.run.settings import RunSettings
+from facegan.train.job import Job
+from facegan.train.loop import train
 
 SMALL = {
     "dcgan-64": {"resolution": "16", "ngf": 4, "ndf": 4},

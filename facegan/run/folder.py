@@ -1,0 +1,170 @@
+"""The files of a run besides its checkpoints: configuration, stats, starts, outcome."""
+
+import dataclasses
+import json
+import os
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from facegan import __version__, recipes
+from facegan.errors import FaceganError
+from facegan.files import sync, write_json, write_text
+from facegan.recipes import Recipe
+from facegan.run import checkout
+from facegan.run.machine import Machine
+from facegan.run.settings import FIXED_SETTINGS, LENGTH_FIELDS, RunSettings
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: finished, stopped (saved, can go on) or failed."""
+
+    state: str
+    reason: str
+    nimg: int
+    exit_code: int = 0
+
+
+class RunFolder:
+    """`run_dir` on the rank that writes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.stats, self.stop_file = path / "stats.jsonl", path / "stop"
+        self.checkpoints, self.snapshots, self.samples = path / "checkpoints", path / "snapshots", path / "samples"
+
+    def begin(self, config: dict[str, Any], nimg: int, machine: Machine, previous: str) -> None:
+        """Record this start, forget the last outcome and stop-file, drop stats lines after `nimg`."""
+        self.stop_file.unlink(missing_ok=True)
+        (self.path / "outcome.json").unlink(missing_ok=True)
+        write_json(self.path / "config.json", config)
+        self._drop_stats_after(nimg)
+        with (self.path / "starts.jsonl").open("a") as file:
+            file.write(json.dumps(_start(nimg, machine, previous)) + "\n")
+
+    def append_stats(self, row: dict[str, float]) -> None:
+        """Add one line to stats.jsonl; it reaches the disk with the next checkpoint."""
+        with self.stats.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def sync_stats(self) -> None:
+        """Make the stats written so far outlive a power loss."""
+        if self.stats.exists():
+            sync(self.stats)
+            sync(self.path)
+
+    def best(self) -> dict[str, Any]:
+        """The best measurement so far: metric, value, nimg; empty before the first one."""
+        try:
+            value = json.loads((self.path / "best.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        return value if isinstance(value, dict) else {}
+
+    def improve(self, nimg: int, row: dict[str, float]) -> bool:
+        """Whether the first metric of `row` is the lowest so far; it is then remembered."""
+        metric = next((name for name in row if name.startswith("metrics/")), None)
+        if metric is None:
+            return False
+        best = self.best()
+        known = best.get("metric") == metric and best.get("nimg", 0) < nimg
+        if known and row[metric] >= best["value"]:
+            return False
+        write_json(self.path / "best.json", {"metric": metric, "value": row[metric], "nimg": nimg})
+        return True
+
+    def end(self, outcome: Outcome) -> None:
+        """Write outcome.json: the batch script decides from it alone."""
+        value = {"state": outcome.state, "reason": outcome.reason, "nimg": outcome.nimg}
+        write_json(self.path / "outcome.json", value | {"time": _now(), "job": os.environ.get("SLURM_JOB_ID")})
+
+    def previous_outcome(self) -> str:
+        """How the last start ended, in words; a killed one left nothing."""
+        try:
+            value = json.loads((self.path / "outcome.json").read_text())
+            return f"{value['state']}: {value['reason']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            return "killed, or never ended" if (self.path / "starts.jsonl").exists() else ""
+
+    def _drop_stats_after(self, nimg: int) -> None:
+        if not self.stats.exists():
+            return
+        kept = []
+        for line in self.stats.read_text().splitlines():
+            try:
+                if json.loads(line)["progress/nimg"] > nimg:
+                    break
+            except (ValueError, KeyError, TypeError):  # the half line of a killed process
+                break
+            kept.append(line + "\n")
+        write_text(self.stats, "".join(kept))
+
+
+def make_config(
+    recipe: Recipe, settings: RunSettings, data: dict[str, Any], sources: dict[str, str]
+) -> dict[str, Any]:
+    """The resolved configuration: what config.json, W&B, checkpoints and snapshots hold."""
+    return {
+        "recipe": recipe.name,
+        "values": recipes.to_values(recipe),
+        "settings": dataclasses.asdict(settings),
+        "data": data,
+        "sources": sources,
+        "software": _software(),
+    }
+
+
+def check_resume(stored: dict[str, Any], recipe: Recipe, settings: RunSettings, data: dict[str, Any]) -> None:
+    """Refuse to go on with another configuration: raises FaceganError naming field, stored and given value."""
+    given = _identity(recipe.name, recipes.to_values(recipe), dataclasses.asdict(settings), data)
+    kept = _identity(stored["recipe"], stored["values"], stored["settings"], stored["data"])
+    free = LENGTH_FIELDS if _length_is_free(recipe) else frozenset()
+    changed = [name for name in given if name not in free and given[name] != kept.get(name)]
+    if changed:
+        lines = "".join(f"\n  {name}: stored {kept.get(name)!r}, given {given[name]!r}" for name in changed)
+        raise FaceganError(
+            f"{settings.run_dir} holds a run with another configuration:{lines}\n"
+            "Give the stored values to continue it, or another --run-dir to start a new run"
+        )
+
+
+def _software() -> dict[str, Any]:
+    """Versions, and the commit where the code is a checkout; a resume may have others."""
+    versions = {"facegan": __version__, "torch": str(torch.__version__), "python": sys.version.split()[0]}
+    found = checkout.describe()
+    return versions | ({"commit": found["commit"], "dirty": bool(found["changed"])} if found else {})
+
+
+def _identity(name: str, values: dict[str, Any], settings: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+    """What a run is told by, from its configuration in JSON form: recipe, data, order, fixed settings, values."""
+    told = {"recipe": name, "data": data.get("fingerprint"), "order": data.get("order")}
+    return told | {field: settings.get(field) for field in FIXED_SETTINGS} | values
+
+
+def _length_is_free(recipe: Recipe) -> bool:
+    """Whether a run may be made longer: not where a schedule ends with it."""
+    return recipe.lr_schedule not in ("linear", "cosine") and recipe.gamma_final < 0
+
+
+def _start(nimg: int, machine: Machine, previous: str) -> dict[str, Any]:
+    return {
+        "time": _now(),
+        "nimg": nimg,
+        "host": socket.gethostname(),
+        "job": os.environ.get("SLURM_JOB_ID"),
+        "restart": os.environ.get("SLURM_RESTART_COUNT"),
+        "machine": machine.describe(),
+        "world": machine.world,
+        "command": sys.argv,
+        "previous": previous,
+    }
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

@@ -1,0 +1,188 @@
+"""The machine a run finds: ranks, device, precision, threads, allocator; resolved once, stored, kept on resume."""
+
+import ctypes
+import dataclasses
+import os
+import platform
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
+from torch import Tensor
+
+from facegan.errors import UsageError
+from facegan.run.settings import RunSettings
+
+# A rank may write a checkpoint or a grid while the others wait for it in a collective; no longer than this.
+_COLLECTIVE_TIMEOUT = timedelta(minutes=10)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a run computes and how. `precision`, `compile` and `threads` are resolved: never "auto"."""
+
+    accelerator: Accelerator
+    precision: str
+    compile: str
+    threads: int
+
+    @property
+    def device(self) -> torch.device:
+        """This rank's device."""
+        return torch.device(self.accelerator.device)
+
+    @property
+    def rank(self) -> int:
+        """This process among all of the run, from 0."""
+        return int(self.accelerator.process_index)
+
+    @property
+    def world(self) -> int:
+        """Number of processes of the run."""
+        return int(self.accelerator.num_processes)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the one rank that writes."""
+        return self.rank == 0
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """bf16 where the precision says so; losses and penalties leave it by themselves."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def average(self, tensors: list[Tensor]) -> list[Tensor]:
+        """The mean of each tensor over the ranks, in one message."""
+        if self.world == 1:
+            return tensors
+        flat = torch.cat([t.reshape(-1).float() for t in tensors])
+        dist.all_reduce(flat)
+        parts = torch.split(flat / self.world, [t.numel() for t in tensors])
+        return [part.view_as(t) for part, t in zip(parts, tensors, strict=True)]
+
+    def highest(self, values: list[int]) -> list[int]:
+        """The elementwise maximum over the ranks: how they agree on what to do next."""
+        if self.world == 1:
+            return values
+        tensor = torch.tensor(values, dtype=torch.int64, device=self.device)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return [int(value) for value in tensor.tolist()]
+
+    def wait(self) -> None:
+        """Return when every rank has come here."""
+        self.accelerator.wait_for_everyone()
+
+    def leave(self) -> None:
+        """Part from the other ranks once all have come here; a rank that just exits can abort the others."""
+        if dist.is_initialized():
+            dist.barrier()
+            dist.destroy_process_group()
+
+    def describe(self) -> str:
+        """One line for people: ranks, device, precision, threads."""
+        name = (
+            torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.processor() or "CPU"
+        )
+        ranks = f"{self.world} rank{'s' if self.world > 1 else ''}"
+        how = f"{self.precision}, compile {self.compile}, {self.threads} threads"
+        return f"{ranks} on {self.device.type} ({name}), {how}"
+
+
+def start(settings: RunSettings) -> Machine:
+    """Join the other ranks (if a launcher started some) and resolve what the settings leave to the machine.
+
+    Raises UsageError where the machine cannot do what the settings ask for.
+    """
+    use_cuda = _resolve_device(settings.device)
+    kwargs = InitProcessGroupKwargs(timeout=_COLLECTIVE_TIMEOUT)
+    accelerator = Accelerator(cpu=not use_cuda, kwargs_handlers=[kwargs])
+    threads = settings.threads or _share_of_cores()
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.benchmark = False  # its choice may differ from run to run, and with it the last bits
+    machine = Machine(
+        accelerator, resolve_precision(settings.precision, use_cuda), _resolve_compile(settings, use_cuda), threads
+    )
+    _set_matmul_precision(machine.precision)
+    if not use_cuda:
+        keep_freed_memory()
+    if settings.sync_bn and not use_cuda:
+        raise UsageError("--sync-bn: PyTorch's SyncBatchNorm works on CUDA only; leave it out on the CPU")
+    return machine
+
+
+def resolved(settings: RunSettings, machine: Machine) -> RunSettings:
+    """The settings with what the machine decided written in: the form that is stored and kept on resume."""
+    return dataclasses.replace(
+        settings, precision=machine.precision, compile=machine.compile, threads=machine.threads
+    )
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep and reuse large blocks instead of giving them back to the kernel after every step.
+
+    The activations of a step are tens of megabytes, which malloc would map and unmap one by one: a third fewer page
+    faults, up to a tenth more speed.
+    A C library without mallopt (musl) is left as it is.
+    """
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+    except OSError:
+        return
+    m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4
+    libc.mallopt(m_mmap_max, 0)
+    libc.mallopt(m_trim_threshold, 2**31 - 1)
+    libc.mallopt(m_top_pad, 64 * 2**20)
+
+
+def _resolve_device(device: str) -> bool:
+    if device not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"--device {device}: expected auto, cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: PyTorch finds no CUDA GPU here; see: facegan doctor")
+    return device != "cpu" and torch.cuda.is_available()
+
+
+def resolve_precision(precision: str, use_cuda: bool) -> str:
+    """What `precision` means here: auto is bf16 where that is fast, else fp32; UsageError for another name."""
+    if precision not in ("auto", "fp32", "tf32", "bf16"):
+        raise UsageError(f"--precision {precision}: expected auto, fp32, tf32 or bf16")
+    if precision == "tf32" and not use_cuda:
+        raise UsageError("--precision tf32: only CUDA GPUs have it; expected fp32 or bf16 on the CPU")
+    if precision != "auto":
+        return precision
+    fast_bf16 = torch.cuda.is_bf16_supported() if use_cuda else _cpu_multiplies_bf16()
+    return "bf16" if fast_bf16 else "fp32"
+
+
+def _cpu_multiplies_bf16() -> bool:
+    """Whether the CPU has bf16 arithmetic (AMX, or AVX-512's: 1.8 times fp32 on a Zen 4); else fp32 is faster."""
+    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+
+
+def _resolve_compile(settings: RunSettings, use_cuda: bool) -> str:
+    if settings.compile not in ("auto", "off", "graph"):
+        raise UsageError(f"--compile {settings.compile}: expected auto, off or graph")
+    if settings.compile == "graph" and not use_cuda:
+        raise UsageError("--compile graph: CUDA graphs need a CUDA GPU; expected off on the CPU")
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    if settings.compile == "graph" and not alone:
+        raise UsageError("--compile graph: one rank only; the message between ranks is not recorded. Expected off")
+    if settings.compile == "auto":
+        return "graph" if use_cuda and alone else "off"
+    return settings.compile
+
+
+def _share_of_cores() -> int:
+    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, len(os.sched_getaffinity(0)) // ranks_here)
+
+
+def _set_matmul_precision(precision: str) -> None:
+    allow = precision == "tf32"
+    torch.backends.cuda.matmul.allow_tf32 = allow
+    torch.backends.cudnn.allow_tf32 = allow

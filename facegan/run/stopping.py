@@ -1,0 +1,72 @@
+"""How a run is asked to stop: Ctrl-C, SIGTERM or the stop-file; noticed here, decided between steps."""
+
+import signal
+import time
+from pathlib import Path
+from types import FrameType, TracebackType
+
+from facegan.run.machine import Machine
+
+LOOK_SECONDS = 1.0  # the ranks agree at most about twice this apart
+GO, STOP_FILE, INTERRUPTED, TERMINATED = range(4)
+REASONS = {STOP_FILE: "stop-file", INTERRUPTED: "interrupted (Ctrl-C)", TERMINATED: "terminated (SIGTERM)"}
+EXIT_CODES = {STOP_FILE: 85, INTERRUPTED: 130, TERMINATED: 143}
+
+
+class Signals:
+    """Inside: the first SIGINT or SIGTERM is remembered, a second SIGINT aborts at once."""
+
+    def __init__(self) -> None:
+        self.asked = GO
+
+    def __enter__(self) -> "Signals":
+        self._before = {number: signal.signal(number, self._remember) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.asked == INTERRUPTED:
+            raise KeyboardInterrupt
+        self.asked = max(self.asked, INTERRUPTED if number == signal.SIGINT else TERMINATED)
+
+
+class Lookout:
+    """Every few steps, at most about 2 s apart, the ranks agree whether to stop or to save: one short message.
+
+    Rank 0 knows the clock and the stop-file; any rank may have been signalled.
+    """
+
+    def __init__(self, machine: Machine, signals: Signals, stop_file: Path, checkpoint_minutes: float) -> None:
+        self.machine, self.signals, self.stop_file = machine, signals, stop_file
+        self.checkpoint_seconds = checkpoint_minutes * 60
+        self.saved_at = self.looked_at = time.monotonic()
+        self.steps = 0
+        self.next_look = 1
+
+    def due(self) -> bool:
+        """Count a step; whether all ranks look after it."""
+        self.steps += 1
+        return self.steps >= self.next_look
+
+    def look(self) -> tuple[int, bool]:
+        """(GO or why to stop, whether a checkpoint is due), the same on every rank."""
+        now = time.monotonic()
+        asked, save, distance = self.signals.asked, 0, 1
+        if self.machine.is_main:
+            rate = self.steps / max(now - self.looked_at, 1e-6)
+            distance = max(1, int(rate * LOOK_SECONDS))
+            save = int(bool(self.checkpoint_seconds) and now - self.saved_at >= self.checkpoint_seconds)
+            if self.stop_file.exists():
+                asked = max(asked, STOP_FILE)
+        asked, save, distance = self.machine.highest([asked, save, distance])
+        self.steps, self.next_look, self.looked_at = 0, distance, now
+        return asked, bool(save)
+
+    def saved(self) -> None:
+        """A checkpoint was written now."""
+        self.saved_at = time.monotonic()

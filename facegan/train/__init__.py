@@ -1,0 +1,1 @@
+"""The training: the loop, the step and everything a step is made of."""

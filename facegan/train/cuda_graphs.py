@@ -1,0 +1,181 @@
+"""The step as CUDA graphs: recorded once for each kind of batch, then replayed without the host launching kernels.
+
+A recorded step reads nothing but tensors that stay where they are: a batch's images, random numbers and knobs are
+copied into them before each replay. It is the whole step, the penalty's double backward and the optimizers too.
+Each recording is compared with the step once, on a real batch, before it is used.
+"""
+
+import dataclasses
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from facegan.run.machine import Machine
+from facegan.train.draws import Knobs
+from facegan.train.step import Batch, Step
+
+log = logging.getLogger("facegan")
+
+WARM_UP = 3  # batches of a kind before it is recorded: what is made lazily, such as optimizer state, is there then
+TOLERANCE = 0.1  # of a step's change: rounding moves an Adam step more than one would think, a fault most of it
+
+Run = Callable[[], None]
+
+
+def compiled(step: Step, machine: Machine) -> Callable[[Batch], None]:
+    """The step as the machine's compile mode has it."""
+    if machine.compile != "graph":
+        return step
+    # The steps before the recording are meant to be as they are: no advice on what only recordings need.
+    warnings.filterwarnings("ignore", message=".*capturable=True", category=UserWarning)
+    return Replayed(step, step.kind, record_cuda, step.state.weights, step.state.statistics)
+
+
+class Replayed:
+    """A step that replays recordings of itself.
+
+    step: takes a batch. kind: what of a batch the host decides on; equal kinds run equal kernels. record: makes
+    of a function the one that repeats its work. weights, statistics: all that a step changes. Where `record` fails,
+    or its result does not do what the step does, the step stays as it is.
+    """
+
+    def __init__(
+        self,
+        step: Callable[[Batch], None],
+        kind: Callable[[Batch], Hashable],
+        record: Callable[[Run], Run],
+        weights: Callable[[], list[Tensor]],
+        statistics: Callable[[], list[Tensor]],
+    ) -> None:
+        self.step, self.kind, self.record = step, kind, record
+        self.weights, self.statistics = weights, statistics
+        self.recordings: dict[Hashable, _Recording] = {}
+        self.seen: Counter[Hashable] = Counter()
+        self.failed = False
+
+    def __call__(self, batch: Batch) -> None:
+        """Take the step: as it is at first (with the knobs as tensors, to the same bits), then replayed."""
+        kind, batch = self.kind(batch), _on_device(batch)
+        self.seen[kind] += 1
+        if kind in self.recordings:
+            self.recordings[kind](batch)
+        elif self.failed or self.seen[kind] <= WARM_UP:
+            self.step(batch)
+        else:
+            self._record(kind, batch)
+
+    def _record(self, kind: Hashable, batch: Batch) -> None:
+        """Take the step as it is; keep a recording if it does the same from the same state."""
+        before = _copies(self._all())
+        self.step(batch)
+        right = _copies(self._all())
+        _restore(self._all(), before)
+        try:
+            still = _map(batch, torch.empty_like)  # a replay has to fill it
+            recording = _Recording(still, self.record(lambda: self.step(still)))
+            recording(batch)
+            self._compare(before, right)
+            self.recordings[kind] = recording
+        except (RuntimeError, AssertionError) as error:
+            self.failed = True
+            self.recordings.clear()
+            cause = error.__context__ or error  # what a broken capture reports itself says nothing
+            log.warning("going on without CUDA graphs (--compile off says so at once): %s", cause)
+        _restore(self._all(), right)
+
+    def _compare(self, before: list[Tensor], right: list[Tensor]) -> None:
+        """RuntimeError where the state is not what the step, by itself, made of `before`: `right`."""
+        found, weights = self._all(), len(self.weights())
+        shares = [_wrong(*tensors) for tensors in zip(before, right, found, strict=True)]
+        sizes = [tensor.numel() for tensor in found]
+        # Over all weights together: of a few, such as biases before BatchNorm, the gradient is rounding alone.
+        moved = [(share, size) for share, size in zip(shares[:weights], sizes[:weights], strict=True) if share >= 0]
+        mean = sum(share * size for share, size in moved) / max(sum(size for _, size in moved), 1)
+        worst = max([share for share in shares[weights:] if share >= 0], default=0.0)
+        if mean > TOLERANCE or worst > TOLERANCE:
+            raise RuntimeError(
+                f"the recorded step is not the step: {mean:.0%} of how it moves the weights is off, "
+                f"and up to {worst:.0%} of how it moves a statistic"
+            )
+        if mean or worst:
+            log.info("recorded and plain step agree to rounding, not to the bit: %.1e of a step", max(mean, worst))
+
+    def _all(self) -> list[Tensor]:
+        return [*self.weights(), *self.statistics()]
+
+
+@dataclass(frozen=True)
+class _Recording:
+    inputs: Batch
+    replay: Run
+
+    def __call__(self, batch: Batch) -> None:
+        torch._foreach_copy_(_tensors(self.inputs), _tensors(batch))
+        self.replay()
+
+
+def record_cuda(run: Run) -> Run:
+    """Record `run`, which is not executed, as a CUDA graph; the result replays it."""
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+    try:
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # the feed's thread pins memory meanwhile
+            run()
+    finally:
+        torch.cuda.set_stream(stream)  # a broken capture leaves its own behind
+    return graph.replay
+
+
+def _on_device(batch: Batch) -> Batch:
+    """The batch with its position and its knobs as 0-d tensors: one copy to the device."""
+    values = [float(value) for value in dataclasses.astuple(batch.knobs)]
+    numbers = torch.tensor([*values, batch.nimg], dtype=torch.float64)
+    if batch.images.device.type == "cuda":
+        numbers = numbers.pin_memory().to(batch.images.device, non_blocking=True)
+    knobs: list[Any] = list(numbers[:-1].float().unbind())
+    return dataclasses.replace(batch, knobs=Knobs(*knobs), noted=numbers[-1].long())
+
+
+def _map(batch: Batch, change: Callable[[Tensor], Any]) -> Batch:
+    """The batch with `change` applied to each of its tensors; its knobs are tensors."""
+    values: list[Any] = [getattr(batch.knobs, field.name) for field in dataclasses.fields(Knobs)]
+    images, noted, *knobs = [change(value) for value in (batch.images, batch.noted, *values)]
+    return dataclasses.replace(
+        batch, images=images, noted=noted, knobs=Knobs(*knobs), draws=batch.draws.map(change)
+    )
+
+
+def _tensors(batch: Batch) -> list[Tensor]:
+    """Every tensor of a batch, in one order."""
+    found: list[Tensor] = []
+
+    def collect(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    _map(batch, collect)
+    return found
+
+
+def _copies(tensors: list[Tensor]) -> list[Tensor]:
+    return [tensor.clone() for tensor in tensors]
+
+
+def _restore(tensors: list[Tensor], values: list[Tensor]) -> None:
+    for tensor, value in zip(tensors, values, strict=True):
+        tensor.copy_(value)
+
+
+def _wrong(before: Tensor, right: Tensor, found: Tensor) -> float:
+    """How far `found` is from `right`, as a share of the step from `before` to `right`; -1 where it was none."""
+    change, error = (float((t.double() - right.double()).norm()) for t in (before, found))
+    rounding = 1e-6 * float(right.double().norm())
+    if change <= rounding and error <= rounding:
+        return -1.0
+    share = error / change if change else 1.0
+    return share if share <= 1 else 1.0  # NaN is all wrong

@@ -1,0 +1,184 @@
+"""The training loop: from a recipe, a stream of images and a run folder to snapshots; the same call continues."""
+
+import logging
+import time
+from pathlib import Path
+
+from facegan.errors import DiskFullError, FaceganError, UsageError
+from facegan.files import is_disk_full
+from facegan.run.checkpoint import Checkpoint, newest_checkpoint, prune_checkpoints, write_checkpoint
+from facegan.run.folder import Outcome, RunFolder, check_resume, make_config
+from facegan.run.machine import Machine
+from facegan.run.owner import Owner
+from facegan.run.stopping import EXIT_CODES, GO, REASONS, Lookout, Signals
+from facegan.train.cuda_graphs import compiled
+from facegan.train.draws import Drawer
+from facegan.train.feed import Feed
+from facegan.train.job import Job
+from facegan.train.journal import Journal
+from facegan.train.state import State
+from facegan.train.step import Step
+
+log = logging.getLogger("facegan")
+
+
+def train(job: Job) -> Outcome:
+    """Train until the recipe's length is reached or somebody asks to stop; all ranks call it, all return the same.
+
+    Raises FaceganError where the run folder belongs to another job, or holds a run of another configuration.
+    """
+    if job.total_nimg <= 0:
+        raise UsageError("the run has no length: give --kimg or --epochs")
+    folder = RunFolder(Path(job.settings.run_dir))
+    owner = Owner(folder.path)
+    _claim(owner, job.machine)
+    try:
+        with Signals() as signals:
+            return _Run(job, folder, signals).train()
+    finally:
+        if job.machine.is_main:
+            owner.release()
+
+
+class _Run:
+    """A run in progress on one rank."""
+
+    def __init__(self, job: Job, folder: RunFolder, signals: Signals) -> None:
+        self.job, self.folder, self.main = job, folder, job.machine.is_main
+        self.config = make_config(job.recipe, job.settings, job.data, job.sources)
+        self.state = State(job.recipe, job.settings.seed, job.machine, sync_bn=job.settings.sync_bn)
+        self.journal = Journal(job, folder, self.state, self.config)
+        self.lookout = Lookout(job.machine, signals, folder.stop_file, job.settings.checkpoint_minutes)
+        self.nimg = self.saved_nimg = 0
+
+    def train(self) -> Outcome:
+        """The loop, and around it what happens when it ends in whichever way."""
+        try:
+            self._begin()
+            outcome = self._loop()
+        except BaseException as error:
+            if not is_disk_full(error):
+                self.journal.record_failure(error, self.nimg)
+                raise
+            log.error("%s", error)
+            outcome = Outcome("failed", f"disk full: {error}", self.nimg, DiskFullError.exit_code)
+        self.journal.close(outcome)
+        return outcome
+
+    def _loop(self) -> Outcome:
+        job, settings, total = self.job, self.job.settings, self.job.total_nimg
+        step = compiled(Step(job.recipe, self.state, job.machine, settings.batch_per_rank), job.machine)
+        drawer = Drawer(job.recipe, settings.seed, self.state.generator, self.state.discriminator)
+        asked, trouble = GO, None
+        job.progress(self.nimg, total, {})
+        with Feed(job.stream, drawer, job.recipe, job.machine, self.nimg, total) as feed:
+            for batch in feed:
+                step(batch)
+                before, self.nimg = batch.nimg, batch.nimg + job.recipe.batch_size
+                job.progress(self.nimg, total, {})
+                if self._crossed(settings.log_kimg, before):
+                    self.journal.log(self.nimg, batch.knobs, feed.waited)
+                if self._crossed(settings.sample_kimg, before):
+                    self.journal.sample(self.nimg)
+                if self._crossed(settings.snapshot_kimg, before):
+                    self.journal.snapshot(self.nimg)
+                save = self._crossed(settings.checkpoint_kimg, before) or self._is_milestone(self.nimg)
+                if settings.eval_kimg and self._crossed(settings.eval_kimg, before):
+                    save |= self.journal.evaluate(self.nimg)
+                looking = self.lookout.due()
+                if looking:
+                    asked, due = self.lookout.look()
+                    save |= due
+                if looking or save:
+                    trouble = self.state.meter.trouble()
+                if trouble or asked != GO:
+                    break
+                if save:
+                    self._save()
+        return self._finish(asked, trouble)
+
+    def _finish(self, asked: int, trouble: tuple[str, int] | None) -> Outcome:
+        if trouble:
+            term, at = trouble
+            reason = f"{term} was not finite at image {at}; the update was withheld and the last checkpoint kept"
+            return Outcome("failed", reason, self.nimg, 1)
+        if self.nimg != self.saved_nimg:
+            self._save()
+        if self.nimg < self.job.total_nimg:
+            self.journal.snapshot(self.nimg)  # so that a stopped run can be sampled
+            return Outcome("stopped", REASONS[asked], self.nimg, EXIT_CODES[asked])
+        return Outcome("finished", "reached its length", self.nimg)
+
+    def _crossed(self, kimg: float, before: int) -> bool:
+        """Whether this step passed a multiple of `kimg` thousand images, or ended the run."""
+        every = round(kimg * 1000)
+        return self.nimg >= self.job.total_nimg or bool(every and self.nimg // every > before // every)
+
+    def _is_milestone(self, nimg: int) -> bool:
+        """Whether the checkpoint at `nimg` is kept for good: the first after each multiple of milestone_kimg."""
+        every = round(self.job.settings.milestone_kimg * 1000)
+        return bool(every) and nimg // every > (nimg - self.job.recipe.batch_size) // every
+
+    def _save(self) -> None:
+        """Write a checkpoint on rank 0; the others wait, so that a full disk stops all of them."""
+        full, start = 0, time.perf_counter()
+        if self.main:
+            try:
+                self._write_checkpoint()
+            except DiskFullError as error:
+                log.error("%s", error)
+                full = 1
+        (full,) = self.job.machine.highest([full])
+        if full:
+            raise DiskFullError(f"{self.folder.checkpoints}: no space left; the last checkpoint is kept")
+        self.saved_nimg = self.nimg
+        self.lookout.saved()
+        log.info("checkpoint at %.1f kimg (%.2f s)", self.nimg / 1000, time.perf_counter() - start)
+
+    def _write_checkpoint(self) -> None:
+        self.folder.sync_stats()
+        meta = {"config": self.config, "seconds": self.journal.seconds(), "world": self.job.machine.world}
+        write_checkpoint(self.folder.checkpoints, self.nimg, self.state.tensors(), meta)
+        best = self.folder.best().get("nimg")
+        keep = self.job.settings.keep_checkpoints
+        prune_checkpoints(self.folder.checkpoints, keep, lambda nimg: nimg == best or self._is_milestone(nimg))
+
+    def _begin(self) -> None:
+        """Load the newest whole checkpoint and bring the run folder to its position."""
+        job = self.job
+        found = newest_checkpoint(self.folder.checkpoints, log.warning if self.main else lambda _: None)
+        if found is not None:
+            check_resume(found.meta["config"], job.recipe, job.settings, job.data)
+            self.state.load(found.tensors)
+            self.nimg = self.saved_nimg = found.nimg
+        self.journal.open(self.nimg, float(found.meta["seconds"]) if found else 0.0)
+        self._say_hello(found)
+        job.machine.wait()
+
+    def _say_hello(self, found: Checkpoint | None) -> None:
+        job, world = self.job, self.job.machine.world
+        log.info("%s on %s", job.recipe.name, job.machine.describe())
+        if found is not None:
+            log.info("continuing %s at %.1f of %.1f kimg", found.path, self.nimg / 1000, job.total_nimg / 1000)
+        if self.main and world > 1 and self.state.buffers() and not job.settings.sync_bn:
+            own = job.recipe.batch_size // world
+            log.warning("BatchNorm uses each rank's own %d images: other ranks, other statistics", own)
+        if found is not None and found.meta["world"] != world and self.main:
+            log.warning(
+                "the checkpoint was made on %d ranks, this is %d: equal to rounding", found.meta["world"], world
+            )
+
+
+def _claim(owner: Owner, machine: Machine) -> None:
+    """Rank 0 claims the run folder; where it is refused, every rank leaves."""
+    refused, reason = 0, ""
+    if machine.is_main:
+        try:
+            taken = owner.claim()
+            if taken:
+                log.warning("%s", taken)
+        except FaceganError as error:
+            refused, reason = 1, str(error)
+    (refused,) = machine.highest([refused])
+    if refused:
+        raise FaceganError(reason or "rank 0 was refused the run folder")

@@ -1,0 +1,131 @@
+"""What the two networks minimise, from a recipe: losses and penalties as sums of named terms."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from facegan.recipes import Recipe
+from facegan.train import augment, losses, penalties
+from facegan.train.draws import Draws, Knobs
+
+Terms = dict[str, Tensor]
+SIDES = ("real", "fake")
+
+
+def discriminator_objective(
+    recipe: Recipe,
+    critic: nn.Module,
+    real: Tensor,
+    fake: Tensor,
+    draws: Draws,
+    knobs: Knobs,
+    *,
+    penalise: bool = True,
+) -> tuple[Tensor, Terms]:
+    """The discriminator's loss on `real` and `fake` (B, C, H, W), and its detached, named terms.
+
+    `penalise` is false on the batches that lazy regularisation leaves out.
+    """
+    real, fake = _seen(recipe, real, "real", draws, knobs), _seen(recipe, fake, "fake", draws, knobs)
+    real_logits, fake_logits = _logits(recipe, critic, real, fake, draws)
+    on_real, on_fake = losses.discriminator_loss(recipe.loss, real_logits, fake_logits, draws.labels)
+    terms = {
+        "loss/real": on_real,
+        "loss/fake": on_fake,
+        "scores/real": real_logits.float().mean(),
+        "scores/fake": fake_logits.float().mean(),
+    }
+    loss = on_real + on_fake
+    for name, weight, penalty in _penalties(recipe, critic, real, fake, draws, knobs, penalise):
+        terms[name] = penalty
+        loss = loss + weight * penalty
+    return loss, _detached(terms | {"loss/discriminator": loss})
+
+
+def one_sided_objective(
+    recipe: Recipe, critic: nn.Module, side: str, images: Tensor, draws: Draws, knobs: Knobs
+) -> tuple[Tensor, Terms]:
+    """The discriminator's loss on only real or only generated images, for recipes that update on each in turn."""
+    seen = _seen(recipe, images, side, draws, knobs)
+    logits = critic(seen, draws.real_masks if side == "real" else draws.fake_masks)
+    if side == "real":
+        loss = losses.real_loss(recipe.loss, logits, draws.labels)
+    else:
+        loss = losses.fake_loss(recipe.loss, logits)
+    return loss, _detached({f"loss/{side}": loss, f"scores/{side}": logits.float().mean()})
+
+
+def generator_objective(
+    recipe: Recipe, critic: nn.Module, fake: Tensor, real: Tensor, draws: Draws, knobs: Knobs, evaluated: Any = None
+) -> tuple[Tensor, Terms]:
+    """The generator's loss on its images `fake` (B, C, H, W), and its detached, named terms.
+
+    `real` is used by the relativistic loss only; `evaluated()` gives the generator's images in eval mode, for the
+    diversity penalty only.
+    """
+    fake_logits = critic(_seen(recipe, fake, "fake", draws, knobs), draws.fake_masks)
+    real_logits = None
+    if recipe.loss == "relativistic":
+        real_logits = critic(_seen(recipe, real, "real", draws, knobs), draws.real_masks)
+    return generator_loss(recipe, fake_logits, real_logits, evaluated)
+
+
+def generator_loss(
+    recipe: Recipe, fake_logits: Tensor, real_logits: Tensor | None = None, evaluated: Any = None
+) -> tuple[Tensor, Terms]:
+    """The generator's loss from logits that are there already."""
+    loss = losses.generator_loss(recipe.loss, fake_logits, real_logits)
+    terms = {}
+    if recipe.diversity_weight:
+        penalty = penalties.diversity_penalty(evaluated(), loss, recipe.diversity_weight)
+        terms["loss/diversity"] = penalty
+        loss = loss + penalty
+    return loss, _detached(terms | {"loss/generator": loss})
+
+
+def _logits(recipe: Recipe, critic: nn.Module, real: Tensor, fake: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+    """The critic's logits (B,) each; in one pass, with fewer and larger kernels, where no sample sees another."""
+    if recipe.critic_norm == "batch" or recipe.minibatch_std or recipe.spectral_norm:
+        return critic(real, draws.real_masks), critic(fake, draws.fake_masks)
+    both = zip(draws.real_masks or (), draws.fake_masks or (), strict=True)
+    logits = critic(torch.cat([real, fake]), [torch.cat(pair) for pair in both])
+    return logits[: len(real)], logits[len(real) :]
+
+
+def _penalties(
+    recipe: Recipe, critic: nn.Module, real: Tensor, fake: Tensor, draws: Draws, knobs: Knobs, penalise: bool
+) -> list[tuple[str, float, Tensor]]:
+    found = []
+    if recipe.gp_weight and draws.eps is not None:
+        penalty = penalties.gradient_penalty(critic, real, fake, draws.eps, draws.mixed_masks)
+        found.append(("loss/gp", recipe.gp_weight, penalty))
+    if recipe.r1_gamma and penalise:
+        penalty = penalties.zero_centred_penalty(critic, real, draws.real_masks)
+        found.append(("loss/r1", knobs.r1_gamma / 2 * recipe.penalty_every, penalty))
+    if recipe.r2_gamma and penalise:
+        penalty = penalties.zero_centred_penalty(critic, fake, draws.fake_masks)
+        found.append(("loss/r2", knobs.r2_gamma / 2 * recipe.penalty_every, penalty))
+    return found
+
+
+def _seen(recipe: Recipe, images: Tensor, side: str, draws: Draws, knobs: Knobs) -> Tensor:
+    """What the discriminator sees of `images`: DiffAugment, then instance noise."""
+    uniforms = draws.real_augment if side == "real" else draws.fake_augment
+    if uniforms is not None:
+        images = augment.diffaugment(images, uniforms, recipe.diffaugment)
+    normals = draws.real_noise if side == "real" else draws.fake_noise
+    if normals is not None:
+        images = augment.instance_noise(images, normals, knobs.noise_std)
+    return images
+
+
+def _detached(terms: Terms) -> Terms:
+    return {name: term.detach() for name, term in terms.items()}
+
+
+def scale_images(images: Tensor, value_range: str) -> Tensor:
+    """uint8 (B, C, H, W) to float32 in [-1, 1] (`tanh`) or [0, 1] (`sigmoid`), memory layout kept."""
+    if value_range == "tanh":
+        return images.to(torch.float32).sub_(127.5).div_(127.5)
+    return images.to(torch.float32).div_(255)

@@ -1,0 +1,37 @@
+"""One launched rank: everything it prints goes to its own file in FACEGAN_LOGS, then it is `facegan`.
+
+Run by slurm/launch.sh as `accelerate launch -m jobs.slurm.rank train ...`. A file and no pipe: nothing that a
+signal could take away between a rank and its last words.
+"""
+
+import os
+import sys
+from datetime import datetime
+from pathlib import Path
+
+
+def main() -> None:
+    rank, folder = os.environ.get("RANK", "0"), os.environ.get("FACEGAN_LOGS")
+    if folder:
+        redirect(Path(folder) / f"rank-{rank}.log")
+    node, job = os.environ.get("SLURMD_NODENAME", "this machine"), os.environ.get("SLURM_JOB_ID", "none")
+    start = datetime.now().astimezone().isoformat(timespec="seconds")
+    # one write: unbuffered ranks that share a log would mix their lines
+    sys.stdout.write(f"[{start}] rank {rank} on {node}, job {job}, process {os.getpid()}\n")
+    from jobs.cli import main as facegan
+
+    facegan()
+
+
+def redirect(log: Path) -> None:
+    """Let standard output and standard error append to `log`, for this process and those it starts."""
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    os.close(handle)
+
+
+if __name__ == "__main__":
+    main()

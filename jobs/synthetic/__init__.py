@@ -1,0 +1,1 @@
+"""Synthetic faces in the layout of CelebA: what the demo and the tests run on."""

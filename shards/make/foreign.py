@@ -1,0 +1,198 @@
+"""Indexes anybody's WebDataset tars once, so that their samples can be read by number."""
+
+import hashlib
+import json
+import os
+import re
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+
+from facegan.files import sha256_file, whole_file, write_text
+from shards.errors import ShardError
+from shards.format.index import NAME, Rejects, Shard, ShardIndex, Source, Split, Table, Transform, load_index
+from shards.format.mapping import Bytes
+from shards.format.tar import Member, members, open_tar
+from shards.format.transform import FILTER, MAX_PICTURE_BYTES, PictureError, decode, parse_crop
+from shards.read.encoded import MAX_KEY_BYTES, SQUARE, fit, write_members
+
+MEMBERS, REJECTS = "members.bin", "rejects.jsonl"
+PICTURES = {"jpg", "jpeg", "png", "webp"}
+NAME_AND_EXTENSION = re.compile(r"((?:.*/|)[^./][^./]*)[.]([^/]*)", re.DOTALL)  # webdataset's rule
+SPLIT = re.compile(r"(train|val|test)(?![a-z])|(valid|validation)(?![a-z])")
+Row = tuple[int, int, int, bytes]  # offset, size, CRC-32, key
+Progress = Callable[[int], None]
+
+
+@dataclass
+class Scan:
+    """What a pass over one tar found."""
+
+    shard: Shard
+    rows: list[Row] = field(default_factory=list)
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # height, width
+    rejects: list[dict[str, str]] = field(default_factory=list)
+
+
+def index_tars(
+    folder: Path,
+    size: int | None = None,
+    crop: str | None = None,
+    channels: int = 3,
+    progress: Progress | None = None,
+) -> ShardIndex:
+    """Index all tars of a folder: decodes every picture once, then writes a member table and `index.json`.
+
+    size, crop: bring pictures of several sizes to one: cut `crop` (as `facegan preprocess` has it; without it the
+        largest centred square) and resize to size x size pixels, while they are read. Without `size` all pictures
+        must have one size.
+    channels: 3 (RGB) or 1 (grey) of the images delivered.
+
+    Samples that cannot be used are left out and listed in `rejects.jsonl`. A tar's name says its split
+    (train-, val- or test-...; others are train). Raises ShardError where a tar is damaged (a damaged header would
+    hide samples), where sizes differ, or where nothing is left.
+    """
+    paths = sorted(folder.glob("*.tar"))
+    if not paths:
+        raise ShardError(f"{folder}: no *.tar in it to index")
+    transform = _transform(size, crop)
+    scan = partial(
+        _scan, transform=transform, side=size, channels=channels, progress=progress or (lambda count: None)
+    )
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="index") as pool:
+        scans = list(pool.map(scan, paths))
+    _refuse_empty(scans, folder)
+    height, width = (size, size) if size else _one_size(scans, folder)
+    index = ShardIndex(
+        members="encoded",
+        height=height,
+        width=width,
+        channels=channels,
+        splits=_splits(scans),
+        shards=tuple(each.shard for each in scans),
+        source=_source(scans, folder),
+        shard_size=max(each.shard.samples for each in scans),
+        transform=transform,
+        table=_write_table(scans, folder),
+        rejects=_write_rejects(scans, folder),
+    )
+    index.write(folder)
+    return index
+
+
+def known_index(folder: Path) -> ShardIndex | None:
+    """The index that the folder has already, if any; ShardError where it is not of the tars that lie there."""
+    if not (folder / NAME).exists():
+        return None
+    index = load_index(folder)
+    found = {path.name: path.stat().st_size for path in folder.glob("*.tar")}
+    if found != {shard.name: shard.bytes for shard in index.shards}:
+        raise ShardError(f"{folder / NAME}: describes other tars than lie there; remove it to index them anew")
+    return index
+
+
+def _scan(path: Path, transform: Transform, side: int | None, channels: int, progress: Progress) -> Scan:
+    scan = Scan(Shard(path.name, _split(path.name), 0, path.stat().st_size, ""))
+    data = open_tar(path)
+    for key, group in _samples(members(data, str(path))):
+        try:
+            row, image = _read(data, key, group, channels)
+            if side:
+                image = fit(image, transform, (side, side, channels))
+        except PictureError as error:
+            scan.rejects.append({"shard": path.name, "key": key, "reason": error.reason, "detail": error.detail})
+            continue
+        scan.rows.append(row)
+        scan.sizes[image.shape[0], image.shape[1]] += 1
+        progress(1)
+    scan.shard = Shard(path.name, scan.shard.split, len(scan.rows), scan.shard.bytes, sha256_file(path))
+    return scan
+
+
+def _samples(entries: Iterator[Member]) -> Iterator[tuple[str, list[tuple[str, Member]]]]:
+    """Samples as webdataset makes them: neighbours whose names agree up to the first dot of the file name."""
+    matched = ((NAME_AND_EXTENSION.fullmatch(entry.name), entry) for entry in entries)
+    named = ((match[1], match[2].lower(), entry) for match, entry in matched if match)
+    for key, group in groupby(named, key=lambda each: each[0]):
+        yield key, [(extension, entry) for _, extension, entry in group]
+
+
+def _read(data: Bytes, key: str, group: list[tuple[str, Member]], channels: int) -> tuple[Row, Bytes]:
+    """The table's row and the decoded picture of a sample; PictureError where it has none that can be used."""
+    pictures = [entry for extension, entry in group if extension in PICTURES]
+    if len(pictures) != 1:
+        found = ", ".join(f"{extension}" for extension, _ in group)
+        raise PictureError("not one picture", f"{len(pictures)} pictures (jpg, jpeg, png, webp) among: {found}")
+    entry = pictures[0]
+    encoded_key = key.encode("utf-8", "surrogateescape")
+    if not entry.plain or entry.size > MAX_PICTURE_BYTES or len(encoded_key) > MAX_KEY_BYTES:
+        raise PictureError(
+            "unsupported", f"a link, over {MAX_PICTURE_BYTES:,} bytes, or a key over {MAX_KEY_BYTES}"
+        )
+    picture = data[entry.offset : entry.offset + entry.size].tobytes()
+    return (entry.offset, entry.size, zlib.crc32(picture), encoded_key), decode(picture, channels)
+
+
+def _split(name: str) -> str:
+    match = SPLIT.match(name)
+    return "train" if match is None else match[1] or "val"
+
+
+def _transform(size: int | None, crop: str | None) -> Transform:
+    if size is None and crop is not None:
+        raise ShardError("--crop needs --size: what is cut out has to be brought to one size")
+    if crop is not None:
+        parse_crop(crop)
+    return Transform("none", "none") if size is None else Transform(crop or SQUARE, FILTER)
+
+
+def _refuse_empty(scans: list[Scan], folder: Path) -> None:
+    if not any(scan.rows for scan in scans):
+        rejects = [f"{each['key']}: {each['reason']} ({each['detail']})" for scan in scans for each in scan.rejects]
+        raise ShardError(
+            f"{folder}: not one usable picture in {len(scans)} tars; first {rejects[:1] or 'no sample'}"
+        )
+
+
+def _one_size(scans: list[Scan], folder: Path) -> tuple[int, int]:
+    sizes = sum((scan.sizes for scan in scans), Counter[tuple[int, int]]())
+    if len(sizes) == 1:
+        return next(iter(sizes))
+    common = ", ".join(f"{count:,} of {height}x{width}" for (height, width), count in sizes.most_common(4))
+    raise ShardError(
+        f"{folder}: pictures of {len(sizes)} sizes (height x width): {common}. A set has one: give --size 64 "
+        "(cuts the largest centred square, or --crop, and resizes while reading)"
+    )
+
+
+def _splits(scans: list[Scan]) -> dict[str, Split]:
+    splits: dict[str, Split] = {}
+    for scan in scans:
+        before = splits.get(scan.shard.split, Split(0, 0))
+        splits[scan.shard.split] = Split(before.samples + scan.shard.samples, before.shards + 1)
+    return splits
+
+
+def _source(scans: list[Scan], folder: Path) -> Source:
+    digest = hashlib.sha256("".join(scan.shard.sha256 for scan in scans).encode()).hexdigest()
+    listed = sum(len(scan.rows) + len(scan.rejects) for scan in scans)
+    return Source(folder.resolve().name, "webdataset", listed, digest)
+
+
+def _write_table(scans: list[Scan], folder: Path) -> Table:
+    with whole_file(folder / MEMBERS) as part:
+        write_members(part, [row for scan in scans for row in scan.rows])
+    path = folder / MEMBERS
+    return Table(MEMBERS, path.stat().st_size, sha256_file(path))
+
+
+def _write_rejects(scans: list[Scan], folder: Path) -> Rejects:
+    rejects = [reject for scan in scans for reject in scan.rejects]
+    write_text(folder / REJECTS, "".join(json.dumps(reject) + "\n" for reject in rejects))
+    reasons = Counter(reject["reason"] for reject in rejects)
+    return Rejects(REJECTS, len(rejects), dict(reasons), sha256_file(folder / REJECTS))

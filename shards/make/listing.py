@@ -1,0 +1,146 @@
+"""The pictures of a source in one fixed order, with the place of each in its archive, in little memory."""
+
+import hashlib
+import os
+import re
+import struct
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.format.transform import MAX_PICTURE_BYTES, PictureError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm")
+PLAIN_STEM = re.compile(r"[A-Za-z0-9_-]{1,90}")
+LFW_NAME = re.compile(r"(?:.*/)?([^/]+)/\1_\d{4}\.\w+", re.DOTALL)
+
+LINK, ENCRYPTED, SPARSE = 1 << 16, 1 << 17, 1 << 18  # forms of entries that hold no picture's bytes
+REFUSED = {
+    LINK: ("not a file", "a link or a device in the tar"),
+    ENCRYPTED: ("unsupported", "encrypted in the zip"),
+    SPARSE: ("unsupported", "a sparse file in the tar"),
+}
+
+PLACE = np.dtype([("offset", "<i8"), ("stored", "<i8"), ("size", "<i8"), ("crc", "<u4"), ("form", "<u4")])
+PLACE_STRUCT = struct.Struct("<qqqII")
+
+
+class Place(NamedTuple):
+    """Where a picture lies in its archive: bytes `stored` at `offset`, `size` when unpacked (by `form`)."""
+
+    offset: int = 0
+    stored: int = 0
+    size: int = 0
+    crc: int = 0
+    form: int = 0
+
+
+class Reader(Protocol):
+    """Gives the bytes of one picture after the other; each process opens its own."""
+
+    def read(self, name: str, place: Place) -> bytes:
+        """The picture's bytes; PictureError where they cannot be had."""
+
+
+class FileReader:
+    """Reads bytes at places of one file."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = os.open(path, os.O_RDONLY)
+
+    def bytes_at(self, offset: int, size: int) -> bytes:
+        """Exactly `size` bytes; PictureError where the archive ends before."""
+        if size > MAX_PICTURE_BYTES:
+            raise PictureError("too large", f"{size:,} bytes, at most {MAX_PICTURE_BYTES:,} are read")
+        data = os.pread(self.file, size, offset)
+        if len(data) != size:
+            raise PictureError("truncated", f"the archive ends {size - len(data)} bytes before the picture does")
+        return data
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All pictures of a source, sorted by name; `places` (n,) of dtype PLACE says where each lies."""
+
+    kind: str  # folder, zip, tar, idx
+    path: Path  # what a reader opens
+    names: list[str]
+    places: NDArray[np.void]
+    left_out: Counter[str] = field(default_factory=Counter)  # files that are no pictures, by extension
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the names and, for archives, the sizes and CRC-32s that their directory states.
+
+        It says whether two listings are the same, without opening a picture. What was in the pictures goes
+        into the set's own source fingerprint while they are read.
+        """
+        digest = hashlib.sha256()
+        for name in self.names:
+            digest.update(name_bytes(name) + b"\0")
+        digest.update(self.places["size"].tobytes() + self.places["crc"].tobytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def has_plain_stems(self) -> bool:
+        """Whether every stem is made of letters, digits, _ and - and none comes twice."""
+        if not all(PLAIN_STEM.fullmatch(stem(name)) for name in self.names):
+            return False
+        # Short hashes first: a set of all stems would be the largest thing in memory
+        hashes = np.fromiter((_hash(stem(name)) for name in self.names), np.uint64, len(self))
+        if len(np.unique(hashes)) == len(self):
+            return True
+        return len({stem(name) for name in self.names}) == len(self)
+
+    @property
+    def is_lfw(self) -> bool:
+        """Whether all pictures lie as in Labeled Faces in the Wild: Name/Name_0001.jpg."""
+        return all(LFW_NAME.fullmatch(name) for name in self.names)
+
+
+def collect(kind: str, path: Path, entries: Iterable[tuple[str, Place]]) -> Listing:
+    """Sort the pictures among `entries` by the bytes of their names (equal names in the order they come)."""
+    names: list[str] = []
+    packed = bytearray()
+    left_out: Counter[str] = Counter()
+    for name, place in entries:
+        extension = os.path.splitext(name)[1].lower()  # noqa: PTH122 - names are no paths of this machine
+        if is_hidden(name) or extension not in EXTENSIONS:
+            left_out["hidden" if is_hidden(name) else extension or "without extension"] += 1
+            continue
+        names.append(name)
+        packed += PLACE_STRUCT.pack(*place)
+    places = np.frombuffer(packed, PLACE)
+    if any(name_bytes(a) > name_bytes(b) for a, b in pairwise(names)):
+        order = sorted(range(len(names)), key=lambda i: name_bytes(names[i]))
+        names, places = [names[i] for i in order], places[order]
+    return Listing(kind, path, names, places, left_out)
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def name_bytes(name: str) -> bytes:
+    """A source name as bytes, also where the file system's names are not UTF-8."""
+    return name.encode("utf-8", "surrogateescape")
+
+
+def is_hidden(name: str) -> bool:
+    """Whether the file's name starts with a dot, as the shadow files that macOS packs do."""
+    return name.rpartition("/")[2].startswith(".")
+
+
+def stem(name: str) -> str:
+    """A picture's file name without folders and without its last extension."""
+    return os.path.splitext(name.rpartition("/")[2])[0]  # noqa: PTH122

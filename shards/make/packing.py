@@ -1,0 +1,210 @@
+"""One shard at every size: read, decode, crop and resize its pictures, write the tars, then the record of it."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facegan.files import remove_stale, whole_file
+from shards.format.png import END, Geometry, blank_records, encode_records
+from shards.format.transform import Crop, PictureError, decode, resize
+from shards.make.annotations import SPLITS, Annotations
+from shards.make.listing import Place, Reader
+from shards.make.parts import CONTENT_MODULUS, Part, content_of, count_reasons, write_part
+from shards.make.sources import open_reader
+
+BATCH = 32  # pictures resized in one call: fits the cache, and larger batches were not faster
+BATCH_BYTES = 64 << 20  # of large pictures, fewer
+LARGE = 1 << 20  # bytes of a decoded picture
+FLUSH = 4 << 20  # bytes written between two reminders to the disk
+
+encode_json = json.JSONEncoder(separators=(",", ":")).encode
+
+Report = Callable[[int, int], None]  # pictures read, of these rejected, since the last call
+
+
+@dataclass(frozen=True)
+class Task:
+    """A shard to be written: its n pictures and the sizes that do not have it yet."""
+
+    shard: str
+    source: tuple[str, Path]  # kind and path for a reader
+    names: list[str]
+    places: NDArray[np.void]
+    keys: list[str]
+    annotations: Annotations
+    crop: Crop
+    sizes: dict[Path, Geometry]  # folder of a set: geometry
+
+
+class ShardFile:
+    """A tar being written, hashed on the way."""
+
+    def __init__(self, stream: BinaryIO, geometry: Geometry) -> None:
+        self.stream, self.geometry = stream, geometry
+        self.records = blank_records(geometry, BATCH)
+        self.digest = hashlib.sha256()
+        self.bytes = self.samples = self.flushed = 0
+
+    def add(self, images: NDArray[np.uint8], keys: list[str], texts: list[bytes] | None) -> None:
+        """Append images (n, H, W, C), at most BATCH, as n records."""
+        records = encode_records(self.geometry, images, keys, texts, self.records[: len(images)])
+        self._write(records.reshape(-1).data)
+        self.samples += len(images)
+
+    def end(self) -> None:
+        """Append the end mark of a tar."""
+        self._write(memoryview(END))
+
+    def _write(self, data: memoryview) -> None:
+        self.stream.write(data)
+        self.digest.update(data)
+        self.bytes += len(data)
+        if self.bytes - self.flushed >= FLUSH:
+            self._start_flush()
+
+    def _start_flush(self) -> None:
+        """Have the disk begin: Linux starts to write what it may forget, so the sync at the end waits less."""
+        self.stream.flush()
+        os.posix_fadvise(self.stream.fileno(), self.flushed, self.bytes - self.flushed, os.POSIX_FADV_DONTNEED)
+        self.flushed = self.bytes
+
+
+@contextmanager
+def shard_file(path: Path, geometry: Geometry) -> Iterator[ShardFile]:
+    """A new tar at `path`, whole or absent; absent too where no sample came."""
+    remove_stale(path)
+    with whole_file(path) as part, part.open("wb") as stream:
+        shard = ShardFile(stream, geometry)
+        yield shard
+        shard.end()
+    if not shard.samples:
+        path.unlink()
+
+
+@cache
+def _reader(kind: str, path: Path) -> Reader:
+    return open_reader(kind, path)
+
+
+def write_shard(task: Task, report: Report) -> None:
+    """Write a task's shard at all its sizes, then its records.
+
+    Raises ShardError (DiskFullError) and leaves nothing under a final name that is not whole.
+    """
+    packer = _Packer(task)
+    with ExitStack() as stack:
+        files = {
+            folder: stack.enter_context(shard_file(folder / task.shard, geometry))
+            for folder, geometry in task.sizes.items()
+        }
+        for crops in packer.batches(report):
+            packer.add(crops, list(files.values()))
+    for folder, shard in files.items():
+        packer.write_part(folder, shard)
+
+
+Crops = dict[int, NDArray[np.uint8]]  # by index in the task
+
+
+class _Packer:
+    """What is gathered over the batches of one shard: lines of the side table, rejects, fingerprints."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.split = SPLITS[int(task.annotations.splits[0])]
+        self.reader = _reader(*task.source)
+        self.places = [Place(*place) for place in task.places.tolist()]
+        geometry = next(iter(task.sizes.values()))
+        self.channels, self.has_members = geometry.channels, geometry.json > 0
+        self.samples: list[str] = []
+        self.rejects: list[dict[str, str]] = []
+        self.content = 0
+
+    def batches(self, report: Report) -> Iterator[Crops]:
+        """The crops of the good pictures, in batches that are bounded in number and in bytes."""
+        batch: Crops = {}
+        held = reported = rejected = 0
+        last = len(self.task.names) - 1
+        for i in range(last + 1):
+            crop = self._crop(i)
+            if crop is not None:
+                batch[i] = crop
+                held += crop.nbytes
+            if len(batch) == BATCH or held >= BATCH_BYTES or i == last:
+                yield batch
+                report(i + 1 - reported, len(self.rejects) - rejected)
+                batch, held, reported, rejected = {}, 0, i + 1, len(self.rejects)
+
+    def add(self, crops: Crops, files: list[ShardFile]) -> None:
+        """Resize a batch and append it to all files."""
+        keys = [self.task.keys[i] for i in crops]
+        texts = [self.task.annotations.member(i) for i in crops] if self.has_members else None
+        groups = _by_shape(list(crops.values()))
+        for file in files:
+            images = resize_groups(groups, len(crops), file.geometry)
+            file.add(images, keys, texts)
+        self.samples += [self._line(i) for i in crops]
+
+    def _crop(self, i: int) -> NDArray[np.uint8] | None:
+        """The cut of picture i (h, w, C); None where it was rejected."""
+        name, data = self.task.names[i], None
+        try:
+            data = self.reader.read(name, self.places[i])
+            image = decode(data, self.channels)
+            crop = self.task.crop.cut(image)
+            # A crop is a view: do not hold a whole large photograph for it
+            return crop.copy() if image.nbytes > LARGE and crop.nbytes < image.nbytes else crop
+        except PictureError as error:
+            self.rejects.append({"source": name, "reason": error.reason, "detail": error.detail})
+            return None
+        finally:
+            self.content += content_of(name, data)
+
+    def _line(self, i: int) -> str:
+        row = {"key": self.task.keys[i], "source": self.task.names[i], "split": self.split}
+        return encode_json(row | self.task.annotations.row(i))
+
+    def write_part(self, folder: Path, shard: ShardFile) -> None:
+        """Write the record of a finished shard."""
+        part = Part(
+            name=self.task.shard,
+            split=self.split,
+            samples=shard.samples,
+            bytes=shard.bytes,
+            sha256=shard.digest.hexdigest(),
+            rejects=len(self.rejects),
+            by_reason=count_reasons(self.rejects),
+            content=f"{self.content % CONTENT_MODULUS:064x}",
+        )
+        write_part(folder, part, self.samples, self.rejects)
+
+
+Groups = list[tuple[list[int], NDArray[np.uint8]]]  # indices in the batch, their crops (n, h, w, C)
+
+
+def _by_shape(crops: list[NDArray[np.uint8]]) -> Groups:
+    """Crops of one size together, so that each group is resized in one call."""
+    members: dict[tuple[int, ...], list[int]] = {}
+    for i, crop in enumerate(crops):
+        members.setdefault(crop.shape, []).append(i)
+    return [(indices, np.stack([crops[i] for i in indices])) for indices in members.values()]
+
+
+def resize_groups(groups: Groups, count: int, geometry: Geometry) -> NDArray[np.uint8]:
+    """Images (count, H, W, C) of a set's size, in the batch's order."""
+    resized = [(indices, resize(crops, geometry.height, geometry.width)) for indices, crops in groups]
+    if len(resized) == 1:
+        return resized[0][1]
+    images = np.empty((count, geometry.height, geometry.width, geometry.channels), np.uint8)
+    for indices, group in resized:
+        images[indices] = group
+    return images

@@ -1,0 +1,98 @@
+"""Where pictures come from: a folder, a zip, a tar or MNIST's idx files, listed in one order, read in place."""
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from shards.errors import ShardError
+from shards.format.transform import MAX_PICTURE_BYTES, PictureError
+from shards.make.idx import IdxReader, is_images_file, list_idx
+from shards.make.listing import EXTENSIONS, Listing, Place, Reader, collect
+from shards.make.tarfiles import TarReader, list_tar, recognise
+from shards.make.zipfiles import ZipReader, list_zip
+
+
+def list_source(path: Path, scratch: Path) -> Listing:
+    """List the pictures of `path`, whatever it is, sorted by name.
+
+    A compressed tar has no places to read from: it is first decompressed into one file in `scratch`, never
+    into many. Raises ShardError where there is no picture, or where a folder or archive cannot be read.
+    """
+    if not path.exists():
+        raise ShardError(f"{path}: there is no such file or folder")
+    listing = _list_folder(path) if path.is_dir() else _list_file(path, scratch)
+    if not listing.names:
+        others = ", ".join(f"{count} {kind}" for kind, count in sorted(listing.left_out.items()))
+        raise ShardError(f"{path}: no picture ({' '.join(EXTENSIONS)}) in it, only: {others or 'nothing'}")
+    return listing
+
+
+def open_reader(kind: str, path: Path) -> Reader:
+    """What reads the pictures of a listing of this kind."""
+    readers: dict[str, Callable[[Path], Reader]] = {
+        "folder": FolderReader,
+        "zip": ZipReader,
+        "tar": TarReader,
+        "idx": IdxReader,
+    }
+    return readers[kind](path)
+
+
+def _list_file(path: Path, scratch: Path) -> Listing:
+    if is_images_file(path):
+        return collect("idx", path, list_idx(path))
+    kind, opened = recognise(path, scratch)
+    return collect(kind, opened, list_zip(opened) if kind == "zip" else list_tar(opened))
+
+
+def _list_folder(path: Path) -> Listing:
+    if any(is_images_file(entry) for entry in path.iterdir()):
+        return collect("idx", path, list_idx(path))
+    return collect("folder", path, ((name, Place()) for name in _walk(path, "", frozenset())))
+
+
+def _walk(root: Path, folder: str, parents: frozenset[tuple[int, int]]) -> Iterator[str]:
+    """Names of all files below root/folder, with `/` between; links are followed, loops are not."""
+    facts = (root / folder).stat()
+    here = facts.st_dev, facts.st_ino
+    if here in parents:
+        return
+    try:
+        with os.scandir(root / folder) as entries:
+            for entry in entries:
+                name = f"{folder}{entry.name}"
+                if entry.is_dir():
+                    yield from _walk(root, f"{name}/", parents | {here})
+                else:
+                    yield name
+    except PermissionError as error:
+        raise ShardError(f"{root / folder}: cannot be listed: {error.strerror}") from None
+
+
+class FolderReader:
+    """Pictures that are files of their own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = os.fspath(path)
+
+    def read(self, name: str, place: Place) -> bytes:
+        """The bytes of one file."""
+        try:
+            # Not to wait for ever on a named pipe that is called .jpg
+            file = os.open(f"{self.path}/{name}", os.O_RDONLY | os.O_NONBLOCK)
+        except OSError as error:
+            raise PictureError("unreadable", error.strerror or str(error)) from None
+        try:
+            return _read_file(file)
+        finally:
+            os.close(file)
+
+
+def _read_file(file: int) -> bytes:
+    facts = os.fstat(file)
+    if not stat.S_ISREG(facts.st_mode):
+        raise PictureError("not a file", stat.filemode(facts.st_mode))
+    if facts.st_size > MAX_PICTURE_BYTES:
+        raise PictureError("too large", f"{facts.st_size:,} bytes, at most {MAX_PICTURE_BYTES:,} are read")
+    return os.read(file, facts.st_size)

@@ -1,0 +1,102 @@
+"""A set of shards from a source of pictures, written in one go or in slices."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from shards.errors import ShardError
+from shards.format.index import NAME, ShardIndex
+from shards.make.closing import close_folder, close_set, missing_shards, remove_decompressed, whole_index
+from shards.make.plan import Options, Plan, Survey, asked, read_plan, stamp, survey
+from shards.make.pool import start_server, write_all
+
+__all__ = ["Options", "Outcome", "close_set", "preprocess"]
+
+Progress = Callable[[int, int, int], None]  # pictures read and rejected since the last call; pictures in all
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run of preprocess found and did: the sets' indices where they are whole."""
+
+    indices: dict[Path, ShardIndex]
+    missing: list[str]  # shards that other slices still have to write
+    notes: list[str] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+def preprocess(options: Options, progress: Progress = lambda read, rejected, total: None) -> Outcome:
+    """Turn a source of pictures into one set of shards a size: OUT/64, OUT/128, ...
+
+    Finished shards of an earlier run are kept, so the same call again continues; the bytes written depend on
+    the source and the options alone, not on workers, slices or interruptions. One slice of one closes the sets.
+    Raises ShardError where the source or OUT cannot be used, where OUT was begun with other options (naming
+    them), or where more pictures were rejected than `max_rejects`; DiskFullError where there is no room.
+    """
+    folders = [options.folder(size) for size in options.sizes]
+    done = {folder: index for folder in folders if (index := whole_index(folder)) is not None}
+    if len(done) == len(folders) and all(_unchanged(folder, options) for folder in folders):
+        return Outcome(done, [])
+    if len(done) < len(folders):
+        start_server()  # it imports torch while the source is listed
+    found = survey(options)
+    plans = {options.folder(size): found.plan(size) for size in options.sizes}
+    for folder, plan in plans.items():
+        _agree(folder, plan)
+    todo = {folder: plan for folder, plan in plans.items() if folder not in done}
+    if todo:
+        _write(found, todo, progress)
+    return _outcome(options, found, plans)
+
+
+def _write(found: Survey, plans: dict[Path, Plan], progress: Progress) -> None:
+    total = sum(len(task.names) for task in found.tasks(plans))
+    progress(0, 0, total)
+    write_all(found.tasks(plans), found.options.workers, lambda read, rejected: progress(read, rejected, total))
+
+
+def _outcome(options: Options, found: Survey, plans: dict[Path, Plan]) -> Outcome:
+    """Close the sets; a slice of several leaves that to close_set, as others may be at work."""
+    missing = sorted({shard for folder, plan in plans.items() for shard in missing_shards(folder, plan)})
+    if options.slice[1] == 1:
+        indices = {folder: close_folder(folder) for folder in plans}
+        remove_decompressed(options.out)
+    else:
+        indices = {folder: index for folder in plans if (index := whole_index(folder)) is not None}
+    return Outcome(indices, missing, found.annotations.notes, found.listing.left_out)
+
+
+def _unchanged(folder: Path, options: Options) -> bool:
+    """Whether a closed set was made with these very options from this very archive, so that nothing is to do."""
+    plan = read_plan(folder)
+    if plan is None or plan.source["stamp"] is None or not options.source.exists():
+        return False
+    same = {name: plan.fixed.get(name) for name in asked(options, plan.source["kind"])}
+    return same == asked(options, plan.source["kind"]) and plan.source["stamp"] == stamp(options)
+
+
+def _agree(folder: Path, plan: Plan) -> None:
+    """Keep `plan` in the set's folder; refuse where the set was begun with another."""
+    begun = read_plan(folder)
+    if begun is None:
+        others = sorted(file.name for file in folder.glob("*.tar")) + [NAME] * (folder / NAME).exists()
+        if others:
+            raise ShardError(f"{folder}: holds {others[0]}, not made by preprocess here: choose another OUT")
+    elif begun.fixed != plan.fixed:
+        differences = "; ".join(
+            f"{name}: {_short(begun.fixed.get(name))} there, {_short(value)} asked for"
+            for name, value in plan.fixed.items()
+            if begun.fixed.get(name) != value
+        )
+        raise ShardError(
+            f"{folder}: was begun with other options or another source ({differences}). "
+            "Give the same, or choose another OUT, or remove that folder"
+        )
+    if begun != plan:
+        plan.write(folder)
+
+
+def _short(value: Any) -> str:
+    return f"{value[:12]}..." if isinstance(value, str) and len(value) == 64 else str(value)

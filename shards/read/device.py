@@ -1,0 +1,55 @@
+"""A whole split kept on the device as one tensor: a batch is one index_select, nothing crosses the bus."""
+
+import numpy as np
+import torch
+
+from shards.errors import ShardError
+from shards.format.mapping import Bytes
+from shards.read.images import Images, Ints
+
+BLOCK = 4096  # images copied at a time
+
+
+class DeviceImages(Images):
+    """The images of a split as one uint8 tensor (N, H, W, C) on `device`, behind the same interface and order.
+
+    Raises ShardError where the device has no room for it.
+    """
+
+    def __init__(self, images: Images, device: torch.device | str) -> None:
+        self.images, self.split, self.shards, self.files = images, images.split, images.shards, images.files
+        self.height, self.width, self.channels = images.height, images.width, images.channels
+        self.firsts = images.firsts
+        self.device = torch.device(device)
+        shape = (len(images), self.height, self.width, self.channels)
+        _check_room(int(np.prod(shape, dtype=np.int64)), self.device)
+        self.pixels = torch.empty(shape, dtype=torch.uint8, device=self.device)
+        for start in range(0, len(images), BLOCK):
+            stop = min(start + BLOCK, len(images))
+            self.pixels[start:stop] = torch.from_numpy(images.gather(np.arange(start, stop)))
+
+    def batch(self, indices: Ints) -> torch.Tensor:
+        """The images at `indices` on the device: (n, C, H, W) uint8 with channels_last strides."""
+        self.locate(indices)
+        chosen = torch.from_numpy(indices).to(self.device)
+        return self.pixels.index_select(0, chosen).permute(0, 3, 1, 2)
+
+    def gather(self, indices: Ints) -> Bytes:
+        """The images at `indices` in host memory: (n, H, W, C) uint8."""
+        pixels: Bytes = self.batch(indices).permute(0, 2, 3, 1).cpu().numpy()
+        return pixels
+
+    def keys(self, indices: Ints) -> list[str]:
+        """See `Images.keys`."""
+        return self.images.keys(indices)
+
+
+def _check_room(needed: int, device: torch.device) -> None:
+    if device.type != "cuda":
+        return
+    free, _ = torch.cuda.mem_get_info(device)
+    if needed > free:
+        raise ShardError(
+            f"the split takes {needed / 1e9:.1f} GB, {device} has {free / 1e9:.1f} GB free: "
+            "leave out --cache device (the memory-mapped shards need no room there), or take smaller images"
+        )

@@ -1,0 +1,130 @@
+"""Images of anybody's WebDataset tars: JPEG, PNG or WebP members, decoded in threads."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facegan.files import sha256_file
+from shards.errors import ShardError
+from shards.format.index import ShardIndex, Transform
+from shards.format.mapping import Bytes, map_file
+from shards.format.png import Geometry
+from shards.format.transform import MAX_PICTURE_BYTES, Crop, PictureError, decode, parse_crop, resize
+from shards.read.images import Files, Images, Ints
+
+SQUARE = "square"  # the crop "as large a centred square as the picture has"
+MAX_KEY_BYTES = 255
+FIXED_BYTES = 8 + 8 + 4  # of a row of the member table, the key aside
+
+
+def member_type(key_bytes: int) -> np.dtype[np.void]:
+    """A row of the member table: where a sample's picture lies in its tar, its CRC-32 and its key (UTF-8)."""
+    return np.dtype([("offset", "<i8"), ("size", "<i8"), ("crc", "<u4"), ("key", f"S{key_bytes}")])
+
+
+class EncodedImages(Images):
+    """Images behind compressed members: the same numbers, order and interface as stored ones, decoder included.
+
+    A sample that cannot be decoded is a ShardError that names shard and sample. Pictures larger than the set's
+    images are cropped and resized as the index says.
+    """
+
+    def __init__(self, index: ShardIndex, split: str, files: Files, folder: Path) -> None:
+        Geometry(index.height, index.width, index.channels)  # checks the bounds
+        super().__init__(index, split, files)
+        self.transform = index.transform
+        table = load_members(index, folder)
+        firsts = np.cumsum([0] + [shard.samples for shard in index.shards])
+        mine = [number for number, shard in enumerate(index.shards) if shard.split == split]
+        self.members = [table[firsts[number] : firsts[number + 1]] for number in mine]
+        self._mapped: dict[int, Bytes] = {}
+
+    def gather(self, indices: Ints) -> Bytes:
+        """See `Images.gather`."""
+        out = np.empty((len(indices), self.height, self.width, self.channels), np.uint8)
+        shards, places = self.locate(indices)
+        for shard in set(shards.tolist()) - set(self._mapped):
+            self._mapped[shard] = map_file(self.files.path(self.shards[shard]))
+        samples = list(zip(out, shards.tolist(), places.tolist(), strict=True))
+        step = max(1, -(-len(samples) // (4 * self._workers)))
+        parts = [samples[start : start + step] for start in range(0, len(samples), step)]
+        for _ in self._pool.map(self._decode, parts):
+            pass
+        return out
+
+    def keys(self, indices: Ints) -> list[str]:
+        """See `Images.keys`."""
+        return [self._key(shard, place) for shard, place in zip(*self.locate(indices), strict=True)]
+
+    def expect(self, now: Ints, then: Ints) -> None:
+        """See `Images.expect`."""
+        if self.files.partial:
+            self._mapped = {shard: data for shard, data in self._mapped.items() if shard in now}
+        super().expect(now, then)
+
+    @cached_property
+    def _workers(self) -> int:
+        return len(os.sched_getaffinity(0))
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
+
+    def _decode(self, samples: list[tuple[Bytes, int, int]]) -> None:
+        for out, shard, place in samples:
+            try:
+                out[...] = fit(decode(self._bytes(shard, place), self.channels), self.transform, out.shape)
+            except PictureError as error:
+                where = f"{self.shards[shard].name}: sample {self._key(shard, place)}"
+                raise ShardError(
+                    f"{where}: {error.reason} ({error.detail}): damaged since it was indexed"
+                ) from None
+
+    def _bytes(self, shard: int, place: int) -> bytes:
+        member, data = self.members[shard][place], self._mapped[shard]
+        offset, size = int(member["offset"]), int(member["size"])
+        if offset < 0 or not 0 < size <= MAX_PICTURE_BYTES or offset + size > len(data):
+            raise PictureError("not in the tar", f"{size:,} bytes at byte {offset:,}, the tar has {len(data):,}")
+        return data[offset : offset + size].tobytes()
+
+    def _key(self, shard: int, place: int) -> str:
+        return bytes(self.members[shard][place]["key"]).decode("utf-8", "replace")
+
+
+def fit(image: Bytes, transform: Transform | None, shape: tuple[int, ...]) -> Bytes:
+    """Crop and resize a decoded picture (h, w, C) to the set's shape (H, W, C); PictureError where it cannot."""
+    if transform is not None and transform.crop != "none":
+        side = min(image.shape[:2])
+        crop = Crop(SQUARE, side, side) if transform.crop == SQUARE else parse_crop(transform.crop)
+        image = resize(np.ascontiguousarray(crop.cut(image))[None], *shape[:2])[0]
+    if image.shape != shape:
+        found = "x".join(str(side) for side in image.shape[:2])
+        raise PictureError("another size", f"{found} pixels, the set has {shape[0]}x{shape[1]}")
+    return image
+
+
+def load_members(index: ShardIndex, folder: Path) -> NDArray[np.void]:
+    """The member table of an encoded set, memory-mapped: one row a sample, in the order of the shards.
+
+    Raises ShardError where it is missing or damaged. It is rows and nothing else: there is no header to parse.
+    """
+    if index.table is None:
+        raise ShardError(f"{folder}: the index names no member table; index the tars again")
+    path, rows = folder / index.table.name, sum(shard.samples for shard in index.shards)
+    if not path.exists() or path.stat().st_size != index.table.bytes or sha256_file(path) != index.table.sha256:
+        raise ShardError(
+            f"{path}: the member table is missing or damaged: remove index.json and index the tars again"
+        )
+    width, rest = divmod(index.table.bytes, max(rows, 1))
+    if rest or not 1 <= width - FIXED_BYTES <= MAX_KEY_BYTES:
+        raise ShardError(f"{path}: {index.table.bytes:,} bytes are no table of {rows:,} members")
+    return map_file(path).view(member_type(width - FIXED_BYTES))
+
+
+def write_members(path: Path, rows: list[tuple[int, int, int, bytes]]) -> None:
+    """Write the member table; rows are (offset, size, CRC-32, key)."""
+    np.array(rows, member_type(max([1, *(len(row[3]) for row in rows)]))).tofile(path)

@@ -1,0 +1,56 @@
+"""Opens a set where it lies: a folder, an address, or a stage that its shards are copied to."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from shards.errors import ShardError
+from shards.format.index import NAME, load_index
+from shards.read import stage as staging
+from shards.read.images import Folder
+from shards.read.remote import LocalSource, is_remote
+from shards.read.sets import ShardSet
+
+
+def open_set(
+    path: str | Path,
+    resolution: int | None = None,
+    stage: Path | None = None,
+    stage_limit: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> ShardSet:
+    """Open the set in a folder OUT or OUT/64, or at an address https://, s3:// or gs://.
+
+    resolution: height of the images, needed where OUT holds sets of several sizes.
+    stage: node-local folder to copy the shards to, checked by hash, once for all ranks of the node. Without it
+        a set at an address, or on a network file system, is staged to $SLURM_TMPDIR where that is set.
+    stage_limit: the most bytes the stage may hold; below the size of the set, shards come and go.
+    progress: called with the number of bytes of each piece fetched.
+
+    Nothing is read but the index and the sizes of the files. Raises ShardError where there is no set, where the
+    index is damaged, or a file is missing or has another size.
+    """
+    if is_remote(str(path)):
+        return staging.open_remote(str(path), resolution, stage, stage_limit, progress)
+    folder = find_set(Path(path), resolution)
+    target = stage or staging.automatic_folder(folder)
+    if target is not None:
+        return staging.open_staged(LocalSource(folder), target, stage_limit, progress)
+    return ShardSet(load_index(folder), folder, Folder(folder))
+
+
+def find_set(path: Path, resolution: int | None = None) -> Path:
+    """The folder of the set meant by `path` (OUT/64, or OUT and a resolution where it holds several)."""
+    if (path / NAME).exists():
+        found = [path]
+    else:
+        found = sorted(entry.parent for entry in path.glob(f"*/{NAME}"))
+    heights = {folder: load_index(folder).height for folder in found}
+    fitting = [folder for folder in found if resolution in (None, heights[folder])]
+    if len(fitting) == 1:
+        return fitting[0]
+    if not found:
+        load_index(path)  # raises, and says how a set comes to be
+    have = ", ".join(f"{folder.name} ({height} px)" for folder, height in heights.items())
+    if not fitting:
+        raise ShardError(f"{path}: no set of resolution {resolution}; there is {have}")
+    raise ShardError(f"{path}: several sets ({have}); give one of these folders, or a resolution")

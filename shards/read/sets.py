@@ -1,0 +1,29 @@
+"""A set of shards, opened by its folder or address."""
+
+from pathlib import Path
+
+from shards.errors import ShardError
+from shards.format.index import ShardIndex
+from shards.read.images import Files, Images, StoredImages
+
+
+class ShardSet:
+    """An opened set: its index, and the images of each split.
+
+    index: see `shards.format.index.ShardIndex`; folder: where its files are, or are staged to.
+    """
+
+    def __init__(self, index: ShardIndex, folder: Path, files: Files) -> None:
+        self.index, self.folder, self.files = index, folder, files
+        self.height, self.width, self.channels = index.height, index.width, index.channels
+        self.fingerprint = index.fingerprint
+
+    def split(self, name: str) -> Images:
+        """The images of one split; ShardError where there is no such split or one of its shards is amiss."""
+        if name not in self.index.splits:
+            raise ShardError(f"{self.folder}: no split {name!r}, it has {', '.join(self.index.splits) or 'none'}")
+        if self.index.members == "stored-png":
+            return StoredImages(self.index, name, self.files)
+        from shards.read.encoded import EncodedImages
+
+        return EncodedImages(self.index, name, self.files, self.folder)

@@ -1,0 +1,117 @@
+"""The endless, ordered stream of uint8 batches that a training reads."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal, Self
+
+import numpy as np
+
+from shards.errors import ShardError
+from shards.read.images import Images, Ints
+from shards.read.order import GlobalOrder, Order, WindowOrder, window_shape
+
+if TYPE_CHECKING:
+    import torch
+
+AHEAD = 8192  # positions whose order is computed at once; computing 128 takes nearly as long
+
+
+class Stream(Iterator["torch.Tensor"]):
+    """Batches of one rank, for ever: (b, C, H, W) uint8, channels_last strides, b = batch_size / world.
+
+    The global batch is positions [nimg, nimg + batch_size) of an order that depends on the seed alone (see
+    `shards.read.order`); rank r of `world` gets the r-th of its equal, contiguous parts. Every sample comes exactly
+    once an epoch, batches cross the epoch's border, no rank runs dry, and `nimg` is the whole state: seek to it
+    on any number of ranks that divides the batch, in constant time.
+
+    nimg: images read from the stream so far, over all ranks, which is the first position of the next batch.
+    order: "global" (one permutation of all samples), "window" (streams of shards; for sets beyond local disk)
+        or "auto": "window" where the images are staged with less room than the set takes, else "global".
+    streams, window: of the window order, by default as `window_shape` has it for the set and the batch.
+
+    Raises ShardError where world does not divide the batch (or the streams), or the rank is not below world.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        nimg: int = 0,
+        order: Literal["auto", "global", "window"] = "auto",
+        streams: int | None = None,
+        window: int | None = None,
+    ) -> None:
+        _check_ranks(batch_size, rank, world)
+        self.images, self.batch_size, self.rank, self.world = images, batch_size, rank, world
+        self.batch_per_rank = batch_size // world
+        if order == "auto":
+            order = "window" if images.files.partial else "global"
+        self.order: Order = GlobalOrder(len(images), seed)
+        if order == "window":
+            self.order = self._window_order(seed, streams, window)
+        self.samples = self.order.samples
+        self.seek(nimg)
+
+    def seek(self, nimg: int) -> None:
+        """Go on at position `nimg`, in constant time."""
+        if nimg < 0 or (isinstance(self.order, WindowOrder) and nimg % self.batch_size):
+            raise ShardError(f"nimg {nimg}: a whole number of batches of {self.batch_size} was expected")
+        self.nimg = nimg
+        self._block: Ints = np.empty((0, self.batch_per_rank), np.int64)  # samples of the next batches
+        self._announced: set[int] = set()  # shards that the files know to be read
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> "torch.Tensor":
+        if not len(self._block):
+            self._block = self._upcoming()
+        if isinstance(self.order, WindowOrder):
+            self._announce(self.order, self._block[0])
+        batch = self.images.batch(self._block[0])
+        self._block = self._block[1:]
+        self.nimg += self.batch_size
+        return batch
+
+    def keys_at(self, positions: Ints) -> list[str]:
+        """The keys of the samples read at these positions (int64, (n,))."""
+        return self.images.keys(self.order.at(np.asarray(positions, np.int64)))
+
+    def _upcoming(self) -> Ints:
+        """The samples of this rank's next batches: (batches, b)."""
+        first = self.nimg + self.rank * self.batch_per_rank
+        batches = max(1, min(AHEAD, self.samples) // self.batch_per_rank)
+        starts = first + self.batch_size * np.arange(batches)
+        positions = starts[:, None] + np.arange(self.batch_per_rank)
+        return self.order.at(positions.reshape(-1)).reshape(positions.shape)
+
+    def _announce(self, order: WindowOrder, samples: Ints) -> None:
+        """Tell the files which shards are read from now on, whenever a batch leaves the windows known so far."""
+        touched = np.unique(np.searchsorted(self.images.firsts, samples, side="right") - 1)
+        if self._announced.issuperset(touched.tolist()):
+            return
+        share = order.streams // self.world
+        mine = range(self.rank * share, (self.rank + 1) * share)
+        now, then = order.shards(self.nimg + self.batch_size, mine)  # of this batch, some may end a window
+        self.images.expect(np.union1d(now, touched), then)
+        self._announced = set(now.tolist()) if np.isin(touched, now).all() else set()
+
+    def _window_order(self, seed: int, streams: int | None, window: int | None) -> WindowOrder:
+        usual = window_shape(len(self.images.shards), self.batch_size)
+        sizes = [shard.samples for shard in self.images.shards]
+        order = WindowOrder(sizes, seed, self.batch_size, streams or usual[0], window or usual[1])
+        if order.streams % self.world:
+            raise ShardError(
+                f"{self.world} ranks cannot share the set's {order.streams} streams of shards evenly: "
+                f"take a number of ranks that divides {order.streams}"
+            )
+        return order
+
+
+def _check_ranks(batch_size: int, rank: int, world: int) -> None:
+    if not 0 <= rank < world:
+        raise ShardError(f"rank {rank} of {world}: a rank is 0 to world - 1")
+    if batch_size < 1 or batch_size % world:
+        raise ShardError(f"batch size {batch_size}: not a multiple of the {world} ranks, each needs an equal part")
