@@ -463,7 +463,7 @@ def test_a_job_s_code_commit_and_settings_are_recorded_without_secrets(
     assert record["environment"]["WANDB_MODE"] == "offline"
     assert len(list(attempt.logs.glob("code-*.tar.gz"))) == 1
     with tarfile.open(attempt.logs / record["code"]) as archive:
-        assert archive.extractfile("jobs/slurm_job.py").read() == (ROOT / "jobs/slurm_job.py").read_bytes()  # type: ignore[union-attr]
+        assert archive.extractfile("jobs/slurm/job.py").read() == (ROOT / "jobs/slurm/job.py").read_bytes()  # type: ignore[union-attr]
         assert not [name for name in archive.getnames() if name.endswith("site.sh")]
 
 

@@ -175,7 +175,7 @@ def render(runs: Sequence[Run]) -> str:
     grids = {run.path: _spread(sampling.sample_grids(run.path), MOST_FRAMES) for run in runs}
     pictures = Pictures(sum(len(found) + 3 for found in grids.values()))
     environment = Environment(
-        loader=PackageLoader("facegan", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("facegan.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     return environment.get_template("report.html").render(
         runs=runs,
