@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jobs.synthetic.attributes import ATTRIBUTES, attributes
 from jobs.synthetic.celeba import draw_face, split_of, write_celeba
-from jobs.synthetic.traits import ATTRIBUTES, attributes, draw_traits
+from jobs.synthetic.traits import draw_traits
 from shards.errors import ShardError
 
 ANNOTATIONS = ("list_attr_celeba.txt", "list_eval_partition.txt", "identity_CelebA.txt")

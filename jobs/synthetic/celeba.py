@@ -13,8 +13,9 @@ import numpy as np
 import simplejpeg
 
 from facegan.files import disk_full_said, whole_file
+from jobs.synthetic.attributes import ATTRIBUTES, attributes
 from jobs.synthetic.faces import paint
-from jobs.synthetic.traits import ATTRIBUTES, PICTURES_PER_IDENTITY, attributes, draw_traits, identity_of
+from jobs.synthetic.traits import PICTURES_PER_IDENTITY, draw_traits, identity_of
 from shards.errors import ShardError
 
 IMAGES = "img_align_celeba"

@@ -1,4 +1,4 @@
-"""What a synthetic face looks like: numbers drawn from (seed, index), and the CelebA attributes they imply."""
+"""What a synthetic face looks like: numbers drawn from (seed, index)."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,49 +9,6 @@ from numpy.typing import NDArray
 PICTURES_PER_IDENTITY = 4
 
 Colour = NDArray[Any]  # (3,) float32 RGB, or several in rows
-
-ATTRIBUTES = (
-    "5_o_Clock_Shadow",
-    "Arched_Eyebrows",
-    "Attractive",
-    "Bags_Under_Eyes",
-    "Bald",
-    "Bangs",
-    "Big_Lips",
-    "Big_Nose",
-    "Black_Hair",
-    "Blond_Hair",
-    "Blurry",
-    "Brown_Hair",
-    "Bushy_Eyebrows",
-    "Chubby",
-    "Double_Chin",
-    "Eyeglasses",
-    "Goatee",
-    "Gray_Hair",
-    "Heavy_Makeup",
-    "High_Cheekbones",
-    "Male",
-    "Mouth_Slightly_Open",
-    "Mustache",
-    "Narrow_Eyes",
-    "No_Beard",
-    "Oval_Face",
-    "Pale_Skin",
-    "Pointy_Nose",
-    "Receding_Hairline",
-    "Rosy_Cheeks",
-    "Sideburns",
-    "Smiling",
-    "Straight_Hair",
-    "Wavy_Hair",
-    "Wearing_Earrings",
-    "Wearing_Hat",
-    "Wearing_Lipstick",
-    "Wearing_Necklace",
-    "Wearing_Necktie",
-    "Young",
-)
 
 SKIN = np.array(
     [
@@ -147,55 +104,6 @@ def draw_traits(seed: int, index: int) -> Traits:
 def identity_of(index: int) -> int:
     """Which person (from 0) is on picture `index` (from 0)."""
     return index // PICTURES_PER_IDENTITY
-
-
-def attributes(traits: Traits) -> dict[str, bool]:
-    """CelebA's 40 attributes, true to the drawing. "Attractive" is a judgement, not a fact: never set."""
-    t = traits
-    hairy = t.hair_style not in ("bald",) and not t.hat
-    shown = hairy and t.hair_style != "receding"
-    true = {
-        "5_o_Clock_Shadow": t.beard == "stubble",
-        "Arched_Eyebrows": t.brow_arch > 3.2,
-        "Bags_Under_Eyes": t.bags,
-        "Bald": t.hair_style == "bald" and not t.hat,
-        "Bangs": shown and t.bangs > 0,
-        "Big_Lips": t.lip_thickness > 5.0,
-        "Big_Nose": t.nose_width > 9.0,
-        "Black_Hair": hairy and t.hair_name == "black",
-        "Blond_Hair": hairy and t.hair_name == "blond",
-        "Blurry": t.blurry,
-        "Brown_Hair": hairy and t.hair_name == "brown",
-        "Bushy_Eyebrows": t.brow_thickness > 2.6,
-        "Chubby": t.face_width > 48.5,
-        "Double_Chin": t.double_chin,
-        "Eyeglasses": t.glasses,
-        "Goatee": t.beard == "goatee",
-        "Gray_Hair": hairy and t.hair_name == "gray",
-        "Heavy_Makeup": t.makeup,
-        "High_Cheekbones": t.smile > 0.6,
-        "Male": t.male,
-        "Mouth_Slightly_Open": t.mouth_open > 0.25,
-        "Mustache": t.beard in ("mustache", "goatee", "full"),
-        "Narrow_Eyes": t.eye_height < 4.7,
-        "No_Beard": t.beard in ("none", "mustache"),
-        "Oval_Face": t.face_height / t.face_width > 1.42,
-        "Pale_Skin": t.pallor < 0.08,
-        "Pointy_Nose": t.nose_width < 6.4,
-        "Receding_Hairline": t.hair_style == "receding" and not t.hat,
-        "Rosy_Cheeks": t.rosy,
-        "Sideburns": t.sideburns,
-        "Smiling": t.smile > 0.35,
-        "Straight_Hair": shown and t.wave < 0.25,
-        "Wavy_Hair": shown and t.wave >= 0.25,
-        "Wearing_Earrings": t.earrings,
-        "Wearing_Hat": t.hat,
-        "Wearing_Lipstick": t.lipstick,
-        "Wearing_Necklace": t.necklace,
-        "Wearing_Necktie": t.necktie,
-        "Young": t.young,
-    }
-    return {name: true.get(name, False) for name in ATTRIBUTES}
 
 
 def _generator(seed: int, use: str, index: int) -> np.random.Generator:
