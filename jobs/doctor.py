@@ -84,9 +84,9 @@ def run_checks(data: Path | None, run_dir: Path, all_reduce: bool) -> list[Check
 def check_python() -> Check:
     """The versions of `python_requires` are tested ones."""
     found = f"{platform.python_version()} ({sys.executable})"
-    if (3, 11) <= sys.version_info[:2] <= (3, 12):
+    if (3, 11) <= sys.version_info[:2] <= (3, 14):
         return Check("Python", "ok", found)
-    return Check("Python", "fail", found, "use Python 3.11 or 3.12: rm -r .venv; PYTHON=python3.11 ./scripts/demo")
+    return Check("Python", "fail", found, "use Python 3.11 to 3.14: rm -r .venv; PYTHON=python3.13 ./scripts/demo")
 
 
 def check_packages() -> Check:

@@ -61,14 +61,14 @@ def test_an_old_python_is_refused_with_what_to_do(machine: Machine) -> None:
     machine.program(machine.bin / "python3", '[ "$1" = --version ] && echo Python 3.9.2; exit 1')
     result = machine.make()
     assert result.returncode == 1
-    assert "Python 3.11 or 3.12 is needed; python3 is: Python 3.9.2" in result.stderr
+    assert "Python 3.11 to 3.14 is needed; python3 is: Python 3.9.2" in result.stderr
     assert "apt install python3" in result.stderr
 
 
 def test_no_python_at_all_is_said(machine: Machine) -> None:
     result = machine.make()
     assert result.returncode == 1
-    assert "Python 3.11 or 3.12 is needed" in result.stderr
+    assert "Python 3.11 to 3.14 is needed" in result.stderr
 
 
 def test_a_python_without_venv_names_the_package(machine: Machine) -> None:
