@@ -16,6 +16,7 @@ from facegan import recipes
 from facegan.networks import build_discriminator, build_generator, convolution
 from facegan.networks.convolution import Conv2d, ConvTranspose2d, inputs_only
 from facegan.networks.layers import FirstMap, WholeMap, activation
+from facegan.networks.resampling import DownConv2d, UpConv2d
 from facegan.recipes import Recipe
 from facegan.run import machine
 from facegan.run.settings import RunSettings
@@ -35,6 +36,21 @@ PAIRS = {
     "rows left over": (Conv2d(2, 3, 3, 3), nn.Conv2d(2, 3, 3, 3), (2, 2, 8, 10)),
     "transposed, kernel 4": (ConvTranspose2d(5, 3, 4, 2, 1), nn.ConvTranspose2d(5, 3, 4, 2, 1), (2, 5, 4, 3)),
     "transposed, kernel 5": (ConvTranspose2d(5, 3, 5, 2, 2, 1), nn.ConvTranspose2d(5, 3, 5, 2, 2, 1), (2, 5, 4, 3)),
+    "doubled, kernel 3": (
+        nn.Sequential(nn.Identity(), UpConv2d(5, 3, 3)),
+        nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(5, 3, 3, padding=1)),
+        (2, 5, 4, 3),
+    ),
+    "doubled, kernel 5": (
+        nn.Sequential(nn.Identity(), UpConv2d(2, 3, 5, bias=False)),
+        nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(2, 3, 5, padding=2, bias=False)),
+        (2, 2, 3, 4),
+    ),
+    "halved, kernel 3": (
+        nn.Sequential(DownConv2d(3, 4, 3), nn.Identity()),
+        nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.AvgPool2d(2)),
+        (2, 3, 6, 8),
+    ),
     "4 to 7": (
         ConvTranspose2d(2, 3, 5, 2, 2, bias=False),
         nn.ConvTranspose2d(2, 3, 5, 2, 2, bias=False),

@@ -1,6 +1,7 @@
 """The few layers and rules that several network families share."""
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -12,6 +13,7 @@ from torch.nn.utils import parametrizations
 
 from facegan.errors import UsageError
 from facegan.networks.convolution import Conv2d, ConvTranspose2d
+from facegan.networks.resampling import UpConv2d
 from facegan.recipes.base import Recipe
 
 Masks = Sequence[Tensor] | None  # dropout masks of one forward pass, each (B, *mask_shape), values 0 or 1/(1-p)
@@ -82,15 +84,14 @@ def up(inputs: int, outputs: int, kernel: int, how: str, *, bias: bool) -> nn.Mo
     """Twice the size: a transposed convolution ("deconv"), or nearest neighbour then convolution ("nearest").
 
     The second leaves no checkerboard (Odena et al. 2016, doi:10.23915/distill.00003); it needs an odd kernel, so an
-    even one is taken one smaller.
+    even one is taken one smaller. It is computed as one transposed convolution.
     """
     if how == "deconv":
         padding, odd = (kernel - 1) // 2, kernel % 2
         return ConvTranspose2d(inputs, outputs, kernel, 2, padding, odd, bias=bias)
     odd_kernel = kernel - 1 + kernel % 2
-    return nn.Sequential(
-        nn.Upsample(scale_factor=2), Conv2d(inputs, outputs, odd_kernel, padding=odd_kernel // 2, bias=bias)
-    )
+    layer = UpConv2d(inputs, outputs, odd_kernel, bias=bias)
+    return nn.Sequential(OrderedDict({"1": layer}))  # where checkpoints have it, behind the doubling "0"
 
 
 class FirstMap(nn.ConvTranspose2d):

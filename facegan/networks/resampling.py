@@ -1,0 +1,48 @@
+"""A convolution behind a doubling or before a halving, as one convolution of stride 2 with a summed kernel.
+
+Nearest doubling repeats a pixel, so the taps of a kernel that fall on its copies add up: k x k taps on a map of
+twice the side are (k + 1) x (k + 1) taps of stride 2 on the map itself, borders included. A 2x2 mean of a
+convolution is the transposed case. For k = 3 that is 16 products a pixel instead of 36, and no large map is kept.
+The weights stay those of the k x k kernel: the same function, initialisation, updates and penalties.
+"""
+
+import torch
+from torch import Tensor
+
+from facegan.networks.convolution import Conv2d, _cast, _convolution, _transposed
+
+
+class UpConv2d(Conv2d):
+    """`Conv2d(kernel, padding=kernel // 2)` of an image doubled by nearest neighbour; the kernel is odd."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, *, bias: bool = True) -> None:
+        super().__init__(inputs, outputs, kernel, padding=kernel // 2, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, O, 2 H, 2 W), in autocast's dtype where that is on."""
+        kernel = summed(self.weight.flip(2, 3)).transpose(0, 1)
+        height, width = x.shape[2:]
+        return _transposed(*_cast(x, kernel, self.bias), (2, self.kernel_size[0] // 2), (2 * height, 2 * width))
+
+
+class DownConv2d(Conv2d):
+    """The 2x2 mean of `Conv2d(kernel, padding=kernel // 2)`; the kernel is odd and the sides are even."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, *, bias: bool = True) -> None:
+        super().__init__(inputs, outputs, kernel, padding=kernel // 2, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, 2 H, 2 W) -> (B, O, H, W), in autocast's dtype where that is on."""
+        return _convolution(*_cast(x, summed(self.weight) / 4, self.bias), (2, self.kernel_size[0] // 2))
+
+
+def summed(weight: Tensor) -> Tensor:
+    """(O, C, k, k) -> (O, C, k + 1, k + 1): the sum of the kernel at its four places in a square one larger.
+
+    One matrix product over the taps, which leaves the weights lying as channels_last has them.
+    """
+    outputs, inputs, side, _ = weight.shape
+    places = torch.eye(side + 1, side) + torch.eye(side + 1, side + 1)[:, 1:]
+    both = torch.kron(places, places).to(weight)  # ((k + 1) * (k + 1), k * k) of 0 and 1
+    taps = weight.permute(0, 2, 3, 1).reshape(outputs, side * side, inputs)
+    return (both @ taps).view(outputs, side + 1, side + 1, inputs).permute(0, 3, 1, 2)
