@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: temporary name in the same folder, fsync, rename."""
+"""Files that appear whole or not at all (temporary name in the same folder, fsync, rename), and lines of JSON."""
 
 import errno
 import hashlib
@@ -7,12 +7,14 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from facegan.errors import DiskFullError
+from facegan.errors import DiskFullError, FaceganError
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF}  # CIFS, some FUSE: there is nothing to do
 
 
 @contextmanager
@@ -28,7 +30,7 @@ def whole_file(path: Path) -> Iterator[Path]:
             yield part
             sync(part)
             part.replace(path)
-            sync(path.parent)
+            sync_folder(path.parent)
         finally:
             part.unlink(missing_ok=True)
 
@@ -59,8 +61,17 @@ def is_disk_full(error: BaseException) -> bool:
     return full or "No space left" in str(error) or "quota exceeded" in str(error)
 
 
+def sync_folder(path: Path) -> None:
+    """Flush a folder's names to the disk, where its file system can."""
+    try:
+        sync(path)
+    except OSError as error:
+        if error.errno not in NO_FOLDER_SYNC:
+            raise
+
+
 def sync(path: Path) -> None:
-    """Flush a file's or a folder's content to the disk, so that it outlives a power loss."""
+    """Flush a file's content to the disk, so that it outlives a power loss."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -83,3 +94,77 @@ def sha256_file(path: Path) -> str:
     """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is no file, or none that holds an object."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a file of JSON lines, in order; none where there is no file.
+
+    A line is there once its newline is: what a killed writer left of its last one is passed over.
+    Raises FaceganError with file and number where any other line is no JSON object.
+    """
+    try:
+        stream = path.open("rb")
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    with stream:
+        for number, line in enumerate(stream, 1):
+            if line.endswith(b"\n"):
+                yield _object(line, f"{path}, line {number}")
+
+
+def last_json_line(path: Path, most: int = 1 << 16) -> dict[str, Any]:
+    """The last whole line of a file that may be growing; empty where its last `most` bytes hold none."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(max(0, stream.seek(0, os.SEEK_END) - most))
+            lines = [line for line in stream if line.endswith(b"\n")]
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    return _object(lines[-1], f"{path}, last line") if lines else {}
+
+
+def append_json_line(path: Path, value: dict[str, Any]) -> None:
+    """Add a line, whole or not at all; half a line that a killed writer left is cut off first. One writer a file.
+
+    Raises DiskFullError where there is no room.
+    """
+    rest = memoryview((json.dumps(value, allow_nan=False) + "\n").encode())
+    with disk_full_said(path), path.open("a+b", buffering=0) as file:
+        end = _end_of_lines(file)
+        file.truncate(end)
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+        except OSError:
+            file.truncate(end)
+            raise
+
+
+def _end_of_lines(file: FileIO) -> int:
+    """Where the last whole line ends."""
+    size = file.seek(0, os.SEEK_END)
+    for length in (min(1, size), size):
+        file.seek(size - length)
+        found = file.read(length).rfind(b"\n")
+        if found >= 0:
+            return size - length + found + 1
+    return 0
+
+
+def _object(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise FaceganError(f"{where}: not JSON ({error}); remove the line") from None
+    if not isinstance(value, dict):
+        raise FaceganError(f"{where}: expected a JSON object, found {type(value).__name__}; remove the line")
+    return value

@@ -16,6 +16,7 @@ import click
 
 from facegan.errors import FaceganError
 from facegan.files import write_json
+from facegan.run.outcome import is_finished, read_outcome
 from jobs.progress import Progress
 
 if TYPE_CHECKING:
@@ -233,11 +234,7 @@ def _train_to(folder: Path, plan: Plan, kimg: float) -> None:
 
 def _trained(run: Path) -> int:
     """Images that a finished training has seen; 0 where it is not finished."""
-    try:
-        outcome = json.loads((run / "outcome.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return 0
-    return int(outcome["nimg"]) if outcome["state"] == "finished" else 0
+    return int(read_outcome(run)["nimg"]) if is_finished(run) else 0
 
 
 def _untrained_snapshot(run: Path) -> Path:

@@ -1,6 +1,5 @@
 """`facegan submit pipeline`: preprocess, index, train, evaluate and report as one chain of Slurm jobs."""
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,8 @@ import click
 
 from facegan import recipes
 from facegan.errors import UsageError
-from facegan.files import write_json
+from facegan.files import read_object, write_json
+from facegan.run.outcome import FILE, is_finished
 from jobs.slurm import calls, checks
 from jobs.slurm.calls import Call
 from jobs.slurm.submission import batch_file, hand_in, make_call, split
@@ -109,7 +109,7 @@ def model(recipe: str, data: str, run: Path, options: tuple[str, ...], trained: 
     file = "train_64" if recipes.load(recipe).resolution.height <= 64 else "train_128"
     train = (recipe, "--data", data, "--run-dir", str(run), *trained)
     return [
-        Stage("train", file, train, lambda: is_trained(run), options),
+        Stage("train", file, train, lambda: is_finished(run), options),
         Stage("evaluate", "evaluate", (str(run), "--data", data), lambda: _newer(run / "metrics.jsonl", run)),
         Stage("report", "facegan", ("report", str(run)), lambda: _newer(run / "report.html", run)),
     ]
@@ -118,7 +118,7 @@ def model(recipe: str, data: str, run: Path, options: tuple[str, ...], trained: 
 def submit_chain(stages: list[Stage], run: Path, dry_run: bool) -> None:
     """Hand in what is neither done nor in the queue; a stage handed in again takes all behind it along."""
     chain = run / "pipeline.json"
-    recorded = _recorded(chain)
+    recorded = read_object(chain)
     before, todo = _skip(stages, recorded, {} if dry_run else calls.queue())
     if dry_run:
         for stage in todo:
@@ -174,29 +174,13 @@ def make_stage_call(stage: Stage, before: str) -> Call:
     return make_call(batch_file(stage.batch_file), options, stage.arguments, FACEGAN_INDEX="0")
 
 
-def is_trained(run: Path) -> bool:
-    """Whether the run's last outcome is that it finished."""
-    try:
-        return bool(json.loads((run / "outcome.json").read_text())["state"] == "finished")
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _recorded(chain: Path) -> dict[str, dict[str, Any]]:
-    try:
-        value = json.loads(chain.read_text())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
 def _exist(paths: list[Path]) -> bool:
     return all(path.exists() for path in paths)
 
 
 def _newer(path: Path, run: Path) -> bool:
     """Whether what a stage leaves behind is there and younger than the end of the training."""
-    ended = run / "outcome.json"
+    ended = run / FILE
     return path.exists() and ended.exists() and path.stat().st_mtime >= ended.stat().st_mtime
 
 

@@ -6,6 +6,9 @@ from typing import Any
 
 import click
 
+from facegan.errors import FaceganError
+from facegan.files import last_json_line
+from facegan.run.outcome import read_outcome
 from jobs import table
 from jobs.slurm import calls, records
 from jobs.slurm.calls import State
@@ -50,8 +53,7 @@ def states(records: list[Record], queue: dict[str, State]) -> list[State]:
 def describe(record: Record, state: State) -> dict[str, Any]:
     """One row: the job as Slurm sees it and its run as the run folder shows it."""
     run_dir = Path(record.run_dir) if record.run_dir else None
-    outcome = _read(run_dir / "outcome.json") if run_dir else {}
-    stats = last_line(run_dir / "stats.jsonl") if run_dir else {}
+    outcome, stats = _run(run_dir) if run_dir else ({}, {})
     ended = state.state.split("+")[0] not in calls.LIVE
     name, known = state.state, outcome.get("state", "")
     if name == "UNKNOWN":
@@ -60,7 +62,9 @@ def describe(record: Record, state: State) -> dict[str, Any]:
         "job": record.job,
         "name": record.name,
         "state": name,
-        "reason": outcome.get("reason", "") if ended and known in ("failed", "stopped") else _slurm_reason(state),
+        "reason": outcome.get("reason", "")
+        if ended and known in ("failed", "stopped", "unreadable")
+        else _slurm_reason(state),
         "restarts": state.restarts,
         "elapsed": state.elapsed,
         "kimg": stats.get("progress/kimg"),
@@ -73,33 +77,16 @@ def describe(record: Record, state: State) -> dict[str, Any]:
     }
 
 
-def last_line(path: Path, most: int = 65536) -> dict[str, Any]:
-    """The last whole JSON line of a file that may be growing; empty where there is none."""
+def _run(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Outcome and last line of stats; a folder that cannot be read keeps no other job from being shown."""
     try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - most))
-            lines = file.read().splitlines()
-    except OSError:
-        return {}
-    for line in reversed(lines):
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        return value if isinstance(value, dict) else {}
-    return {}
+        return read_outcome(run_dir), last_json_line(run_dir / "stats.jsonl")
+    except (FaceganError, OSError) as error:
+        return {"state": "unreadable", "reason": str(error)}, {}
 
 
 def _slurm_reason(state: State) -> str:
     return "" if state.reason in ("None", "(null)") else state.reason
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _shown(value: Any) -> str:

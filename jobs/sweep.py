@@ -11,15 +11,15 @@ import signal
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
 
 from facegan.errors import FaceganError, UsageError
-from facegan.files import write_json, write_text
+from facegan.files import json_lines, write_json, write_text
 from facegan.recipes import Range, recipe_classes
+from facegan.run.outcome import is_finished, read_outcome
 from facegan.run.settings import RunSettings
 from jobs import table, values
 from jobs.train import RecipeCommand, resolve
@@ -157,7 +157,7 @@ def run_here(sweep: Sweep, folder: Path) -> list[int]:
     """Train what is not finished, one run after another; the exit codes. A run asked to stop stops the sweep."""
     codes: list[int] = []
     for number, run in enumerate(sweep.runs, start=1):
-        if _outcome(folder / run.name).get("state") == "finished":
+        if is_finished(folder / run.name):
             continue
         click.echo(f"[{number}/{len(sweep.runs)}] {run.name}", err=True)
         codes.append(_train(train_arguments(sweep, folder, run)))
@@ -252,16 +252,8 @@ def _train(arguments: list[str]) -> int:
             signal.signal(number, handler)
 
 
-def _outcome(run_dir: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads((run_dir / "outcome.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    return content
-
-
 def _row(run: Run, folder: Path) -> dict[str, Any]:
-    outcome = _outcome(folder / run.name)
+    outcome = read_outcome(folder / run.name)
     row = {"run": run.name, **run.values, "seed": run.seed, "state": outcome.get("state", "not ended")}
     return row | {"kimg": outcome.get("nimg", 0) / 1000} | _numbers(folder / run.name / "stats.jsonl")
 
@@ -269,7 +261,7 @@ def _row(run: Run, folder: Path) -> dict[str, Any]:
 def _numbers(stats: Path) -> dict[str, float]:
     """The last losses and speed, and of each metric the last and the best (lowest) value of a run."""
     numbers: dict[str, float] = {}
-    for line in _lines(stats):
+    for line in json_lines(stats):
         for key, value in line.items():
             group, _, name = key.partition("/")
             if group == "metrics":
@@ -278,14 +270,6 @@ def _numbers(stats: Path) -> dict[str, float]:
             elif group == "loss" and name in ("discriminator", "generator"):
                 numbers[f"loss {name[0].upper()}"] = value
     return numbers
-
-
-def _lines(stats: Path) -> Iterator[dict[str, float]]:
-    if stats.exists():
-        with stats.open(encoding="utf-8") as file:
-            for line in file:
-                if line.endswith("\n"):
-                    yield json.loads(line)
 
 
 def _by_values(sweep: Sweep, rows: list[dict[str, Any]]) -> str:

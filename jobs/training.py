@@ -16,8 +16,8 @@ from torch import Tensor
 from facegan.errors import UsageError
 from facegan.recipes import Recipe
 from facegan.run import machine as machines
-from facegan.run.folder import Outcome
 from facegan.run.machine import Machine
+from facegan.run.outcome import Outcome
 from facegan.run.settings import RunSettings
 from facegan.train.job import Job, Row
 from facegan.train.loop import train

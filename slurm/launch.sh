@@ -78,8 +78,9 @@ run() {
 # train RECIPE ARG...: `facegan train` on every rank. On a signal from Slurm all ranks save at one step;
 # whether this job, or this element of an array, comes back is then read from run_dir/outcome.json.
 train() {
-  local run_dir data step tail verdict signal='' code=0
+  local run_dir data stop step tail verdict signal='' code=0
   run_dir=$(option --run-dir "" "$@")
+  stop=$run_dir/stop-$SLURM_JOB_ID # this job's own; run_dir/stop, which people make, stops whichever job is running
   data=$(option --data "" "$@")
   [ -n "$run_dir" ] || die "train needs --run-dir; got: $*"
   has_shards "$data" || die "no set of shards in ${data:-(no --data)}; make it first:" \
@@ -98,14 +99,14 @@ train() {
     if [ -z "$signal" ]; then
       wait "$step" || true # a trapped signal ends it early
     else
-      touch "$run_dir/stop" # again and again: ranks that are still starting remove an old one
+      touch "$stop" # again and again: ranks that are still starting remove an old one
       sleep 1
     fi
   done
   wait "$step" || code=$?
   sleep 1 # the last lines
   kill "$tail" 2>/dev/null || true
-  rm -f "$run_dir/stop"
+  rm -f "$stop"
 
   verdict=$("${python[@]}" -m jobs.slurm.job end "$run_dir" --code "$code" --signal "$signal")
   case $verdict in

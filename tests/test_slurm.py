@@ -14,7 +14,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from facegan.errors import FaceganError, UsageError
-from jobs import logs, status
+from facegan.run import outcome
+from jobs import logs
 from jobs.cli import main
 from jobs.slurm import calls, checks, job, records, site, submission
 from jobs.slurm.calls import Call, SlurmError
@@ -362,15 +363,15 @@ class Attempt:
 
     def ends(self, state: str = "", reason: str = "", nimg: int = 0, asked: str = "USR1", when: str = "") -> str:
         if state:
-            value = {"state": state, "reason": reason, "nimg": nimg, "time": when}
+            value = {"state": state, "reason": reason, "nimg": nimg, "time": when, **outcome.identity()}
             (self.run / "outcome.json").write_text(json.dumps(value))
         return job.end(self.run, 1, asked)
 
     @property
     def reason(self) -> str:
-        outcome = job.outcome(self.run)
-        assert outcome["state"] == "failed"
-        return str(outcome["reason"])
+        left = outcome.read_outcome(self.run)
+        assert left["state"] == "failed"
+        return str(left["reason"])
 
 
 @pytest.fixture
@@ -397,8 +398,11 @@ def test_a_requeue_without_progress_since_the_last_one_is_refused_for_this_job_a
     assert attempt.ends("stopped", nimg=64) == "requeue"
 
 
-def test_an_outcome_of_an_earlier_attempt_does_not_count_unless_the_run_was_finished(attempt: Attempt) -> None:
+def test_an_outcome_of_an_earlier_attempt_does_not_count_unless_the_run_was_finished(
+    attempt: Attempt, monkeypatch: pytest.MonkeyPatch
+) -> None:
     attempt.ends("stopped", nimg=10)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     attempt.begin()
     assert attempt.ends() == "failed"
     assert "rank 0 ended with exit code 1" in attempt.reason
@@ -437,7 +441,7 @@ def test_the_cause_of_a_single_rank_is_read_from_srun(attempt: Attempt) -> None:
     (attempt.logs / "rank-0.log").write_text("ValueError: bad luck\n")
     assert attempt.ends() == "failed"
     assert attempt.reason.startswith("rank 0 ended with exit code 1: ValueError: bad luck")
-    (attempt.run / "outcome.json").unlink()
+    (attempt.run / "outcome.json").unlink(missing_ok=True)
     assert job.end(attempt.run, 139, "") == "failed"
     assert attempt.reason.startswith("rank 0 was killed by SIGSEGV (see")
 
@@ -566,10 +570,3 @@ def test_sbatch_s_short_options_are_not_taken_for_ours(here: Path) -> None:
         "-Aphysics -n 4 -Jh " + f"{ROOT}/slurm/facegan.sh report --dry-run"
     )
     assert "long form" in facegan("submit", "pipeline", "--source", "x.zip", "-Aphysics").output
-
-
-def test_the_last_line_of_growing_stats_is_the_last_whole_one(here: Path) -> None:
-    path = here / "stats.jsonl"
-    path.write_text('{"a": 1}\n{"a": 2}\n{"a"')
-    assert status.last_line(path) == {"a": 2}
-    assert status.last_line(here / "none") == {}

@@ -14,7 +14,12 @@ from facegan.run.stopping import GO, INTERRUPTED, STOP_FILE, TERMINATED, Lookout
 
 @pytest.fixture
 def lookout(tmp_path):
-    return Lookout(machine.start(RunSettings(threads=1)), Signals(), tmp_path / "stop", checkpoint_minutes=0.0)
+    return Lookout(
+        machine.start(RunSettings(threads=1)),
+        Signals(),
+        [tmp_path / "stop", tmp_path / "stop-7"],
+        checkpoint_minutes=0.0,
+    )
 
 
 def test_the_first_signal_is_remembered_and_a_second_ctrl_c_aborts():
@@ -42,12 +47,16 @@ def test_the_handlers_of_before_are_put_back():
 
 def test_a_stop_file_is_seen_at_the_next_look(lookout):
     assert lookout.look() == (GO, False)
-    lookout.stop_file.touch()
-    assert lookout.look() == (STOP_FILE, False)
+    for path in lookout.stop_files:
+        path.touch()
+        assert lookout.look() == (STOP_FILE, False)
+        path.unlink()
+    (lookout.stop_files[0].with_name("stop-8")).touch()  # another job's
+    assert lookout.look() == (GO, False)
 
 
 def test_a_signal_outranks_the_stop_file(lookout):
-    lookout.stop_file.touch()
+    lookout.stop_files[0].touch()
     lookout.signals.asked = TERMINATED
     assert lookout.look()[0] == TERMINATED
 
@@ -72,7 +81,12 @@ def test_looks_are_at_most_two_seconds_apart_and_not_at_every_fast_step(lookout,
 def test_a_checkpoint_is_due_by_the_clock(tmp_path, monkeypatch):
     clock = [1000.0]
     monkeypatch.setattr(stopping.time, "monotonic", lambda: clock[0])
-    lookout = Lookout(machine.start(RunSettings(threads=1)), Signals(), tmp_path / "stop", checkpoint_minutes=10.0)
+    lookout = Lookout(
+        machine.start(RunSettings(threads=1)),
+        Signals(),
+        [tmp_path / "stop", tmp_path / "stop-7"],
+        checkpoint_minutes=10.0,
+    )
     clock[0] += 599
     assert lookout.look() == (GO, False)
     clock[0] += 2

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from facegan.errors import FaceganError
-from facegan.files import write_text
+from facegan.files import json_lines, write_text
 
 FILE = "metrics.jsonl"
 # What may differ between two runs that are compared: which generator it is, and the software's versions.
@@ -45,9 +45,7 @@ def require_same(measurements: Mapping[str, Measurement]) -> None:
 def read(run_dir: Path) -> list[Measurement]:
     """The measurements of a run, oldest first; none where there is no file. FaceganError names a damaged line."""
     path = run_dir / FILE
-    if not path.exists():
-        return []
-    return [_parse(path, number, line) for number, line in enumerate(path.read_text().splitlines(), 1)]
+    return [_parse(path, number, row) for number, row in enumerate(json_lines(path), 1)]
 
 
 def record(run_dir: Path, fresh: Sequence[Measurement]) -> None:
@@ -62,12 +60,12 @@ def _identity(m: Measurement) -> str:
     return json.dumps([m.metric, m.nimg, fixed], sort_keys=True)
 
 
-def _parse(path: Path, number: int, line: str) -> Measurement:
+def _parse(path: Path, number: int, row: dict[str, Any]) -> Measurement:
     try:
-        found = Measurement(**json.loads(line))
+        found = Measurement(**row)
         ok = isinstance(found.nimg, int) and all(isinstance(v, int | float) for v in found.values.values())
         if ok and isinstance(found.protocol, dict):
             return found
-    except (ValueError, TypeError, AttributeError):
+    except (TypeError, AttributeError):
         pass
     raise FaceganError(f"{path}, line {number}: not a measurement of facegan evaluate; remove the line")

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from facegan import sampling
 from facegan.errors import FaceganError
+from facegan.files import json_lines
 from facegan.networks import build_generator
 from facegan.randomness import keep_mask
 from facegan.recipes import Recipe, load
@@ -145,21 +145,10 @@ def training_gif(run_dir: Path, out: Path) -> Path:
 def read_stats(run_dir: Path) -> list[dict[str, Any]]:
     """Rows of `stats.jsonl`, without a last line cut short by a crash; FaceganError where there are none."""
     path = run_dir / "stats.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    rows = [row for number, line in enumerate(lines, 1) if (row := _row(path, number, line, number == len(lines)))]
+    rows = list(json_lines(path))
     if not rows:
         raise FaceganError(f"{path}: no statistics: is this a run folder of facegan train?")
     return rows
-
-
-def _row(path: Path, number: int, line: str, is_last: bool) -> dict[str, Any] | None:
-    try:
-        row: dict[str, Any] = json.loads(line)
-    except ValueError as error:
-        if is_last:
-            return None
-        raise FaceganError(f"{path}, line {number}: not JSON ({error})") from error
-    return row
 
 
 def loss_curves(rows: Sequence[Row]) -> Picture:

@@ -26,9 +26,10 @@ from PIL import Image
 
 from facegan import __version__, recipes, sampling
 from facegan.errors import FaceganError
-from facegan.files import write_text
+from facegan.files import json_lines, read_object, write_text
 from facegan.metrics import Measurement, protocol, require_same
 from facegan.report.charts import Series, line_chart
+from facegan.run.outcome import read_outcome
 from facegan.run.settings import RunSettings
 from facegan.run.snapshot import load_snapshot, snapshot_folders
 
@@ -69,10 +70,10 @@ class Run:
         self.path = path
         self.name = path.resolve().name
         self.config = read_config(path)
-        self.stats = read_rows(path / "stats.jsonl")
-        self.starts = read_rows(path / "starts.jsonl")
+        self.stats = list(json_lines(path / "stats.jsonl"))
+        self.starts = list(json_lines(path / "starts.jsonl"))
         self.measurements = protocol.read(path)
-        self.outcome = _read_object(path / "outcome.json")
+        self.outcome = read_outcome(path)
 
     @property
     def recipe(self) -> str:
@@ -238,31 +239,10 @@ def _flag(name: str, value: Any, has_flag: bool) -> list[str]:
 
 def read_config(run_dir: Path) -> Row:
     """The run's config.json; FaceganError where the folder is no run's."""
-    config = _read_object(run_dir / "config.json")
+    config = read_object(run_dir / "config.json")
     if not isinstance(config.get("values"), dict) or not isinstance(config.get("settings"), dict):
         raise FaceganError(f"{run_dir}: no run of facegan train here (expected a config.json); give a run folder")
     return config
-
-
-def read_rows(path: Path) -> list[Row]:
-    """The objects of a JSON-lines file; the half line that a killed process leaves is passed over."""
-    rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows
-
-
-def _read_object(path: Path) -> Row:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 # Pictures

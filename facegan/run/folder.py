@@ -2,11 +2,11 @@
 
 import dataclasses
 import json
+import logging
 import os
 import socket
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +14,14 @@ import torch
 
 from facegan import __version__, recipes
 from facegan.errors import FaceganError
-from facegan.files import sync, write_json, write_text
+from facegan.files import append_json_line, json_lines, read_object, sync, sync_folder, write_json, write_text
 from facegan.recipes import Recipe
 from facegan.run import checkout
 from facegan.run.machine import Machine
+from facegan.run.outcome import read_outcome
 from facegan.run.settings import FIXED_SETTINGS, LENGTH_FIELDS, RunSettings
 
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended: finished, stopped (saved, can go on) or failed."""
-
-    state: str
-    reason: str
-    nimg: int
-    exit_code: int = 0
+log = logging.getLogger("facegan")
 
 
 class RunFolder:
@@ -36,36 +29,34 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.stats, self.stop_file = path / "stats.jsonl", path / "stop"
+        self.stats = path / "stats.jsonl"
+        self.stop_files = [path / "stop"]  # anybody's; a batch script's own is for its job alone
+        if job := os.environ.get("SLURM_JOB_ID"):
+            self.stop_files.append(path / f"stop-{job}")
         self.checkpoints, self.snapshots, self.samples = path / "checkpoints", path / "snapshots", path / "samples"
 
     def begin(self, config: dict[str, Any], nimg: int, machine: Machine, previous: str) -> None:
         """Record this start, forget the last outcome and stop-file, drop stats lines after `nimg`."""
-        self.stop_file.unlink(missing_ok=True)
+        for stop_file in self.stop_files:
+            stop_file.unlink(missing_ok=True)
         (self.path / "outcome.json").unlink(missing_ok=True)
         write_json(self.path / "config.json", config)
         self._drop_stats_after(nimg)
-        with (self.path / "starts.jsonl").open("a") as file:
-            file.write(json.dumps(_start(nimg, machine, previous)) + "\n")
+        append_json_line(self.path / "starts.jsonl", _start(nimg, machine, previous))
 
     def append_stats(self, row: dict[str, float]) -> None:
         """Add one line to stats.jsonl; it reaches the disk with the next checkpoint."""
-        with self.stats.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        append_json_line(self.stats, row)
 
     def sync_stats(self) -> None:
         """Make the stats written so far outlive a power loss."""
         if self.stats.exists():
             sync(self.stats)
-            sync(self.path)
+            sync_folder(self.path)
 
     def best(self) -> dict[str, Any]:
         """The best measurement so far: metric, value, nimg; empty before the first one."""
-        try:
-            value = json.loads((self.path / "best.json").read_text())
-        except (OSError, ValueError):
-            return {}
-        return value if isinstance(value, dict) else {}
+        return read_object(self.path / "best.json")
 
     def improve(self, nimg: int, row: dict[str, float]) -> bool:
         """Whether the first metric of `row` is the lowest so far; it is then remembered."""
@@ -79,30 +70,23 @@ class RunFolder:
         write_json(self.path / "best.json", {"metric": metric, "value": row[metric], "nimg": nimg})
         return True
 
-    def end(self, outcome: Outcome) -> None:
-        """Write outcome.json: the batch script decides from it alone."""
-        value = {"state": outcome.state, "reason": outcome.reason, "nimg": outcome.nimg}
-        write_json(self.path / "outcome.json", value | {"time": _now(), "job": os.environ.get("SLURM_JOB_ID")})
-
     def previous_outcome(self) -> str:
         """How the last start ended, in words; a killed one left nothing."""
-        try:
-            value = json.loads((self.path / "outcome.json").read_text())
-            return f"{value['state']}: {value['reason']}"
-        except (OSError, ValueError, KeyError, TypeError):
-            return "killed, or never ended" if (self.path / "starts.jsonl").exists() else ""
+        if left := read_outcome(self.path):
+            return f"{left['state']}: {left.get('reason', '')}"
+        return "killed, or never ended" if (self.path / "starts.jsonl").exists() else ""
 
     def _drop_stats_after(self, nimg: int) -> None:
         if not self.stats.exists():
             return
         kept = []
-        for line in self.stats.read_text().splitlines():
-            try:
-                if json.loads(line)["progress/nimg"] > nimg:
+        try:
+            for row in json_lines(self.stats):
+                if row["progress/nimg"] > nimg:
                     break
-            except (ValueError, KeyError, TypeError):  # the half line of a killed process
-                break
-            kept.append(line + "\n")
+                kept.append(json.dumps(row) + "\n")
+        except (FaceganError, KeyError, TypeError) as error:  # not synced before the power went
+            log.warning("%s: the stats from there on are written anew", error)
         write_text(self.stats, "".join(kept))
 
 

@@ -2,6 +2,7 @@
 
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 
@@ -41,8 +42,10 @@ class Lookout:
     Rank 0 knows the clock and the stop-file; any rank may have been signalled.
     """
 
-    def __init__(self, machine: Machine, signals: Signals, stop_file: Path, checkpoint_minutes: float) -> None:
-        self.machine, self.signals, self.stop_file = machine, signals, stop_file
+    def __init__(
+        self, machine: Machine, signals: Signals, stop_files: Sequence[Path], checkpoint_minutes: float
+    ) -> None:
+        self.machine, self.signals, self.stop_files = machine, signals, stop_files
         self.checkpoint_seconds = checkpoint_minutes * 60
         self.saved_at = self.looked_at = time.monotonic()
         self.steps = 0
@@ -61,7 +64,7 @@ class Lookout:
             rate = self.steps / max(now - self.looked_at, 1e-6)
             distance = max(1, int(rate * LOOK_SECONDS))
             save = int(bool(self.checkpoint_seconds) and now - self.saved_at >= self.checkpoint_seconds)
-            if self.stop_file.exists():
+            if any(path.exists() for path in self.stop_files):
                 asked = max(asked, STOP_FILE)
         asked, save, distance = self.machine.highest([asked, save, distance])
         self.steps, self.next_look, self.looked_at = 0, distance, now

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from facegan import sampling
 from facegan.recipes import Recipe
-from facegan.run.folder import Outcome, RunFolder
+from facegan.run.folder import RunFolder
+from facegan.run.outcome import Outcome, write_outcome
 from facegan.run.snapshot import write_snapshot
 from facegan.run.tracking import Tracker
 from facegan.train import losses
@@ -95,7 +96,7 @@ class Journal:
         if not self.main:
             return
         try:
-            self.folder.end(outcome)
+            write_outcome(self.folder.path, outcome)
         except OSError as error:
             log.error("%s: the outcome could not be written: %s", self.folder.path, error)
         self.tracker.finish(outcome.state)

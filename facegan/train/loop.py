@@ -6,10 +6,11 @@ from pathlib import Path
 
 from facegan.errors import DiskFullError, FaceganError, UsageError
 from facegan.files import is_disk_full
+from facegan.owner import Owner
 from facegan.run.checkpoint import Checkpoint, newest_checkpoint, prune_checkpoints, write_checkpoint
-from facegan.run.folder import Outcome, RunFolder, check_resume, make_config
+from facegan.run.folder import RunFolder, check_resume, make_config
 from facegan.run.machine import Machine
-from facegan.run.owner import Owner
+from facegan.run.outcome import Outcome
 from facegan.run.stopping import EXIT_CODES, GO, REASONS, Lookout, Signals
 from facegan.train.cuda_graphs import compiled
 from facegan.train.draws import Drawer
@@ -30,7 +31,7 @@ def train(job: Job) -> Outcome:
     if job.total_nimg <= 0:
         raise UsageError("the run has no length: give --kimg or --epochs")
     folder = RunFolder(Path(job.settings.run_dir))
-    owner = Owner(folder.path)
+    owner = Owner(folder.path / "owner.json", "give another --run-dir")
     _claim(owner, job.machine)
     try:
         with Signals() as signals:
@@ -48,7 +49,7 @@ class _Run:
         self.config = make_config(job.recipe, job.settings, job.data, job.sources)
         self.state = State(job.recipe, job.settings.seed, job.machine, sync_bn=job.settings.sync_bn)
         self.journal = Journal(job, folder, self.state, self.config)
-        self.lookout = Lookout(job.machine, signals, folder.stop_file, job.settings.checkpoint_minutes)
+        self.lookout = Lookout(job.machine, signals, folder.stop_files, job.settings.checkpoint_minutes)
         self.nimg = self.saved_nimg = 0
 
     def train(self) -> Outcome:
@@ -174,9 +175,7 @@ def _claim(owner: Owner, machine: Machine) -> None:
     refused, reason = 0, ""
     if machine.is_main:
         try:
-            taken = owner.claim()
-            if taken:
-                log.warning("%s", taken)
+            owner.claim(log.warning)
         except FaceganError as error:
             refused, reason = 1, str(error)
     (refused,) = machine.highest([refused])

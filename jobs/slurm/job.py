@@ -7,7 +7,6 @@ python -m jobs.slurm.job end RUN_DIR --code CODE --signal SIGNAL      prints fin
 import argparse
 import hashlib
 import io
-import json
 import os
 import platform
 import re
@@ -20,8 +19,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from facegan.files import whole_file, write_json
+from facegan.errors import FaceganError
+from facegan.files import append_json_line, json_lines, read_object, whole_file, write_json
+from facegan.owner import Owner
 from facegan.run import checkout
+from facegan.run.outcome import FILE, identity, read_outcome
 from jobs.slurm.calls import SECRET
 from jobs.slurm.records import Record, load, save
 
@@ -32,7 +34,12 @@ CONSEQUENCE = re.compile(r"by peer|[Cc]onnection (refused|closed)|NCCL|Broken pi
 
 
 def begin(run_dir: Path | None, arguments: list[str]) -> None:
-    """Note the job in the submit directory and, in the run folder, exactly what it runs."""
+    """Note the job in the submit directory and, in the run folder, exactly what it runs.
+
+    Raises FaceganError, and writes nothing, where the run folder belongs to another live job.
+    """
+    if run_dir is not None:
+        owner_of(run_dir).refuse_beside_live()
     job, log = job_id(), own_log()
     submitted = load(job) or load(job.partition("_")[0]) or Record(job, name=arguments[0], submitted=now())
     folder = str(run_dir or submitted.run_dir)
@@ -44,26 +51,28 @@ def begin(run_dir: Path | None, arguments: list[str]) -> None:
     start = logs / f"job-{job}-{restarts()}.json"
     what = {"job": job, "log": log, "sbatch": submitted.options, "arguments": arguments}
     write_json(start, {**what, **provenance(), "code": snapshot_code(logs)})
-    write_json(
-        logs / "attempt.json", {"job": job, "restarts": restarts(), "before": outcome(run_dir), **sizes(logs)}
-    )
+    write_json(attempt_path(run_dir), {"restarts": restarts(), "before": read_outcome(run_dir), **sizes(logs)})
 
 
 def end(run_dir: Path, code: int, asked: str) -> str:
     """What follows, from outcome.json alone: `finished`, `requeue`, `stopped` or `failed`.
 
-    `asked` is the signal Slurm sent, if any: a run that a person stopped does not come back. An outcome of an
-    earlier attempt does not count unless the run was finished then. Where the ranks left none, or only rank 0's
-    view of another's death, the cause is gathered from the logs into outcome.json.
+    `asked` is the signal Slurm sent, if any: a run that a person stopped does not come back. An outcome of another
+    job or an earlier attempt does not count unless the run was finished then. Where the ranks left none, or only
+    rank 0's view of another's death, the cause is gathered from the logs into outcome.json.
     """
-    attempt = json.loads((run_dir / "logs/attempt.json").read_text(encoding="utf-8"))
-    left = outcome(run_dir)
-    if left == attempt["before"] and left.get("state") != "finished":
+    attempt = read_object(attempt_path(run_dir))
+    left = read_outcome(run_dir)
+    if not is_ours(left) and left.get("state") != "finished":
         left = {}
     state = left.get("state", "failed")
     if state == "failed":
         reason = left.get("reason", "")
-        why = cause(run_dir / "logs", attempt["sizes"], code) if not reason or CONSEQUENCE.search(reason) else ""
+        why = (
+            cause(run_dir / "logs", attempt.get("sizes", {}), code)
+            if not reason or CONSEQUENCE.search(reason)
+            else ""
+        )
         fail(run_dir, why or reason, left)
     if state == "stopped" and asked:
         return next_attempt(run_dir, int(left.get("nimg", 0)))
@@ -73,22 +82,42 @@ def end(run_dir: Path, code: int, asked: str) -> str:
 def next_attempt(run_dir: Path, nimg: int) -> str:
     """`requeue`, unless this job stood at the same image when it was requeued the last time."""
     history = run_dir / "logs/requeues.jsonl"
-    lines = history.read_text(encoding="utf-8").splitlines() if history.exists() else []
-    earlier = [entry["nimg"] for line in lines if (entry := json.loads(line))["job"] == job_id()]
+    earlier = [entry["nimg"] for entry in json_lines(history) if entry["job"] == job_id()]
     if earlier and nimg <= earlier[-1]:
         reason = (
             f"no progress between two requeues of job {job_id()}: {nimg} images at both; a longer --time, "
             "or an earlier signal (--signal=B:USR1@SECONDS), is needed"
         )
-        fail(run_dir, reason, outcome(run_dir))
+        fail(run_dir, reason, read_outcome(run_dir))
         return "failed"
-    with history.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"job": job_id(), "nimg": nimg, "time": now()}) + "\n")
+    append_json_line(history, {"job": job_id(), "nimg": nimg, "time": now()})
     return "requeue"
 
 
 def fail(run_dir: Path, reason: str, known: dict[str, Any]) -> None:
-    write_json(run_dir / "outcome.json", {"nimg": 0, **known, "state": "failed", "reason": reason})
+    """Leave the verdict in outcome.json; in this job's log alone where another job has had the folder since."""
+    print(f"error: {reason}", file=sys.stderr)
+    there = read_outcome(run_dir)
+    try:
+        owner_of(run_dir).refuse_beside_live()
+    except FaceganError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return
+    if is_ours(there) or there in ({}, read_object(attempt_path(run_dir)).get("before")):
+        write_json(run_dir / FILE, {"nimg": 0, **known, "state": "failed", "reason": reason, **identity()})
+
+
+def owner_of(run_dir: Path) -> Owner:
+    return Owner(run_dir / "owner.json", "give another --run-dir")
+
+
+def attempt_path(run_dir: Path) -> Path:
+    return run_dir / "logs" / f"attempt-{job_id()}.json"
+
+
+def is_ours(outcome: dict[str, Any]) -> bool:
+    """Whether this start of this job left the outcome."""
+    return identity().items() <= outcome.items()
 
 
 def cause(logs: Path, sizes_before: dict[str, int], code: int) -> str:
@@ -133,15 +162,6 @@ def tail(path: Path, start: int, most: int = 200_000) -> str:
 
 def sizes(logs: Path) -> dict[str, dict[str, int]]:
     return {"sizes": {path.name: path.stat().st_size for path in logs.glob("*.log")}}
-
-
-def outcome(run_dir: Path) -> dict[str, Any]:
-    """What the trainer wrote last; empty where there is nothing, or nothing that can be read."""
-    try:
-        value = json.loads((run_dir / "outcome.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def provenance() -> dict[str, Any]:
@@ -221,7 +241,10 @@ def main() -> None:
     last.add_argument("--signal", default="")
     given = parser.parse_args()
     if given.step == "begin":
-        begin(given.run_dir, given.arguments[1:])
+        try:
+            begin(given.run_dir, given.arguments[1:])
+        except FaceganError as error:
+            sys.exit(f"error: {error}")
     else:
         print(end(given.run_dir, given.code, given.signal))
 
