@@ -32,43 +32,56 @@ def command() -> None:
 @click.option("--size", type=click.IntRange(1), help="Resize foreign pictures to SIZE x SIZE while they are read.")
 @click.option("--crop", help="Cut this out of foreign pictures first: 150, 125x94; default the largest square.")
 @click.option("--channels", type=click.Choice(["1", "3"]), default="3", help="Grey or RGB; foreign tars only.")
+@click.option(
+    "--index",
+    "place",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Put the index of foreign tars there, with links to them, where DIR of the tars cannot be written.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def index(folder: Path, size: int | None, crop: str | None, channels: str, as_json: bool) -> None:
+def index(
+    folder: Path, size: int | None, crop: str | None, channels: str, place: Path | None, as_json: bool
+) -> None:
     """Write the index of a set, which makes it one.
 
     DIR is the OUT of `facegan preprocess --slice`: every size of the set is closed, unless a slice is missing.
     Or it holds anybody's WebDataset tars: each picture is decoded once, and what cannot be used is listed
-    in rejects.jsonl.
+    in rejects.jsonl. A word in a tar's name says its split: set-val-000.tar is val; without one it is train.
 
     \b
     Examples:
       facegan shards index data/celeba
       facegan shards index /scratch/ffhq-tars --size 128
+      facegan shards index /shared/read-only/tars --index data/tars    # then: --data data/tars
     """
     from shards.make.closing import close_set, sets_begun
 
-    if sets_begun(folder):
+    if place is None and sets_begun(folder):
         closed = close_set(folder)
     else:
-        closed = {folder: _index_foreign(folder, size, crop, int(channels))}
+        closed = {place or folder: _index_foreign(folder, size, crop, int(channels), place)}
     if as_json:
-        click.echo(json.dumps({str(place): _summary(each) for place, each in closed.items()}))
+        click.echo(json.dumps({str(where): _summary(each) for where, each in closed.items()}))
         return
-    for place, each in closed.items():
-        click.echo(f"{place}: {_counts(each)}")
+    for where, each in closed.items():
+        splits = ", ".join(f"{name} {split.samples:,}" for name, split in each.splits.items())
+        click.echo(f"{where}: {_counts(each)}: {splits}")
         if each.rejects and each.rejects.count:
             reasons = ", ".join(f"{reason} {count}" for reason, count in each.rejects.by_reason.items())
-            click.echo(f"  {each.rejects.count:,} left out ({reasons}); each is in {place / each.rejects.name}")
+            click.echo(f"  {each.rejects.count:,} left out ({reasons}); each is in {where / each.rejects.name}")
 
 
-def _index_foreign(folder: Path, size: int | None, crop: str | None, channels: int) -> "ShardIndex":
+def _index_foreign(
+    folder: Path, size: int | None, crop: str | None, channels: int, place: Path | None
+) -> "ShardIndex":
     from shards.make.foreign import index_tars, known_index
 
-    known = known_index(folder)
+    known = known_index(folder, place)
     if known is not None:
         return known
     with Progress(None, "pictures", label="index") as progress:
-        return index_tars(folder, size, crop, channels, progress.update)
+        return index_tars(folder, size, crop, channels, progress.update, place)
 
 
 @command.command()

@@ -15,8 +15,10 @@ from shard_sets import encode, pictures, write_tar
 import shards
 from jobs.shards import command
 from shards.errors import ShardError
-from shards.format.tar import members, open_tar
-from shards.make.foreign import index_tars
+from shards.format.index import load_index
+from shards.format.tar import members
+from shards.make.foreign import index_tars, known_index
+from shards.read.verify import verify_set
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset leaves its tars open
 
@@ -108,8 +110,55 @@ def test_indexing_again_changes_nothing_and_other_tars_are_refused(tars: Path) -
     assert runner.invoke(command, ["index", str(tars)]).exit_code == 0
     assert (tars / "index.json").read_bytes() == before
     write_tar(tars / "val-009.tar", [("x.png", encode(pictures(1, 24, 24)[0], "PNG"))])
-    with pytest.raises(ShardError, match="describes other tars than lie there; remove it"):
+    with pytest.raises(ShardError, match=r"describes other tars than lie in .*; remove it"):
         runner.invoke(command, ["index", str(tars)], catch_exceptions=False)
+
+
+def test_a_word_in_a_tars_name_says_its_split(tmp_path: Path) -> None:
+    names = ["set-train-000.tar", "set-val-000.tar", "VALID_1.tar", "x.test.tar", "trainees-0.tar", "00000.tar"]
+    for number, name in enumerate(names):
+        write_tar(tmp_path / name, [(f"{number}.png", encode(pictures(1, 16, 16)[0], "PNG"))])
+    result = CliRunner().invoke(command, ["index", str(tmp_path)])
+    assert "train 3" in result.stdout and "val 2" in result.stdout and "test 1" in result.stdout
+    found = {shard.name: shard.split for shard in load_index(tmp_path).shards}
+    assert [found[name] for name in names] == ["train", "val", "val", "test", "train", "train"]
+
+
+def test_shadow_files_of_macos_are_no_tars(tars: Path) -> None:
+    (tars / "._train-000.tar").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X" + bytes(4080))
+    assert not [shard for shard in index_tars(tars).shards if shard.name.startswith(".")]
+    assert not verify_set(tars)
+    assert known_index(tars) == load_index(tars)
+
+
+def test_tars_in_a_read_only_folder_are_indexed_elsewhere(
+    tars: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    place, seen = tmp_path_factory.mktemp("index") / "set", 0
+
+    def decoded_one(count: int) -> None:
+        nonlocal seen
+        seen += count
+
+    (tars / "file").touch()
+    with pytest.raises(ShardError, match=r"cannot be written.*--index DIR"):
+        index_tars(tars, progress=decoded_one, place=tars / "file")
+    assert not seen
+    before = sorted(tars.iterdir())
+    for _ in range(2):
+        result = CliRunner().invoke(command, ["index", str(tars), "--index", str(place)])
+        assert result.exit_code == 0, result.output
+    assert sorted(tars.iterdir()) == before
+    assert not verify_set(place)
+    index_tars(tars)
+    here, there = shards.open_set(tars).split("train"), shards.open_set(place).split("train")
+    assert np.array_equal(here.gather(np.arange(7)), there.gather(np.arange(7)))
+    (place / "index.json").unlink()
+    (place / "train-000.tar").unlink()
+    (place / "train-000.tar").write_bytes(b"mine")
+    with pytest.raises(ShardError, match="a file of that name is there already"):
+        index_tars(tars, place=place)
+    assert (place / "train-000.tar").read_bytes() == b"mine"
 
 
 def test_a_picture_damaged_after_indexing_is_an_error_that_names_shard_and_sample(tars: Path) -> None:
@@ -159,7 +208,7 @@ def test_all_forms_of_tar_give_the_entries_that_pythons_tarfile_gives(tmp_path: 
         archive.addfile(folder)
     with tarfile.open(path) as archive:
         expected = [(m.name, m.offset_data, m.size, m.isreg()) for m in archive]
-    found = [(m.name.rstrip("/"), m.offset, m.size, m.plain) for m in members(open_tar(path), "a.tar")]
+    found = [(m.name.rstrip("/"), m.offset, m.size, m.plain) for m in members(path)]
     assert found == expected
 
 

@@ -1,5 +1,6 @@
 """Hostile or damaged bytes in an index, a member table or a tar end in a ShardError, never in anything else."""
 
+import io
 import json
 import os
 import pickle
@@ -17,7 +18,7 @@ from facegan.files import sha256_file
 from shards.errors import ShardError
 from shards.format.index import canonical_sha256, load_index
 from shards.format.png import member_bytes
-from shards.format.tar import members, open_tar
+from shards.format.tar import members, read_members
 from shards.make.foreign import index_tars
 from shards.read.verify import verify_set
 
@@ -174,7 +175,7 @@ def test_a_tar_to_be_indexed_never_loses_a_sample_in_silence(
 ) -> None:
     """Damage in a header: an error, or all three samples are accounted for."""
     whole = (foreign / "a.tar").read_bytes()
-    start = [member.offset - 512 for member in members(open_tar(foreign / "a.tar"), "a.tar")][header]
+    start = [member.offset - 512 for member in members(foreign / "a.tar")][header]
     folder = tmp_path_factory.mktemp("fuzz")
     (folder / "a.tar").write_bytes(
         whole[:start] + altered(whole[start : start + 512], changes) + whole[start + 512 :]
@@ -190,9 +191,9 @@ def test_a_tar_to_be_indexed_never_loses_a_sample_in_silence(
 @given(st.binary(max_size=4096))
 @FUZZ
 def test_any_bytes_as_a_tar_end_in_a_clear_error(data: bytes) -> None:
-    padded = np.frombuffer(data.ljust(member_bytes(len(data)), b"\0"), np.uint8)
+    padded = io.BytesIO(data.ljust(member_bytes(len(data)), b"\0"))
     try:
-        list(members(padded, "x.tar"))
+        list(read_members(padded, "x.tar"))
     except ShardError as error:
         assert str(error).startswith("x.tar")
 

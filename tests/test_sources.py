@@ -78,6 +78,84 @@ def test_extensions_count_in_any_case_and_everything_else_is_counted(tmp_path: P
     assert dict(listing.left_out) == {".txt": 1, "without extension": 1, "hidden": 1, ".gif": 1}
 
 
+def test_copies_that_programs_keep_are_left_out_and_counted_wherever_they_stand(tmp_path: Path) -> None:
+    copies = [
+        ".ipynb_checkpoints/a-checkpoint.jpg", "x/@eaDir/a.jpg/SYNO_M.jpg", ".Trash-1000/files/b.jpg",
+        "__MACOSX/x/._a.jpg", "x/$RECYCLE.BIN/c.jpg", "x/.b.jpg", "#recycle/d.jpg",
+    ]  # fmt: skip
+    pictures = ["./x/a.jpg", "x/b.c.jpg", "x/.../d.jpg", "eaDir/e.jpg", "x/f@eaDir.jpg"]
+    files = dict.fromkeys([*copies, *pictures], b"x")
+    for source in (write_zip(tmp_path / "x.zip", files), write_tar(tmp_path / "x.tar", files)):
+        listing = list_source(source, tmp_path)
+        assert sorted(listing.names) == sorted(pictures)
+        assert listing.left_out == {"hidden": 7}
+    folder = list_source(write_folder(tmp_path / "s", files), tmp_path)
+    assert len(folder) == len(pictures)
+    assert folder.left_out == {"hidden": 7}
+
+
+def test_the_source_itself_may_lie_in_a_hidden_folder(tmp_path: Path) -> None:
+    assert len(list_source(write_folder(tmp_path / ".cache" / "s", {"a.jpg": b"x"}), tmp_path)) == 1
+
+
+def test_backslashes_of_a_zip_from_windows_stand_between_folders(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for system, name in ((0, r"img\sub\a.jpg"), (11, r"img\b.jpg"), (0, r"__MACOSX\._a.jpg"), (3, r"c\d.jpg")):
+            entry = zipfile.ZipInfo(name)
+            entry.create_system = system
+            archive.writestr(entry, name)
+    listing = list_source(tmp_path / "x.zip", tmp_path)
+    assert listing.names == [r"c\d.jpg", "img/b.jpg", "img/sub/a.jpg"]
+    assert listing.left_out == {"hidden": 1}
+
+
+def end_record(raw: bytes, offset: int, form: str, *values: int) -> bytes:
+    """A zip's bytes with other values at `offset` of its end record."""
+    place = raw.rindex(b"PK\5\6") + offset
+    packed = struct.pack(form, *values)
+    return raw[:place] + packed + raw[place + len(packed) :]
+
+
+def test_a_zips_directory_is_read_to_its_end_whatever_its_count(tmp_path: Path, files: dict[str, bytes]) -> None:
+    """macOS's Finder writes the count modulo 65,536; a count that is too high is damage."""
+    raw = write_zip(tmp_path / "x.zip", files).read_bytes()
+    for count in (0, 2):
+        (tmp_path / "x.zip").write_bytes(end_record(raw, 8, "<2H", count, count))
+        assert read_all(list_source(tmp_path / "x.zip", tmp_path)) == files
+    for offset, form, value in ((10, "<H", 6), (12, "<L", raw.count(b"PK\1\2") * 70), (4, "<H", 1)):
+        (tmp_path / "x.zip").write_bytes(end_record(raw, offset, form, value))
+        with pytest.raises(ShardError, match=r"x\.zip: damaged"):
+            list_source(tmp_path / "x.zip", tmp_path)
+
+
+def test_more_than_65535_entries_without_zip64_are_all_listed(tmp_path: Path) -> None:
+    count = 70_000
+    local = b"PK\3\4" + bytes(26)
+    head = struct.Struct("<4s2B5H3L5H2L")
+    names = [b"%06d.jpg" % i for i in range(count)]
+    entries = [head.pack(b"PK\1\2", 20, 3, *[0] * 5, 0, 0, 0, 10, *[0] * 6) + name for name in names]
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, count % 65536, count % 65536, sum(map(len, entries)), 30, 0)
+    (tmp_path / "x.zip").write_bytes(local + b"".join(entries) + end)
+    assert len(list_source(tmp_path / "x.zip", tmp_path)) == count
+
+
+def test_places_beyond_4_gib_without_zip64_are_found(tmp_path: Path) -> None:
+    """As macOS's Finder writes them, every place modulo 4 GiB; the file is sparse."""
+    pictures = {"a.jpg": b"first", "b.jpg": b"second", "c.jpg": b"third"}
+    raw = write_zip(tmp_path / "small.zip", pictures).read_bytes()
+    directory, end = raw.index(b"PK\1\2"), raw.rindex(b"PK\5\6")
+    places, entries = [0, 3 << 30, (1 << 32) + 7], bytearray(raw[directory:end])
+    with (tmp_path / "x.zip").open("wb") as stream:
+        for number, (place, local) in enumerate(zip(places, raw.split(b"PK\3\4")[1:], strict=True)):
+            stream.seek(place)
+            stream.write(b"PK\3\4" + local.partition(b"PK\1\2")[0])
+            struct.pack_into("<L", entries, number * len(entries) // 3 + 42, place % (1 << 32))
+        start = stream.tell()
+        facts = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 3, 3, len(entries), start % (1 << 32), 0)
+        stream.write(bytes(entries) + facts)
+    assert read_all(list_source(tmp_path / "x.zip", tmp_path)) == pictures
+
+
 def test_hostile_names_in_archives_stay_names(tmp_path: Path) -> None:
     picture = encode(draw(1, 20, 20))
     names = ["../../up.jpg", "/absolute.jpg", "with space.jpg", "line\nbreak.jpg", "dots.in.it.jpg", "грüß.jpg"]

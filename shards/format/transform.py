@@ -17,6 +17,7 @@ FILTER = "bicubic, antialiased"
 MAX_PIXELS = 89_478_485  # Pillow's own limit; a larger picture is taken for a decompression bomb
 # Only these: Pillow knows forms that start other programs (EPS), which no face picture needs.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "GIF")
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm")  # of the files that are taken for pictures
 JPEG_COLOURS = ("YCbCr", "Gray", "RGB")
 EXIF_WITHIN = 1 << 16
 DECODER_ERRORS = (OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, ArithmeticError, struct.error)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,15 +17,15 @@ from pathlib import Path
 from facegan.files import sha256_file, whole_file, write_text
 from shards.errors import ShardError
 from shards.format.index import NAME, Rejects, Shard, ShardIndex, Source, Split, Table, Transform, load_index
-from shards.format.mapping import Bytes
-from shards.format.tar import Member, members, open_tar
-from shards.format.transform import FILTER, MAX_PICTURE_BYTES, PictureError, decode, parse_crop
+from shards.format.mapping import Bytes, map_file
+from shards.format.tar import Member, members
+from shards.format.transform import EXTENSIONS, FILTER, MAX_PICTURE_BYTES, PictureError, decode, parse_crop
 from shards.read.encoded import MAX_KEY_BYTES, SQUARE, fit, write_members
 
 MEMBERS, REJECTS = "members.bin", "rejects.jsonl"
-PICTURES = {"jpg", "jpeg", "png", "webp"}
 NAME_AND_EXTENSION = re.compile(r"((?:.*/|)[^./][^./]*)[.]([^/]*)", re.DOTALL)  # webdataset's rule
-SPLIT = re.compile(r"(train|val|test)(?![a-z])|(valid|validation)(?![a-z])")
+SPLITS = dict.fromkeys(("train", "training"), "train") | dict.fromkeys(("val", "valid", "validation"), "val")
+SPLITS |= dict.fromkeys(("test", "testing"), "test")
 Row = tuple[int, int, int, bytes]  # offset, size, CRC-32, key
 Progress = Callable[[int], None]
 
@@ -44,7 +45,8 @@ def index_tars(
     size: int | None = None,
     crop: str | None = None,
     channels: int = 3,
-    progress: Progress | None = None,
+    progress: Progress = lambda count: None,
+    place: Path | None = None,
 ) -> ShardIndex:
     """Index all tars of a folder: decodes every picture once, then writes a member table and `index.json`.
 
@@ -52,23 +54,73 @@ def index_tars(
         largest centred square) and resize to size x size pixels, while they are read. Without `size` all pictures
         must have one size.
     channels: 3 (RGB) or 1 (grey) of the images delivered.
+    place: the folder that becomes the set, where the tars' own cannot be written: the index and a link to each tar.
 
-    Samples that cannot be used are left out and listed in `rejects.jsonl`. A tar's name says its split
-    (train-, val- or test-...; others are train). Raises ShardError where a tar is damaged (a damaged header would
-    hide samples), where sizes differ, or where nothing is left.
+    Samples that cannot be used are left out and listed in `rejects.jsonl`. A word in a tar's name says its split
+    (train, val or test; without one it is train). Raises ShardError where a tar is damaged (a damaged header would
+    hide samples), where sizes differ, where nothing is left, or where the index could not be written.
     """
-    paths = sorted(folder.glob("*.tar"))
+    paths, place = _tars(folder), place or folder
     if not paths:
         raise ShardError(f"{folder}: no *.tar in it to index")
+    _refuse_read_only(place)
     transform = _transform(size, crop)
-    scan = partial(
-        _scan, transform=transform, side=size, channels=channels, progress=progress or (lambda count: None)
-    )
+    scan = partial(_scan, transform=transform, side=size, channels=channels, progress=progress)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="index") as pool:
         scans = list(pool.map(scan, paths))
     _refuse_empty(scans, folder)
     height, width = (size, size) if size else _one_size(scans, folder)
-    index = ShardIndex(
+    index = _index(scans, folder, place, (height, width, channels), transform)
+    if place != folder:
+        _link(paths, place)
+    index.write(place)
+    return index
+
+
+def known_index(folder: Path, place: Path | None = None) -> ShardIndex | None:
+    """The index that the folder (or `place`) has already; ShardError where it is not of the tars that lie there."""
+    path = (place or folder) / NAME
+    if not path.exists():
+        return None
+    index = load_index(path.parent)
+    found = {tar.name: tar.stat().st_size for tar in _tars(folder)}
+    if found != {shard.name: shard.bytes for shard in index.shards}:
+        raise ShardError(f"{path}: describes other tars than lie in {folder}; remove it to index them anew")
+    return index
+
+
+def _tars(folder: Path) -> list[Path]:
+    """The tars of a folder; not the shadow files ._x.tar that macOS leaves beside them."""
+    return sorted(path for path in folder.glob("*.tar") if not path.name.startswith("."))
+
+
+def _refuse_read_only(place: Path) -> None:
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=place).close()
+    except OSError as error:
+        raise ShardError(
+            f"{place}: cannot be written ({error.strerror}), so no index can lie there. Give another folder for "
+            "it: --index DIR; then train with --data DIR, the tars are read from where they are"
+        ) from None
+
+
+def _link(tars: list[Path], place: Path) -> None:
+    """Put links to the tars beside their index, so that the folder is a set like any other."""
+    for tar in tars:
+        link = place / tar.name
+        if link.exists() and not link.is_symlink():
+            raise ShardError(f"{link}: a file of that name is there already: choose another folder for the index")
+        link.unlink(missing_ok=True)
+        link.symlink_to(tar.resolve())
+
+
+def _index(
+    scans: list[Scan], folder: Path, place: Path, shape: tuple[int, int, int], transform: Transform
+) -> ShardIndex:
+    """Write member table and rejects; the index of the whole set."""
+    height, width, channels = shape
+    return ShardIndex(
         members="encoded",
         height=height,
         width=width,
@@ -78,28 +130,15 @@ def index_tars(
         source=_source(scans, folder),
         shard_size=max(each.shard.samples for each in scans),
         transform=transform,
-        table=_write_table(scans, folder),
-        rejects=_write_rejects(scans, folder),
+        table=_write_table(scans, place),
+        rejects=_write_rejects(scans, place),
     )
-    index.write(folder)
-    return index
-
-
-def known_index(folder: Path) -> ShardIndex | None:
-    """The index that the folder has already, if any; ShardError where it is not of the tars that lie there."""
-    if not (folder / NAME).exists():
-        return None
-    index = load_index(folder)
-    found = {path.name: path.stat().st_size for path in folder.glob("*.tar")}
-    if found != {shard.name: shard.bytes for shard in index.shards}:
-        raise ShardError(f"{folder / NAME}: describes other tars than lie there; remove it to index them anew")
-    return index
 
 
 def _scan(path: Path, transform: Transform, side: int | None, channels: int, progress: Progress) -> Scan:
     scan = Scan(Shard(path.name, _split(path.name), 0, path.stat().st_size, ""))
-    data = open_tar(path)
-    for key, group in _samples(members(data, str(path))):
+    data = map_file(path)
+    for key, group in _samples(members(path)):
         try:
             row, image = _read(data, key, group, channels)
             if side:
@@ -124,10 +163,10 @@ def _samples(entries: Iterator[Member]) -> Iterator[tuple[str, list[tuple[str, M
 
 def _read(data: Bytes, key: str, group: list[tuple[str, Member]], channels: int) -> tuple[Row, Bytes]:
     """The table's row and the decoded picture of a sample; PictureError where it has none that can be used."""
-    pictures = [entry for extension, entry in group if extension in PICTURES]
+    pictures = [entry for extension, entry in group if f".{extension}" in EXTENSIONS]
     if len(pictures) != 1:
         found = ", ".join(f"{extension}" for extension, _ in group)
-        raise PictureError("not one picture", f"{len(pictures)} pictures (jpg, jpeg, png, webp) among: {found}")
+        raise PictureError("not one picture", f"{len(pictures)} pictures ({' '.join(EXTENSIONS)}) among: {found}")
     entry = pictures[0]
     encoded_key = key.encode("utf-8", "surrogateescape")
     if not entry.plain or entry.size > MAX_PICTURE_BYTES or len(encoded_key) > MAX_KEY_BYTES:
@@ -139,8 +178,9 @@ def _read(data: Bytes, key: str, group: list[tuple[str, Member]], channels: int)
 
 
 def _split(name: str) -> str:
-    match = SPLIT.match(name)
-    return "train" if match is None else match[1] or "val"
+    """The split that the last of the words train, val and test in a tar's name says; train without one."""
+    words = [SPLITS[word] for word in re.findall("[a-z]+", name.lower()) if word in SPLITS]
+    return words[-1] if words else "train"
 
 
 def _transform(size: int | None, crop: str | None) -> Transform:

@@ -15,11 +15,17 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.format.transform import MAX_PICTURE_BYTES, PictureError
+from shards.format.transform import EXTENSIONS, MAX_PICTURE_BYTES, PictureError
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm")
 PLAIN_STEM = re.compile(r"[A-Za-z0-9_-]{1,90}")
 LFW_NAME = re.compile(r"(?:.*/)?([^/]+)/\1_\d{4}\.\w+", re.DOTALL)
+
+# Jupyter's, desktops' and other hidden things; what macOS packs; thumbnails and bins of NAS and Windows.
+HIDDEN = re.compile(
+    r"(?:^|/)(?:\.+[^./]|(?:__MACOSX|[@#](?:eaDir|Recycle|snapshot)|\$RECYCLE\.BIN|System Volume Information)"
+    r"(?:/|$))",
+    re.IGNORECASE,
+)
 
 LINK, ENCRYPTED, SPARSE = 1 << 16, 1 << 17, 1 << 18  # forms of entries that hold no picture's bytes
 REFUSED = {
@@ -115,8 +121,9 @@ def collect(kind: str, path: Path, entries: Iterable[tuple[str, Place]]) -> List
     left_out: Counter[str] = Counter()
     for name, place in entries:
         extension = os.path.splitext(name)[1].lower()  # noqa: PTH122 - names are no paths of this machine
-        if is_hidden(name) or extension not in EXTENSIONS:
-            left_out["hidden" if is_hidden(name) else extension or "without extension"] += 1
+        hidden = is_hidden(name)
+        if hidden or extension not in EXTENSIONS:
+            left_out["hidden" if hidden else extension or "without extension"] += 1
             continue
         names.append(name)
         packed += PLACE_STRUCT.pack(*place)
@@ -137,8 +144,8 @@ def name_bytes(name: str) -> bytes:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether the file's name starts with a dot, as the shadow files that macOS packs do."""
-    return name.rpartition("/")[2].startswith(".")
+    """Whether a file, or any folder that it lies in, is hidden or one that programs keep copies in."""
+    return HIDDEN.search(name) is not None
 
 
 def stem(name: str) -> str:

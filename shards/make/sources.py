@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from shards.errors import ShardError
-from shards.format.transform import MAX_PICTURE_BYTES, PictureError
+from shards.format.transform import EXTENSIONS, MAX_PICTURE_BYTES, PictureError
 from shards.make.idx import IdxReader, is_images_file, list_idx
-from shards.make.listing import EXTENSIONS, Listing, Place, Reader, collect
+from shards.make.listing import Listing, Place, Reader, collect, is_hidden
 from shards.make.tarfiles import TarReader, list_tar, recognise
 from shards.make.zipfiles import ZipReader, list_zip
 
@@ -66,8 +66,10 @@ def _walk(root: Path, folder: str, parents: frozenset[tuple[int, int]]) -> Itera
                     yield from _walk(root, f"{name}/", parents | {here})
                 else:
                     yield name
-    except PermissionError as error:
-        raise ShardError(f"{root / folder}: cannot be listed: {error.strerror}") from None
+    except OSError as error:
+        if not is_hidden(folder[:-1]):
+            raise ShardError(f"{root / folder}: cannot be listed: {error.strerror}") from None
+        yield folder  # nobody else may look into it: counted as one that is hidden
 
 
 class FolderReader:

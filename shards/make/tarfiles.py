@@ -1,46 +1,62 @@
 """Tar files as sources: each picture is read at its place; a compressed tar becomes one plain file, never many."""
 
+import bz2
 import gzip
 import hashlib
+import lzma
 import shutil
-import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from facegan.files import whole_file
 from shards.errors import ShardError
+from shards.format.png import BLOCK
+from shards.format.tar import is_tar, members
 from shards.format.transform import PictureError
 from shards.make.listing import LINK, REFUSED, SPARSE, FileReader, Place
 
-STORED = 0
+FORMS = {"file": 0, "link": LINK, "sparse": SPARSE}
+Opener = Callable[[Path], Any]
+OPENERS: dict[bytes, Opener] = {
+    b"\x1f\x8b": gzip.GzipFile,
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ\0": lzma.LZMAFile,
+}
 
 
 def recognise(path: Path, scratch: Path) -> tuple[str, Path]:
     """What an archive is by its content ("zip" or "tar"), and the file to read it from."""
     with path.open("rb") as stream:
-        magic = stream.read(2)
-    if magic == b"\x1f\x8b":
-        return "tar", _decompressed(path, scratch)
-    if magic == b"PK":
+        start = stream.read(BLOCK)
+    for magic, opener in OPENERS.items():
+        if start.startswith(magic):
+            return "tar", _decompressed(path, opener, scratch)
+    if start.startswith(b"PK"):
         return "zip", path
-    if tarfile.is_tarfile(path):
+    if is_tar(start) or path.suffix == ".tar":
         return "tar", path
     raise ShardError(
-        f"{path}: neither a folder nor a zip, tar, tar.gz or MNIST idx file by its content. "
-        "If it came from a download, look into it: it may be an error page or cut short"
+        f"{path}: neither a folder nor a zip, tar (plain, gz, bz2 or xz) or MNIST idx file by its content. "
+        "If it came from a download, look into it: it may be an error page or cut short. "
+        "Repack 7z, rar and zst files as a zip or tar"
     )
 
 
-def _decompressed(path: Path, scratch: Path) -> Path:
-    """A tar.gz as one plain tar in `scratch`, made once: compressed, no picture could be read by its place."""
+def _decompressed(path: Path, opener: Opener, scratch: Path) -> Path:
+    """A packed tar as one plain tar in `scratch`, made once: compressed, no picture could be read by its place."""
     target = scratch / f".source-{_ends_sha256(path)[:16]}.tar"
     if target.exists():
         return target
     try:
-        with whole_file(target) as part, gzip.open(path) as packed, part.open("wb") as plain:
+        with whole_file(target) as part, opener(path) as packed, part.open("wb") as plain:
             shutil.copyfileobj(packed, plain, 1 << 20)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
+        raise ShardError(f"{path}: damaged or cut short ({error}): fetch it again") from None
+    except OSError as error:  # what bz2 says of damaged bytes has no number
+        if error.errno is not None:
+            raise
         raise ShardError(f"{path}: damaged or cut short ({error}): fetch it again") from None
     return target
 
@@ -59,25 +75,9 @@ def list_tar(path: Path) -> Iterator[tuple[str, Place]]:
 
     Raises ShardError where the tar is damaged: what lies behind the damage would be lost without a word.
     """
-    try:
-        with tarfile.open(path, "r:") as archive:
-            for member in archive:
-                archive.members = []  # type: ignore[attr-defined]  # tarfile would keep them all
-                if not member.isdir():
-                    yield member.name, Place(member.offset_data, member.size, member.size, 0, _tar_form(member))
-            end = archive.offset
-    except tarfile.TarError as error:
-        raise ShardError(f"{path}: damaged or cut short ({error}): fetch it again") from None
-    with path.open("rb") as stream:
-        stream.seek(end)
-        if any(stream.read(512)):
-            raise ShardError(f"{path}: a damaged header at byte {end:,}; what follows it cannot be read")
-
-
-def _tar_form(member: tarfile.TarInfo) -> int:
-    if member.issparse():
-        return SPARSE
-    return STORED if member.isreg() else LINK
+    for member in members(path):
+        if member.form != "folder":
+            yield member.name, Place(member.offset, member.size, member.size, 0, FORMS[member.form])
 
 
 class TarReader(FileReader):

@@ -8,7 +8,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from shards.errors import ShardError
 from shards.format.transform import MAX_PICTURE_BYTES, PictureError
@@ -17,87 +17,110 @@ from shards.make.listing import ENCRYPTED, REFUSED, FileReader, Place
 END = struct.Struct("<4s4H2LH")  # signature, disks, counts, size and offset of the directory, length of the comment
 LOCATOR64_BYTES = 20
 END64 = struct.Struct("<4sQ2H2L4Q")  # signature, length, versions, disks, counts, size and offset of the directory
-ENTRY = struct.Struct("<4s6H3L5H2L")  # of the directory; see _entry
+ENTRY = struct.Struct("<4s2B5H3L5H2L")  # of the directory; see _entry
 LOCAL = struct.Struct("<4s22xHH")  # header before an entry's bytes: signature, lengths of name and extra field
 LONGEST_COMMENT = 0xFFFF
 ELSEWHERE = 0xFFFFFFFF  # a 32-bit field whose value is in the zip64 extra field
 STORED, DEFLATED = 0, 8
+UNIX, MAC = 3, 19  # made there, a backslash in a name is one; anywhere else it stands between folders
 
 
 def list_zip(path: Path) -> Iterator[tuple[str, Place]]:
-    """Name and place of every file in a zip; ShardError where it is damaged or cut short."""
+    """Name and place of every file in a zip; ShardError where it is damaged or cut short.
+
+    The directory is read to its end, also where the end record's count is less: macOS's Finder writes it modulo
+    65,536, and places modulo 4 GiB.
+    """
     with path.open("rb") as stream:
         try:
-            count, start, shift = _find_directory(stream)
-            stream.seek(start)
-            for _ in range(count):
-                name, place = _entry(stream, shift)
+            directory = _find_directory(stream)
+            stream.seek(directory.start)
+            count, before, wraps = 0, 0, 0
+            while stream.tell() < directory.end:
+                name, place = _entry(stream)
+                wraps += directory.wrapped and place.offset < before
+                count, before = count + 1, place.offset
                 if not name.endswith("/"):
-                    yield name, place
+                    yield name, place._replace(offset=place.offset + directory.shift + (wraps << 32))
+            if stream.tell() != directory.end or count < directory.entries:
+                raise ValueError(
+                    f"its directory has {count:,} entries, its end record states {directory.entries:,}"
+                )
         except (struct.error, ValueError) as error:
             raise ShardError(f"{path}: damaged or cut short ({error}): fetch it again") from None
 
 
-def _find_directory(stream: BinaryIO) -> tuple[int, int, int]:
-    """Count of entries, offset of the directory, and what to add to offsets where the zip has a prefix."""
+class _Directory(NamedTuple):
+    """Where the directory is, what its end record states, and what to add to offsets where the zip has a prefix."""
+
+    start: int
+    end: int
+    entries: int
+    shift: int
+    wrapped: bool  # offsets are stated modulo 4 GiB
+
+
+def _find_directory(stream: BinaryIO) -> _Directory:
     size = stream.seek(0, os.SEEK_END)
     tail_start = max(size - END.size - LONGEST_COMMENT, 0)
     stream.seek(tail_start)
-    position = stream.read().rfind(b"PK\5\6")
-    if position < 0:
-        raise ValueError("no end record")
-    end = tail_start + position
+    end = tail_start + _find_end(stream.read())
     stream.seek(end)
-    *_, count, length, offset, _ = END.unpack(stream.read(END.size))
-    end, count, length, offset = _end64(stream, end, (count, length, offset))
+    _, disk, first_disk, _, count, length, offset, _ = END.unpack(stream.read(END.size))
+    if disk != first_disk:
+        raise ValueError("the last of several parts of one zip: join them first, with `zip -s 0`")
+    end64 = _end64(stream, end)
+    end, count, length, offset = end64 or (end, count, length, offset)
     start = end - length
     if not 0 <= offset <= start:
         raise ValueError("the directory is not where the end record says")
-    return count, start, start - offset
+    shift = start - offset
+    wrapped = end64 is None and shift > 0 and shift % (1 << 32) == 0
+    return _Directory(start, end, count, 0 if wrapped else shift, wrapped)
 
 
-def _end64(stream: BinaryIO, end: int, plain: tuple[int, int, int]) -> tuple[int, int, int, int]:
-    """Position of the zip64 end record and its count, length and offset; the plain ones where there is none."""
+def _find_end(tail: bytes) -> int:
+    """Where in a zip's last bytes its end record is: the last one whose comment ends with the file, or the last."""
+    last = position = tail.rfind(b"PK\5\6")
+    while position >= 0:
+        if position + END.size <= len(tail):
+            *_, comment = END.unpack_from(tail, position)
+            if position + END.size + comment == len(tail):
+                return position
+        position = tail.rfind(b"PK\5\6", 0, position)
+    if last < 0:
+        raise ValueError("no end record")
+    return last
+
+
+def _end64(stream: BinaryIO, end: int) -> tuple[int, int, int, int] | None:
+    """Position of the zip64 end record and its count, length and offset, where there is one."""
     position = end - LOCATOR64_BYTES - END64.size  # not where the locator says: that is wrong behind a prefix
     if position < 0:
-        return end, *plain
+        return None
     stream.seek(position)
     signature, *_, count, length, offset = END64.unpack(stream.read(END64.size))
     if stream.read(4) != b"PK\6\7":
-        return end, *plain
+        return None
     if signature != b"PK\6\6":
         raise ValueError("no zip64 end record before its locator")
     return position, count, length, offset
 
 
-def _entry(stream: BinaryIO, shift: int) -> tuple[str, Place]:
+def _entry(stream: BinaryIO) -> tuple[str, Place]:
     """The next entry of the directory."""
-    (
-        signature,
-        _,
-        _,
-        flags,
-        form,
-        _,
-        _,
-        crc,
-        stored,
-        size,
-        name_length,
-        extra_length,
-        comment_length,
-        *_,
-        offset,
-    ) = ENTRY.unpack(stream.read(ENTRY.size))
+    signature, _, system, _, flags, form, _, _, crc, stored, size, *lengths, _, _, _, offset = ENTRY.unpack(
+        stream.read(ENTRY.size)
+    )
     if signature != b"PK\1\2":
         raise ValueError("no entry where the directory should have one")
-    name = stream.read(name_length)
-    extra = stream.read(extra_length)
-    stream.seek(comment_length, os.SEEK_CUR)
+    name, extra, _ = (stream.read(length) for length in lengths)  # and the comment
     if ELSEWHERE in (size, stored, offset):
         size, stored, offset = _wide(extra, (size, stored, offset))
     text = name.decode("utf-8", "surrogateescape") if flags & 0x800 else name.decode("cp437")
-    return text, Place(offset + shift, stored, size, crc, ENCRYPTED if flags & 1 else form)
+    if system not in (UNIX, MAC):
+        text = text.replace("\\", "/")
+    return text, Place(offset, stored, size, crc, ENCRYPTED if flags & 1 else form)
 
 
 def _wide(extra: bytes, fields: tuple[int, int, int]) -> list[int]:

@@ -17,7 +17,7 @@ from shards.errors import ShardError
 from shards.format.index import NAME, Shard, ShardIndex, load_index
 from shards.format.mapping import Bytes, map_file
 from shards.format.png import BLOCK, NAME_BYTES, Geometry, encode_records, member_bytes
-from shards.format.tar import members, open_tar
+from shards.format.tar import members
 from shards.read.encoded import load_members
 
 PIECE = 16 << 20  # bytes hashed between two reports of progress
@@ -59,7 +59,7 @@ def verify_set(folder: Path, progress: Progress | None = None) -> list[Damage]:
 def _strangers(folder: Path, index: ShardIndex) -> Iterator[Damage]:
     known = {shard.name for shard in index.shards}
     for path in sorted(folder.glob("*.tar")):
-        if path.name not in known:
+        if path.name not in known and not path.name.startswith("."):
             yield Damage(path.name, "a foreign shard: the index does not know it, nothing will be read from it")
 
 
@@ -103,7 +103,7 @@ def _in_stored(path: Path, index: ShardIndex, number: int) -> Iterator[Damage]:
         yield _wrong_size(path, shard, geometry)
     count = min(shard.samples, size // geometry.stride)
     rows = _table_rows(path.parent, index, number)
-    data = map_file(path) if size else np.empty(0, np.uint8)
+    data = map_file(path)
     for start in range(0, count, AT_ONCE):
         stop = min(start + AT_ONCE, count)
         records = data[start * geometry.stride : stop * geometry.stride].reshape(stop - start, geometry.stride)
@@ -190,12 +190,11 @@ def _in_encoded(path: Path, index: ShardIndex, number: int) -> Iterator[Damage]:
     """The damaged members of anybody's tar, by the CRC-32 that each had when it was indexed."""
     shard = index.shards[number]
     try:
-        data = open_tar(path)
-        for _ in members(data, shard.name):
+        for _ in members(path):
             pass
     except ShardError as error:
-        yield Damage(shard.name, str(error).removeprefix(f"{shard.name}: "))
-        data = map_file(path) if path.stat().st_size else np.empty(0, np.uint8)
+        yield Damage(shard.name, str(error).removeprefix(f"{path}: "))
+    data = map_file(path)
     first = sum(each.samples for each in index.shards[:number])
     for row in load_members(index, path.parent)[first : first + shard.samples]:
         picture = data[int(row["offset"]) : int(row["offset"]) + int(row["size"])]
