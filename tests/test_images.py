@@ -31,12 +31,50 @@ def test_gather_gives_the_pixels_written_whatever_the_size(
         assert len(images) == len(expected)
 
 
-def test_a_batch_is_channels_last_without_a_copy(tmp_path: Path) -> None:
+def test_a_batch_lies_in_the_order_of_channels_last_and_becomes_dense_with_its_first_conversion(
+    tmp_path: Path,
+) -> None:
     written = make_set(tmp_path, {"train": [6]})["train"]
     batch = shards.open_set(tmp_path).split("train").batch(np.array([5, 0, 5]))
     assert batch.shape == (3, 3, 8, 8) and batch.dtype == torch.uint8
-    assert batch.is_contiguous(memory_format=torch.channels_last)
-    assert np.array_equal(batch.numpy().transpose(0, 2, 3, 1), written[[5, 0, 5]])
+    assert batch.stride(1) == 1 and batch.stride(3) == 3
+    for dense in (batch.float(), torch.empty_like(batch).copy_(batch), batch.to(torch.bfloat16)):
+        assert dense.is_contiguous(memory_format=torch.channels_last)
+        assert np.array_equal(dense.float().numpy().transpose(0, 2, 3, 1), written[[5, 0, 5]])
+
+
+def mappings_below(folder: Path) -> int:
+    return Path("/proc/self/maps").read_text(encoding="utf-8").count(str(folder))
+
+
+def open_descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def test_shards_that_are_mapped_keep_no_descriptor_and_are_unmapped_with_their_images(tmp_path: Path) -> None:
+    make_set(tmp_path, {"train": [2] * 40})
+    before = open_descriptors()
+    images = shards.open_set(tmp_path).split("train")
+    images.gather(np.arange(80))
+    assert (mappings_below(tmp_path), open_descriptors()) == (40, before)
+    del images
+    assert mappings_below(tmp_path) == 0
+
+
+def test_no_more_shards_are_mapped_than_a_limit_and_the_least_recently_used_go(tmp_path: Path) -> None:
+    written = make_set(tmp_path, {"train": [3] * 30})["train"]
+    images = shards.open_set(tmp_path).split("train")
+    images.mapped.limit = 8
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        wanted = rng.integers(0, 90, 6)
+        assert np.array_equal(images.gather(wanted), written[wanted])
+        assert mappings_below(tmp_path) == images.mapped.count <= 8
+    images.gather(np.array([0]))
+    for shard in range(1, 9):
+        images.gather(np.array([0, 3 * shard]))
+    assert "train-00000.tar" in Path("/proc/self/maps").read_text(encoding="utf-8")
+    assert np.array_equal(images.gather(np.arange(90)), written)  # one batch of more shards than the limit
 
 
 def test_a_gathered_batch_is_the_callers_to_change(tmp_path: Path) -> None:

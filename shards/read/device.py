@@ -5,7 +5,8 @@ import torch
 
 from shards.errors import ShardError
 from shards.format.mapping import Bytes
-from shards.read.images import Images, Ints
+from shards.read.images import Images
+from shards.read.mapped import Ints
 
 BLOCK = 4096  # images copied at a time
 
@@ -28,15 +29,14 @@ class DeviceImages(Images):
             stop = min(start + BLOCK, len(images))
             self.pixels[start:stop] = torch.from_numpy(images.gather(np.arange(start, stop)))
 
-    def batch(self, indices: Ints) -> torch.Tensor:
-        """The images at `indices` on the device: (n, C, H, W) uint8 with channels_last strides."""
-        self.locate(indices)
-        chosen = torch.from_numpy(indices).to(self.device)
+    def batch_at(self, places: Ints) -> torch.Tensor:
+        """The images at these places on the device: (n, C, H, W) uint8 with channels_last strides."""
+        chosen = torch.from_numpy(places).to(self.device)
         return self.pixels.index_select(0, chosen).permute(0, 3, 1, 2)
 
-    def gather(self, indices: Ints) -> Bytes:
-        """The images at `indices` in host memory: (n, H, W, C) uint8."""
-        pixels: Bytes = self.batch(indices).permute(0, 2, 3, 1).cpu().numpy()
+    def gather_at(self, places: Ints) -> Bytes:
+        """The images at these places in host memory: (n, H, W, C) uint8."""
+        pixels: Bytes = self.batch_at(places).permute(0, 2, 3, 1).cpu().numpy()
         return pixels
 
     def keys(self, indices: Ints) -> list[str]:

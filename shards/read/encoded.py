@@ -14,7 +14,9 @@ from shards.format.index import ShardIndex, Transform
 from shards.format.mapping import Bytes, map_file
 from shards.format.png import Geometry
 from shards.format.transform import MAX_PICTURE_BYTES, Crop, PictureError, decode, parse_crop, resize
-from shards.read.images import Files, Images, Ints
+from shards.read.files import Files
+from shards.read.images import Images
+from shards.read.mapped import Ints, Mapped
 
 SQUARE = "square"  # the crop "as large a centred square as the picture has"
 MAX_KEY_BYTES = 255
@@ -41,19 +43,19 @@ class EncodedImages(Images):
         firsts = np.cumsum([0] + [shard.samples for shard in index.shards])
         mine = [number for number, shard in enumerate(index.shards) if shard.split == split]
         self.members = [table[firsts[number] : firsts[number + 1]] for number in mine]
-        self._mapped: dict[int, Bytes] = {}
+        self.mapped = Mapped(self.shards, files)
 
-    def gather(self, indices: Ints) -> Bytes:
-        """See `Images.gather`."""
-        out = np.empty((len(indices), self.height, self.width, self.channels), np.uint8)
-        shards, places = self.locate(indices)
-        for shard in set(shards.tolist()) - set(self._mapped):
-            self._mapped[shard] = map_file(self.files.path(self.shards[shard]))
-        samples = list(zip(out, shards.tolist(), places.tolist(), strict=True))
+    def gather_at(self, places: Ints) -> Bytes:
+        """See `Images.gather_at`."""
+        out = np.empty((len(places), self.height, self.width, self.channels), np.uint8)
+        shards, numbers = self.locate(places)
+        samples = list(zip(out, shards.tolist(), numbers.tolist(), strict=True))
         step = max(1, -(-len(samples) // (4 * self._workers)))
         parts = [samples[start : start + step] for start in range(0, len(samples), step)]
-        for _ in self._pool.map(self._decode, parts):
-            pass
+        with self.mapped.lock:
+            self.mapped.need(shards)
+            for _ in self._pool.map(self._decode, parts):
+                pass
         return out
 
     def keys(self, indices: Ints) -> list[str]:
@@ -63,7 +65,8 @@ class EncodedImages(Images):
     def expect(self, now: Ints, then: Ints) -> None:
         """See `Images.expect`."""
         if self.files.partial:
-            self._mapped = {shard: data for shard, data in self._mapped.items() if shard in now}
+            with self.mapped.lock:
+                self.mapped.keep(now)
         super().expect(now, then)
 
     @cached_property
@@ -85,11 +88,12 @@ class EncodedImages(Images):
                 ) from None
 
     def _bytes(self, shard: int, place: int) -> bytes:
-        member, data = self.members[shard][place], self._mapped[shard]
+        member, length = self.members[shard][place], self.shards[shard].bytes
         offset, size = int(member["offset"]), int(member["size"])
-        if offset < 0 or not 0 < size <= MAX_PICTURE_BYTES or offset + size > len(data):
-            raise PictureError("not in the tar", f"{size:,} bytes at byte {offset:,}, the tar has {len(data):,}")
-        return data[offset : offset + size].tobytes()
+        if offset < 0 or not 0 < size <= MAX_PICTURE_BYTES or offset + size > length:
+            raise PictureError("not in the tar", f"{size:,} bytes at byte {offset:,}, the tar has {length:,}")
+        start = int(self.mapped.starts[shard]) + offset
+        return self.mapped.bytes[start : start + size].tobytes()
 
     def _key(self, shard: int, place: int) -> str:
         return bytes(self.members[shard][place]["key"]).decode("utf-8", "replace")

@@ -1,71 +1,19 @@
 """The images of a split, read by number: `Images` is what every kind of set looks like to its readers."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from shards.errors import ShardError
-from shards.format.index import Shard, ShardIndex
-from shards.format.mapping import Bytes, map_file
+from shards.format.index import ShardIndex
+from shards.format.mapping import Bytes
 from shards.format.png import BLOCK, NAME_BYTES
+from shards.read.files import Files
+from shards.read.mapped import Ints, Mapped
 
 if TYPE_CHECKING:
     import torch
-
-Ints = NDArray[np.int64]
-
-
-class Files(Protocol):
-    """Where the files of a set are: in a folder, or on their way into one (`shards.read.stage`)."""
-
-    partial: bool  # whether the folder never holds the whole set
-
-    def path(self, shard: Shard) -> Path:
-        """The shard as a local file; waits until it is there."""
-        ...
-
-    def prepare(self, shards: Sequence[Shard]) -> None:
-        """These will be read: look whether they are in order, or fetch them."""
-        ...
-
-    def expect(self, now: Sequence[Shard], then: Sequence[Shard]) -> None:
-        """Only `now` will be read for the time being, `then` soon; a stage fetches and evicts by it."""
-        ...
-
-
-class Folder:
-    """The files of a set that lies in a local folder."""
-
-    partial = False
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def path(self, shard: Shard) -> Path:
-        """The shard's path; ShardError where it is missing or has another size than the index says."""
-        path = self.folder / shard.name
-        try:
-            size = path.stat().st_size
-        except OSError as error:
-            raise ShardError(f"{path}: in the index, but cannot be read: {error.strerror}") from None
-        if size != shard.bytes:
-            raise ShardError(
-                f"{path}: {size:,} bytes, the index says {shard.bytes:,}; "
-                f"`facegan shards verify {self.folder}` says which samples are hit"
-            )
-        return path
-
-    def prepare(self, shards: Sequence[Shard]) -> None:
-        """ShardError where one of the shards is missing or has another size than the index says."""
-        for shard in shards:
-            self.path(shard)
-
-    def expect(self, now: Sequence[Shard], then: Sequence[Shard]) -> None:
-        """Nothing to do: everything is here."""
 
 
 class Images(ABC):
@@ -82,18 +30,41 @@ class Images(ABC):
         return int(self.firsts[-1])
 
     @abstractmethod
-    def gather(self, indices: Ints) -> Bytes:
-        """The images at `indices` (int64, (n,), in [0, N)): (n, H, W, C) uint8, C-contiguous."""
+    def gather_at(self, places: Ints) -> Bytes:
+        """The images at these places (int64, (n,), from `places`): (n, H, W, C) uint8, one image after the other.
+
+        A fresh array; rows and images may have a few bytes between them.
+        """
 
     @abstractmethod
     def keys(self, indices: Ints) -> list[str]:
         """The samples' keys: their members' names before the first dot."""
 
+    def places(self, indices: Ints) -> Ints:
+        """Where the samples at `indices` (int64, any shape, in [0, N)) lie, as `gather_at` takes it.
+
+        Worked out for many batches at once it costs a batch next to nothing.
+        """
+        self.locate(indices)  # refuses what does not exist
+        return indices
+
+    def gather(self, indices: Ints) -> Bytes:
+        """The images at `indices` (int64, (n,), in [0, N)); see `gather_at`."""
+        return self.gather_at(self.places(indices))
+
     def batch(self, indices: Ints) -> "torch.Tensor":
-        """The images at `indices` as a tensor (n, C, H, W) uint8 with channels_last strides, without a copy."""
+        """The images at `indices` as a tensor; see `batch_at`."""
+        return self.batch_at(self.places(indices))
+
+    def batch_at(self, places: Ints) -> "torch.Tensor":
+        """The images at these places as a tensor (n, C, H, W) uint8 in the memory order of channels_last.
+
+        Nothing is copied but the images themselves, so rows may have a few bytes between them, which `to` and
+        `contiguous(memory_format=torch.channels_last)` leave out.
+        """
         import torch
 
-        return torch.from_numpy(self.gather(indices)).permute(0, 3, 1, 2)
+        return torch.from_numpy(self.gather_at(places)).permute(0, 3, 1, 2)
 
     def expect(self, now: Ints, then: Ints) -> None:
         """Announce the numbers of the shards that are being read, and of those that follow."""
@@ -109,72 +80,51 @@ class Images(ABC):
 
 
 class StoredImages(Images):
-    """Images of stored-PNG shards: all shards are memory-mapped and seen as one strided array.
+    """Images of stored-PNG shards: the split is seen as one strided array over its memory-mapped shards.
 
-    A batch is one fancy index over that array: no decoder, no worker process, no loop over samples or shards, and
-    one page cache for all ranks of a node.
+    A batch is one fancy index over that array, one copy of contiguous bytes an image: no decoder, no worker
+    process, no loop over samples or shards, and one page cache for all ranks of a node.
     """
 
     def __init__(self, index: ShardIndex, split: str, files: Files) -> None:
         super().__init__(index, split, files)
         self.geometry = index.geometry
-        self._mapped: dict[int, Bytes] = {}
-        self._see()
+        self.mapped = Mapped(self.shards, files)
+        # Shards begin at a page, records at a block of 512 bytes: entry i is what follows the first pixel of the
+        # image whose record begins at block i. Most entries are no images; only those of `places` are touched.
+        self._spans = np.lib.stride_tricks.as_strided(
+            self.mapped.bytes[self.geometry.pixels :],
+            (self.mapped.bytes.size // BLOCK, self.height * self.geometry.row),
+            (BLOCK, 1),
+            writeable=False,
+        )
 
-    def gather(self, indices: Ints) -> Bytes:
-        """See `Images.gather`."""
+    def places(self, indices: Ints) -> Ints:
+        """The block at which each sample's record begins."""
         shards, places = self.locate(indices)
-        self._map(shards)
-        blocks = self._starts[shards] + places * (self.geometry.stride // BLOCK)
-        pixels: Bytes = self._pixels[blocks].reshape(-1, self.height, self.width, self.channels)
-        return pixels
+        blocks: Ints = (self.mapped.starts[shards] + places * self.geometry.stride) // BLOCK
+        return blocks
+
+    def gather_at(self, places: Ints) -> Bytes:
+        """See `Images.gather_at`."""
+        with self.mapped.lock:
+            if not self.mapped.whole:
+                self.mapped.need(np.searchsorted(self.mapped.starts, places * BLOCK, side="right") - 1)
+            spans = self._spans[places]
+        rows = spans.reshape(len(places), self.height, self.geometry.row)[:, :, : self.width * self.channels]
+        return rows.reshape(len(places), self.height, self.width, self.channels)
 
     def keys(self, indices: Ints) -> list[str]:
         """See `Images.keys`."""
-        shards, places = self.locate(indices)
-        self._map(shards)
-        heads = [
-            self._mapped[shard][place * self.geometry.stride :][:NAME_BYTES].tobytes()
-            for shard, place in zip(shards.tolist(), places.tolist(), strict=True)
-        ]
+        with self.mapped.lock:
+            self.mapped.need(self.locate(indices)[0])
+            starts = (self.places(indices) * BLOCK).tolist()
+            heads = [self.mapped.bytes[start : start + NAME_BYTES].tobytes() for start in starts]
         return [head.split(b"\0")[0].split(b".")[0].decode("ascii", "replace") for head in heads]
 
     def expect(self, now: Ints, then: Ints) -> None:
         """See `Images.expect`; unmaps what is no longer read, so that its space can be freed."""
         if self.files.partial:
-            self._mapped = {shard: data for shard, data in self._mapped.items() if shard in now}
-            self._see()
+            with self.mapped.lock:
+                self.mapped.keep(now)
         super().expect(now, then)
-
-    def _map(self, shards: Ints) -> None:
-        """Map those of the shards that are not mapped yet."""
-        if (self._starts[shards] < 0).any():
-            missing = set(shards.tolist()) if self.files.partial else set(range(len(self.shards)))
-            for shard in missing - set(self._mapped):
-                self._mapped[shard] = map_file(self.files.path(self.shards[shard]))
-            self._see()
-
-    def _see(self) -> None:
-        """Lay one array over all mappings: entry i is the image whose record begins at block i of 512 bytes.
-
-        Mappings begin at a page and records at a block, wherever the system put them, so `_starts` (the first block
-        of each shard, -1 where it is not mapped) and a place say where an image is. Between the mappings there is
-        nothing: only blocks that `gather` computes may be touched.
-        """
-        begin = {shard: data.ctypes.data for shard, data in self._mapped.items()}
-        base = min(begin.values(), default=0)
-        end = max((begin[shard] + data.size for shard, data in self._mapped.items()), default=0)
-        self._starts = np.full(len(self.shards), -1, np.int64)
-        for shard, address in begin.items():
-            self._starts[shard] = (address - base) // BLOCK
-        shape = ((end - base) // BLOCK, self.height, self.width * self.channels)  # two axes copy faster than three
-        self._pixels = np.asarray(_Memory(base + self.geometry.pixels, shape, (BLOCK, self.geometry.row, 1)))
-
-
-class _Memory:
-    """Read-only bytes at an address, for NumPy (its array interface); whoever uses it keeps the mapping alive."""
-
-    def __init__(self, address: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> None:
-        self.__array_interface__ = {
-            "version": 3, "typestr": "|u1", "data": (address, True), "shape": shape, "strides": strides
-        }  # fmt: skip

@@ -6,7 +6,7 @@ from pathlib import Path
 from shards.errors import ShardError
 from shards.format.index import NAME, load_index
 from shards.read import stage as staging
-from shards.read.images import Folder
+from shards.read.files import Folder
 from shards.read.remote import LocalSource, is_remote
 from shards.read.sets import ShardSet
 

@@ -68,7 +68,7 @@ class Permutation:
         return out.astype(np.int64)
 
     def _rounds(self, entries: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        low, high = entries % self.sides[0], entries // self.sides[0]
+        high, low = np.divmod(entries, self.sides[0])
         for key, other in zip(self.keys[::2], self.keys[1::2], strict=True):
             low = _add(low, _hash(high, key, self.sides[0]), self.sides[0])
             high = _add(high, _hash(low, other, self.sides[1]), self.sides[1])
@@ -87,9 +87,8 @@ def _hash(value: NDArray[np.uint64], key: np.uint64, side: np.uint64) -> NDArray
 
 
 def _add(value: NDArray[np.uint64], step: NDArray[np.uint64], side: np.uint64) -> NDArray[np.uint64]:
-    total = value + step
-    total -= side * (total >= side)
-    return total
+    step += value
+    return np.asarray(np.minimum(step, step - side))  # below `side` the difference wraps to a larger one
 
 
 class GlobalOrder:
@@ -106,6 +105,8 @@ class GlobalOrder:
     def at(self, positions: Ints) -> Ints:
         """The sample read at each position: a function of (seed, position) alone."""
         epochs, entries = np.divmod(positions, self.samples)
+        if epochs.size and epochs.min() == epochs.max():
+            return Permutation(self.samples, self.seed, int(epochs.flat[0]))(entries)
         out = np.empty_like(positions)
         for epoch in np.unique(epochs).tolist():
             mine = epochs == epoch

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from shards.errors import ShardError
 from shards.format.index import ShardIndex
-from shards.read.images import Files, Images, StoredImages
+from shards.read.files import Files
+from shards.read.images import Images, StoredImages
 
 
 class ShardSet:

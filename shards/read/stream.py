@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Literal, Self
 import numpy as np
 
 from shards.errors import ShardError
-from shards.read.images import Images, Ints
+from shards.read.images import Images
+from shards.read.mapped import Ints
 from shards.read.order import GlobalOrder, Order, WindowOrder, window_shape
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ AHEAD = 8192  # positions whose order is computed at once; computing 128 takes n
 
 
 class Stream(Iterator["torch.Tensor"]):
-    """Batches of one rank, for ever: (b, C, H, W) uint8, channels_last strides, b = batch_size / world.
+    """Batches of one rank, for ever: (b, C, H, W) uint8 in the order of channels_last, b = batch_size / world.
 
     The global batch is positions [nimg, nimg + batch_size) of an order that depends on the seed alone (see
     `shards.read.order`); rank r of `world` gets the r-th of its equal, contiguous parts. Every sample comes exactly
@@ -59,19 +60,21 @@ class Stream(Iterator["torch.Tensor"]):
         if nimg < 0 or (isinstance(self.order, WindowOrder) and nimg % self.batch_size):
             raise ShardError(f"nimg {nimg}: a whole number of batches of {self.batch_size} was expected")
         self.nimg = nimg
-        self._block: Ints = np.empty((0, self.batch_per_rank), np.int64)  # samples of the next batches
+        self._samples = self._places = np.empty((0, self.batch_per_rank), np.int64)  # of the next batches
+        self._ahead = 0  # batches of these that are read
         self._announced: set[int] = set()  # shards that the files know to be read
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> "torch.Tensor":
-        if not len(self._block):
-            self._block = self._upcoming()
+        if self._ahead == len(self._places):
+            self._samples = self._upcoming()
+            self._places, self._ahead = self.images.places(self._samples), 0
         if isinstance(self.order, WindowOrder):
-            self._announce(self.order, self._block[0])
-        batch = self.images.batch(self._block[0])
-        self._block = self._block[1:]
+            self._announce(self.order, self._samples[self._ahead])
+        batch = self.images.batch_at(self._places[self._ahead])
+        self._ahead += 1
         self.nimg += self.batch_size
         return batch
 

@@ -1,0 +1,68 @@
+"""The shards of a split side by side in one stretch of address space, a bounded number of them mapped at a time."""
+
+import mmap
+from collections.abc import Sequence
+from threading import RLock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.format.index import Shard
+from shards.format.mapping import map_at, reserve, unmap_at
+from shards.read.files import Files
+
+Ints = NDArray[np.int64]
+
+MAX_MAPPINGS = 4096  # Linux allows a process 65,530 of all kinds
+
+
+class Mapped:
+    """Every shard has its place in `bytes` from `starts[i]` on, whether it is mapped or not.
+
+    So where a sample lies never changes. `bytes` may be touched only in shards that `need` has mapped, and under
+    `lock`, as another thread may let the least recently used go.
+    """
+
+    def __init__(self, shards: Sequence[Shard], files: Files, limit: int = MAX_MAPPINGS) -> None:
+        self.shards, self.files, self.limit = shards, files, limit
+        pages = [-(-shard.bytes // mmap.PAGESIZE) for shard in shards]
+        self.starts = np.cumsum([0, *pages], dtype=np.int64) * mmap.PAGESIZE
+        self.bytes = reserve(max(int(self.starts[-1]), mmap.PAGESIZE))
+        self.lock = RLock()
+        self.count = 0
+        self._used = np.zeros(len(shards), np.int64)  # when each was last needed; 0: not mapped
+        self._now = 0
+
+    @property
+    def whole(self) -> bool:
+        """Whether all shards are mapped, and will stay so."""
+        return self.count == len(self.shards)
+
+    def need(self, shards: Ints) -> None:
+        """Map these shards; the least recently used go where there would be too many."""
+        self._now += 1
+        missing = np.unique(shards[self._used[shards] == 0])
+        self._used[shards[self._used[shards] > 0]] = self._now
+        self._drop_oldest(self.count + len(missing) - self.limit)
+        for shard in missing.tolist():
+            map_at(self.bytes, int(self.starts[shard]), self.files.path(self.shards[shard]))
+            self._used[shard] = self._now
+            self.count += 1
+
+    def keep(self, shards: Ints) -> None:
+        """Let all shards go but these, so that the space of their files can be freed."""
+        held = np.flatnonzero(self._used)
+        self._drop(held[~np.isin(held, shards)])
+
+    def _drop_oldest(self, excess: int) -> None:
+        if excess > 0:
+            old = np.flatnonzero((self._used > 0) & (self._used < self._now))
+            share = max(excess, self.limit // 8)  # some at once: looking for the oldest takes longer than one
+            self._drop(old[np.argsort(self._used[old], kind="stable")][:share])
+
+    def _drop(self, shards: Ints) -> None:
+        for shard in shards.tolist():
+            start, stop = self.starts[shard : shard + 2].tolist()
+            unmap_at(self.bytes, start, stop - start)
+            self._used[shard] = 0
+            self.count -= 1
