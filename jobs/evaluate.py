@@ -2,29 +2,34 @@
 
 import dataclasses
 import json
-import os
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from facegan.errors import FaceganError, UsageError
+from facegan.errors import FaceganError
 from jobs import table
+from jobs.measuring import (
+    SPLITS,
+    as_reals,
+    as_subject,
+    default_split,
+    device_named,
+    inception_extractor,
+    is_main,
+    join_ranks,
+    open_for,
+    run_folder,
+    say,
+    train_images,
+    trained_on,
+)
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
-
-    from facegan.metrics import Comparison, Measurement, Reals, Subject
+    from facegan.metrics import Comparison, Measurement, Subject
     from facegan.metrics.features import Extractor
-    from facegan.recipes import Recipe
     from facegan.run.snapshot import Snapshot
-    from shards import Images, ShardSet
-
-SPLITS = ("test", "val", "train")
-TRAINING_METRICS = ("swd", "msssim")
 
 
 @click.command()
@@ -66,11 +71,11 @@ def command(
     from facegan.metrics import row
     from facegan.run.snapshot import load_snapshot, snapshot_folders
 
-    _join_ranks()
+    join_ranks()
     folders = snapshot_folders(run) if every else []
     found = [(path, evaluate(load_snapshot(path), **options)) for path in folders or [run]]
     _track(run_folder(run), wandb_mode, found)
-    if not _is_main():
+    if not is_main():
         return
     measurements = [m for _, measured in found for m in measured]
     if as_json:
@@ -100,83 +105,33 @@ def evaluate(
     Raises FaceganError or ShardError where the set cannot be opened or does not fit, UsageError for a metric
     that is unknown or lacks what it needs.
     """
-    from facegan.metrics import Team, protocol
-    from facegan.metrics.evaluation import Comparison, default_cache, find_done
+    from facegan.metrics import Ranks, protocol
+    from facegan.metrics.comparison import Comparison, default_cache
     from facegan.metrics.evaluation import evaluate as measure
+    from facegan.metrics.evaluation import find_done
 
-    run_dir, place = run_folder(snapshot.path), _device(device)
-    opened = _open(data or _trained_on(run_dir), snapshot.recipe)
-    chosen = split or _default_split(opened)
-    reals, train = as_reals(opened, chosen), _train_images(opened, chosen)
+    run_dir, place = run_folder(snapshot.path), device_named(device)
+    opened = open_for(data or trained_on(run_dir), snapshot.recipe)
+    chosen = split or default_split(opened)
+    reals, train = as_reals(opened, chosen), train_images(opened, chosen)
     subject = as_subject(snapshot, run_dir, place)
-    extractor = _inception(inception, trust_inception, place)
+    extractor = inception_extractor(inception, trust_inception, place)
     names = _metrics(metrics, train is not None, subject, extractor)
     stored = [] if again else protocol.read(run_dir)
     found = []
     for name in names:
         count = min(n or (50_000 if name == "inception" else 16_384), max(len(reals.images), n or 0))
-        comparison = Comparison(subject, reals, count, seed, train, extractor, default_cache(), Team.current())
+        comparison = Comparison(subject, reals, count, seed, train, extractor, default_cache(), Ranks.current())
         fresh = find_done(stored, comparison, name)
         if fresh is None:
-            _say(f"{name}: {count:,} pictures a side")
+            say(f"{name}: {count:,} pictures a side")
             (fresh,) = measure(comparison, [name])
-            if _is_main():
+            if is_main():
                 protocol.record(run_dir, [fresh])
                 if name == "nearest":
                     draw_nearest(comparison, run_dir / "samples" / f"nearest-nimg-{snapshot.nimg:012d}.png")
         found.append(fresh)
     return found
-
-
-def during_training(
-    opened: "ShardSet", recipe: "Recipe", run_dir: Path, n: int = 1024, metrics: Sequence[str] = TRAINING_METRICS
-) -> "Callable[[nn.Module, int], dict[str, float]]":
-    """What a training calls on all ranks every --eval-kimg: (generator, nimg) -> numbers for its stats.
-
-    Uses up to `n` pictures of the test split (else val, else train), the same ones each time.
-    """
-    from facegan import sampling
-    from facegan.metrics import Comparison, Subject, Team, evaluate, record, row
-
-    reals = as_reals(opened, _default_split(opened))
-    team, count = Team.current(), min(n, len(reals.images))
-
-    def measure(generator: "nn.Module", nimg: int) -> dict[str, float]:
-        def generate(z: "Tensor") -> "Tensor":
-            return sampling.generate(generator, z, recipe.value_range)
-
-        subject = Subject(generate, recipe.latent_dim, nimg)
-        found = evaluate(Comparison(subject, reals, count, team=team), metrics)
-        if team.rank == 0:
-            record(run_dir, found)
-        return row(found)
-
-    return measure
-
-
-def as_reals(opened: "ShardSet", split: str) -> "Reals":
-    """One split of an opened set as the metrics see it."""
-    from facegan.metrics import Reals
-
-    transform = opened.index.transform
-    crop, filter = (transform.crop, transform.filter) if transform else ("", "")
-    return Reals(opened.split(split), split, opened.fingerprint, crop, filter)
-
-
-def as_subject(snapshot: "Snapshot", run_dir: Path, device: "torch.device") -> "Subject":
-    """The snapshot's generator and, where its run has a whole checkpoint, that one's discriminator."""
-    from facegan import sampling
-    from facegan.metrics import Subject
-
-    generator = snapshot.generator.to(device)
-    value_range = snapshot.recipe.value_range
-    return Subject(
-        lambda z: sampling.generate(generator, z, value_range),
-        snapshot.recipe.latent_dim,
-        snapshot.nimg,
-        str(snapshot.meta["sha256"]),
-        _critic(snapshot.recipe, run_dir, device),
-    )
 
 
 def draw_nearest(comparison: "Comparison", path: Path, columns: int = 8) -> None:
@@ -192,11 +147,6 @@ def draw_nearest(comparison: "Comparison", path: Path, columns: int = 8) -> None
     order, back = torch.unique(fakes.indices[places], return_inverse=True)
     training = torch.from_numpy(comparison.train.gather(order.numpy())).permute(0, 3, 1, 2)[back]
     sampling.save_png(sampling.grid(torch.cat([comparison.fake[places], training]), columns), path)
-
-
-def run_folder(path: Path) -> Path:
-    """The run a snapshot folder belongs to; the folder itself where it is a run's, or lies alone."""
-    return path.parent.parent if path.parent.name == "snapshots" else path
 
 
 def describe(measurements: "Sequence[Measurement]") -> str:
@@ -246,89 +196,8 @@ def _metrics(
     return [name for name in METRICS if able.get(name, True)]
 
 
-def _open(data: str, recipe: "Recipe") -> "ShardSet":
-    import shards
-
-    opened = shards.open_set(data, recipe.resolution.height)
-    found, expected = (opened.height, opened.width, opened.channels), (*recipe.resolution, recipe.channels)
-    if found != expected:
-        raise FaceganError(
-            f"{data} holds pictures of {'x'.join(map(str, found))}, the run makes {'x'.join(map(str, expected))} "
-            "(height x width x channels); give --data a set preprocessed for this recipe"
-        )
-    return opened
-
-
-def _trained_on(run_dir: Path) -> str:
-    try:
-        data = json.loads((run_dir / "config.json").read_text())["settings"]["data"]
-    except (OSError, ValueError, KeyError, TypeError):
-        data = ""
-    if not data:
-        raise UsageError(f"{run_dir} does not say which set it was trained on: give --data")
-    return str(data)
-
-
-def _default_split(opened: "ShardSet") -> str:
-    return next((split for split in SPLITS if split in opened.index.splits), SPLITS[0])
-
-
-def _train_images(opened: "ShardSet", compared: str) -> "Images | None":
-    return opened.split("train") if compared != "train" and "train" in opened.index.splits else None
-
-
-def _critic(recipe: "Recipe", run_dir: Path, device: "torch.device") -> "Callable[[Tensor], Tensor] | None":
-    """Scores of the newest whole checkpoint's discriminator, higher for what it takes for real."""
-    import torch
-
-    from facegan.networks import build_discriminator
-    from facegan.run.checkpoint import newest_checkpoint
-    from facegan.train.objective import scale_images
-
-    checkpoint = newest_checkpoint(run_dir / "checkpoints", _say)
-    if checkpoint is None:
-        return None
-    critic = build_discriminator(recipe)
-    prefix = "discriminator/"
-    weights = {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
-    critic.load_state_dict(weights)
-    critic.eval().to(device)
-
-    @torch.no_grad()
-    def score(images: "Tensor") -> "Tensor":
-        scores: Tensor = critic(scale_images(images.to(device), recipe.value_range))
-        return scores.float().cpu()
-
-    return score
-
-
-def _inception(path: str, trusted: str | None, device: "torch.device") -> "Extractor | None":
-    from facegan.metrics import inception
-
-    file = inception.find(path)
-    if file is None:
-        return None
-
-    def confirm(digest: str) -> bool:
-        if trusted:
-            return trusted.lower() == digest
-        question = f"{file} is TorchScript, which runs code. Its SHA-256 is {digest}. Load it, now and in future?"
-        return sys.stdin.isatty() and click.confirm(question, err=True)
-
-    return inception.load(file, confirm, device)
-
-
-def _device(name: str) -> "torch.device":
-    import torch
-
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: PyTorch finds no CUDA GPU here; see: facegan doctor")
-    on_gpu = name != "cpu" and torch.cuda.is_available()
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if on_gpu else torch.device("cpu")
-
-
 def _track(run_dir: Path, mode: str, found: "Sequence[tuple[Path, Sequence[Measurement]]]") -> None:
-    if not _is_main() or mode == "off":
+    if not is_main() or mode == "off":
         return
     from facegan.metrics import row
     from facegan.run.tracking import Tracker
@@ -339,20 +208,3 @@ def _track(run_dir: Path, mode: str, found: "Sequence[tuple[Path, Sequence[Measu
         nimg = measured[0].nimg
         tracker.log({"progress/nimg": nimg, "progress/kimg": nimg / 1000, **row(measured)})
     tracker.finish()
-
-
-def _join_ranks() -> None:
-    """Under a launcher the ranks share the work; they exchange results through the CPU."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        import torch.distributed as dist
-
-        dist.init_process_group("gloo")
-
-
-def _is_main() -> bool:
-    return os.environ.get("RANK", "0") == "0"
-
-
-def _say(text: str) -> None:
-    if _is_main():
-        click.echo(text, err=True)

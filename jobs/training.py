@@ -21,7 +21,7 @@ from facegan.run.outcome import Outcome
 from facegan.run.settings import RunSettings
 from facegan.train.job import Job, Row
 from facegan.train.loop import train
-from jobs.evaluate import during_training
+from jobs.measuring import during_training
 from jobs.progress import Progress
 from shards import ShardSet, Stream, open_set, verify_set
 from shards.errors import ShardError

@@ -19,7 +19,7 @@ from facegan.networks import build_discriminator, build_generator
 from facegan.run.checkpoint import write_checkpoint
 from facegan.run.snapshot import write_snapshot
 from jobs.cli import main
-from jobs.evaluate import during_training
+from jobs.measuring import during_training
 from shards import open_set
 
 KEYS = ("swd24", "msssim24", "randomnet_kd24", "nearest_ratio24", "overfit_auc24")

@@ -18,11 +18,10 @@ from facegan.errors import FaceganError, UsageError
 from facegan.metrics import (
     Comparison,
     Measurement,
+    Ranks,
     Reals,
     Subject,
-    Team,
     evaluate,
-    evaluation,
     fidelity,
     inception,
     msssim,
@@ -31,6 +30,7 @@ from facegan.metrics import (
     row,
     swd,
 )
+from facegan.metrics.comparison import short_count
 from facegan.metrics.features import RandomNet, randomnet
 from facegan.metrics.fidelity import frechet_distance, inception_score, kernel_distance
 from facegan.metrics.memorisation import memorisation, nearest
@@ -270,7 +270,7 @@ def test_every_number_carries_its_count_in_its_key_and_its_protocol_beside_it() 
         } <= measurement.protocol.keys()
     assert found[0].protocol["size"] == "32x32x3"
     assert found[2].protocol["extractor"] == "randomnet"
-    assert [evaluation.short_count(n) for n in (1000, 1024, 6000, 16_384, 50_000)] == [
+    assert [short_count(n) for n in (1000, 1024, 6000, 16_384, 50_000)] == [
         "1000",
         "1k",
         "6000",
@@ -339,7 +339,7 @@ def _rank(rank: int, world: int, port: int, out: str) -> None:
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
     torch.set_num_threads(1)
     swd.DIRECTIONS_PER_REPEAT, fidelity.KERNEL_SUBSETS = 4, 20
-    found = row(evaluate(comparison(n=33, team=Team.current()), ["swd", "msssim", "randomnet"]))
+    found = row(evaluate(comparison(n=33, ranks=Ranks.current()), ["swd", "msssim", "randomnet"]))
     Path(out, f"{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
 

@@ -17,7 +17,7 @@ from tiny import tiny_recipe
 
 from facegan.metrics import Measurement, record
 from facegan.networks import build_generator
-from facegan.report import charts
+from facegan.report import charts, pictures
 from facegan.report import page as report
 from facegan.report.charts import Series, line_chart
 from facegan.run.folder import make_config
@@ -187,8 +187,8 @@ def test_many_large_grids_are_thinned_and_shrunk_to_stay_within_the_budget(
     for k in range(30):
         pixels = noise.integers(0, 256, (240, 240, 3), np.uint8)
         Image.fromarray(pixels).save(run / "samples" / f"fake-nimg-{k * 1000:012d}.png", compress_level=1)
-    assert report.PICTURE_BYTES * 4 / 3 < 9_000_000  # base64; the rest of a page is far below a megabyte
-    monkeypatch.setattr(report, "PICTURE_BYTES", 200_000)
+    assert pictures.PICTURE_BYTES * 4 / 3 < 9_000_000  # base64; the rest of a page is far below a megabyte
+    monkeypatch.setattr(pictures, "PICTURE_BYTES", 200_000)
     page = report.render([report.Run(run)])
     assert len(page) < 200_000 * 4 / 3 + 100_000
     shown = re.findall(r"Samples at ([\d.]+) kimg", page)

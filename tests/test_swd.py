@@ -8,8 +8,8 @@ from torch import Tensor
 
 from facegan.errors import FaceganError
 from facegan.metrics import swd
+from facegan.metrics.ranks import Ranks
 from facegan.metrics.swd import descriptors, laplacian, level_heights, sliced_wasserstein
-from facegan.metrics.team import Team
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ def test_two_samples_of_one_distribution_are_close_and_unlike_ones_far(pictures:
 
 def test_equal_patches_are_at_distance_zero(pictures: Tensor) -> None:
     patches = descriptors(pictures[:8], 0, 0, "real")
-    assert swd._mean_distance(patches, patches.copy(), 0, Team()) == 0
+    assert swd._mean_distance(patches, patches.copy(), 0, Ranks()) == 0
 
 
 def test_it_grows_with_blur_and_with_noise(pictures: Tensor) -> None:
@@ -81,7 +81,7 @@ def test_one_dimensional_distance_of_two_shifted_sets_is_the_shift() -> None:
     shifted[:, 0] += 0.25
     directions = torch.nn.functional.normalize(swd.normal(3, "swd-directions", 0, 64, (147,)))
     expected = 0.25 * directions[:, 0].abs().mean().item()
-    assert swd._mean_distance(points, shifted, 3, Team()) == pytest.approx(expected, rel=1e-4)
+    assert swd._mean_distance(points, shifted, 3, Ranks()) == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_pyramid_is_the_published_one() -> None:

@@ -1,149 +1,23 @@
-"""Measure a generator against real images: pick both sides, run the metrics, write down how it was done."""
+"""Measure a generator against real images: the metrics by name, each number with how it was made."""
 
-import hashlib
-import json
-import os
-import platform
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
-from facegan import __version__
 from facegan.errors import FaceganError, UsageError
-from facegan.files import whole_file
 from facegan.metrics import fidelity, memorisation, msssim, overfit, precision_recall, swd
-from facegan.metrics.features import Extractor, randomnet
+from facegan.metrics.comparison import CHUNK, Comparison, chunks, common_protocol, draw, short_count
+from facegan.metrics.features import Extractor
 from facegan.metrics.protocol import Measurement
-from facegan.metrics.team import Team
-from facegan.randomness import normal
-
-MOST_IMAGES = 16_384  # of the published SWD protocol
-NEAREST_QUERIES = 1024
-CHUNK = 512
-
-
-class Pictures(Protocol):
-    """Images by number, such as a split of a set of shards."""
-
-    def __len__(self) -> int: ...
-
-    def gather(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """The images at `indices`: (n, H, W, C) uint8."""
-        ...
-
-
-@dataclass(frozen=True)
-class Reals:
-    """One split of a set, and what has to be known of it beside a number."""
-
-    images: Pictures
-    split: str = "test"
-    fingerprint: str = ""
-    crop: str = ""
-    filter: str = ""
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is measured: a generator and, where it is at hand, its discriminator."""
-
-    generate: Callable[[Tensor], Tensor]  # z (n, latent_dim) -> (n, C, H, W) uint8 on the CPU
-    latent_dim: int
-    nimg: int
-    identity: str = ""  # hash of the snapshot's weights
-    critic: Callable[[Tensor], Tensor] | None = None  # (n, C, H, W) uint8 -> scores (n,) on the CPU
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Generated and real images of one evaluation, read and made when a metric asks for them.
-
-    n: images on each side. train: the images the generator was trained on, for memorisation and overfitting.
-    inception: extractor of `facegan.metrics.inception`. cache: folder for features of the reals, or None.
-    """
-
-    subject: Subject
-    reals: Reals
-    n: int
-    seed: int = 0
-    train: Pictures | None = None
-    inception: Extractor | None = None
-    cache: Path | None = None
-    team: Team = field(default_factory=Team)
-
-    @cached_property
-    def count(self) -> str:
-        """The sample count as it stands in a key: 1024 is 1k, 16384 16k, 50000 50k, 1000 stays 1000."""
-        return short_count(self.n)
-
-    @cached_property
-    def picked(self) -> NDArray[np.int64]:
-        """Numbers of the real images: n of the split drawn without replacement by the seed, in order."""
-        return _draw(len(self.reals.images), self.n, self.seed)
-
-    @cached_property
-    def real(self) -> Tensor:
-        """The n real images: (n, C, H, W) uint8."""
-        return torch.cat(list(_chunks(self.reals.images, self.picked)))
-
-    @cached_property
-    def fake(self) -> Tensor:
-        """n generated images: (n, C, H, W) uint8, each rank making its share."""
-        return self.team.gather(torch.cat(list(self._made())), self.n)
-
-    @cached_property
-    def nearest(self) -> tuple[memorisation.Nearest, memorisation.Nearest]:
-        """The nearest training images of the first generated images, and of as many held-out real ones."""
-        if self.train is None:
-            raise UsageError("the metric nearest compares with training images: the set has no split train")
-        some = min(self.n, NEAREST_QUERIES)
-        queries = torch.cat([self.fake[:some], self.real[:some]])
-        found = memorisation.nearest(queries, _chunks(self.train, np.arange(len(self.train))))
-        fakes, held_out = (memorisation.Nearest(*(torch.split(part, some)[k] for part in found)) for k in (0, 1))
-        return fakes, held_out
-
-    @cached_property
-    def randomnet(self) -> Extractor:
-        """The random feature network for these images."""
-        return randomnet(self.reals.images.gather(np.zeros(1, np.int64)).shape[3])
-
-    def features(self, extractor: Extractor) -> tuple[Tensor, Tensor]:
-        """Features of the real and of the generated images: (n, D), (n, D) float32."""
-        mine = self.picked[list(self.team.share(self.n))]
-
-        def of_reals() -> Tensor:
-            return self.team.gather(extractor(_chunks(self.reals.images, mine)), self.n)
-
-        real = _cached(self._feature_file(extractor), of_reals, self.n)
-        return real, self.team.gather(extractor(self._made()), self.n)
-
-    def _made(self) -> Iterator[Tensor]:
-        share = self.team.share(self.n)
-        for first in range(share.start, share.stop, CHUNK):
-            count = min(CHUNK, share.stop - first)
-            yield self.subject.generate(normal(self.seed, "evaluate", first, count, (self.subject.latent_dim,)))
-
-    def _feature_file(self, extractor: Extractor) -> Path | None:
-        if self.cache is None or not self.reals.fingerprint or self.team.world > 1:
-            return None  # ranks that found and ranks that missed a file would wait for each other
-        identity = [self.reals.fingerprint, self.reals.split, self.n, self.seed, extractor.sha256]
-        return self.cache / f"{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]}.npy"
-
 
 Values = dict[str, float]
-Found = tuple[Values, dict[str, Any]]  # numbers by name without prefix, and the metric's own protocol
+Result = tuple[Values, dict[str, Any]]  # numbers by name without prefix, and the metric's own protocol
 
 
-def _swd(c: Comparison) -> Found:
-    levels = swd.sliced_wasserstein(c.real, c.fake, c.seed, c.team)
+def _swd(c: Comparison) -> Result:
+    levels = swd.sliced_wasserstein(c.real, c.fake, c.seed, c.ranks)
     values = {f"swd{c.count}": levels.pop("mean")} | {f"swd{c.count}_{name}": v for name, v in levels.items()}
     return values, {
         "protocol": "Karras et al. 2018",
@@ -153,13 +27,13 @@ def _swd(c: Comparison) -> Found:
     }
 
 
-def _msssim(c: Comparison) -> Found:
+def _msssim(c: Comparison) -> Result:
     order = np.random.Generator(np.random.Philox(key=c.seed)).permutation(c.n)  # neighbours may be one person
-    fake, real = msssim.pair_similarity(c.fake, c.team), msssim.pair_similarity(c.real[order], c.team)
+    fake, real = msssim.pair_similarity(c.fake, c.ranks), msssim.pair_similarity(c.real[order], c.ranks)
     return {f"msssim{c.count}": fake, f"msssim{c.count}_real": real}, {"pairs": c.n // 2}
 
 
-def _randomnet(c: Comparison) -> Found:
+def _randomnet(c: Comparison) -> Result:
     real, fake = c.features(c.randomnet)
     shares = precision_recall.precision_recall(real, fake)
     values = {
@@ -170,7 +44,7 @@ def _randomnet(c: Comparison) -> Found:
     return values, _feature_protocol(c, c.randomnet)
 
 
-def _inception(c: Comparison) -> Found:
+def _inception(c: Comparison) -> Result:
     from facegan.metrics.inception import FEATURES
 
     if c.inception is None:
@@ -188,7 +62,7 @@ def _inception(c: Comparison) -> Found:
     return values, _feature_protocol(c, c.inception) | {"splits": fidelity.SCORE_SPLITS}
 
 
-def _nearest(c: Comparison) -> Found:
+def _nearest(c: Comparison) -> Result:
     fakes, held_out = c.nearest
     result = memorisation.memorisation(fakes, held_out)
     key = short_count(len(fakes.distances))
@@ -199,11 +73,11 @@ def _nearest(c: Comparison) -> Found:
     }
 
 
-def _overfit(c: Comparison) -> Found:
+def _overfit(c: Comparison) -> Result:
     if c.train is None or c.subject.critic is None:
         raise UsageError("the metric overfit needs a checkpoint's discriminator and the split train")
     n = min(c.n, len(c.train))
-    drawn = _chunks(c.train, _draw(len(c.train), n, c.seed))
+    drawn = chunks(c.train, draw(len(c.train), n, c.seed))
     training = torch.cat([c.subject.critic(images) for images in drawn])
     held_out = torch.cat([c.subject.critic(images) for images in torch.split(c.real, CHUNK)])
     result = overfit.overfit(training, held_out)
@@ -211,7 +85,7 @@ def _overfit(c: Comparison) -> Found:
     return {f"overfit_auc{key}": result.auc, f"overfit_gap{key}": result.gap}, {"training_images": n}
 
 
-METRICS: dict[str, Callable[[Comparison], Found]] = {
+METRICS: dict[str, Callable[[Comparison], Result]] = {
     "swd": _swd,
     "msssim": _msssim,
     "randomnet": _randomnet,
@@ -222,18 +96,18 @@ METRICS: dict[str, Callable[[Comparison], Found]] = {
 
 
 def evaluate(comparison: Comparison, metrics: Sequence[str] = ("swd", "msssim")) -> list[Measurement]:
-    """Measure; every rank of the comparison's team calls it and gets the same numbers.
+    """Measure; every rank calls it and gets the same numbers.
 
     Raises UsageError for an unknown metric or one whose means are missing, FaceganError for too few images.
     """
     check(comparison, metrics)
-    found = []
+    measured = []
     for name in metrics:
         values, own = METRICS[name](comparison)
         keyed = {f"metrics/{key}": value for key, value in values.items()}
         protocol = common_protocol(comparison) | own
-        found.append(Measurement(name, comparison.subject.nimg, keyed, protocol))
-    return found
+        measured.append(Measurement(name, comparison.subject.nimg, keyed, protocol))
+    return measured
 
 
 def find_done(stored: Sequence[Measurement], comparison: Comparison, metric: str) -> Measurement | None:
@@ -263,41 +137,6 @@ def check(comparison: Comparison, metrics: Sequence[str]) -> None:
         )
 
 
-def common_protocol(c: Comparison) -> dict[str, Any]:
-    """What holds for all metrics of a comparison."""
-    height, width, channels = c.reals.images.gather(np.zeros(1, np.int64)).shape[1:]
-    return {
-        "n": c.n,
-        "set": c.reals.fingerprint,
-        "split": c.reals.split,
-        "size": f"{height}x{width}x{channels}",
-        "crop": c.reals.crop,
-        "filter": c.reals.filter,
-        "seed": c.seed,
-        "snapshot": c.subject.identity,
-        "versions": versions(),
-    }
-
-
-def versions() -> dict[str, str]:
-    """The software that measured."""
-    packages = {name: version(name) for name in ("torch", "torchmetrics", "numpy")}
-    return {"facegan": __version__, "python": platform.python_version(), **packages}
-
-
-def default_cache() -> Path:
-    """Where features of real images are kept: $FACEGAN_FEATURES, else the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    return Path(os.environ.get("FACEGAN_FEATURES") or Path(home) / "facegan" / "features")
-
-
-def short_count(n: int) -> str:
-    """1024 as 1k, 16384 as 16k, 50000 as 50k; anything else in full."""
-    if n >= 1024 and n & (n - 1) == 0:
-        return f"{n // 1024}k"
-    return f"{n // 1000}k" if n and n % 10_000 == 0 else str(n)
-
-
 def _feature_protocol(c: Comparison, extractor: Extractor) -> dict[str, Any]:
     return {
         "extractor": extractor.name,
@@ -305,29 +144,3 @@ def _feature_protocol(c: Comparison, extractor: Extractor) -> dict[str, Any]:
         "neighbours": precision_recall.NEIGHBOURS,
         "kernel_subsets": f"{fidelity.KERNEL_SUBSETS} of {fidelity.kernel_subset(c.n)}",
     }
-
-
-def _draw(available: int, n: int, seed: int) -> NDArray[np.int64]:
-    generator = np.random.Generator(np.random.Philox(key=seed))
-    return np.sort(generator.permutation(available)[:n]).astype(np.int64)
-
-
-def _chunks(images: Pictures, indices: NDArray[np.int64]) -> Iterator[Tensor]:
-    for first in range(0, len(indices), CHUNK):
-        yield torch.from_numpy(images.gather(indices[first : first + CHUNK])).permute(0, 3, 1, 2)
-
-
-def _cached(path: Path | None, make: Callable[[], Tensor], n: int) -> Tensor:
-    """`make()`, kept in `path` for the next time; a file that is no (n, D) array of floats is made anew."""
-    if path is None:
-        return make()
-    try:
-        kept = np.load(path, allow_pickle=False)
-        if kept.dtype == np.float32 and kept.ndim == 2 and len(kept) == n:
-            return torch.from_numpy(kept)
-    except (OSError, ValueError, EOFError):
-        pass
-    made = make()
-    with whole_file(path) as part, part.open("wb") as file:
-        np.save(file, made.numpy(), allow_pickle=False)
-    return made

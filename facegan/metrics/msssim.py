@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from facegan.errors import FaceganError
-from facegan.metrics.team import Team
+from facegan.metrics.ranks import Ranks
 
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, table 1; they do not sum to 1
 FILTER, SIGMA = 11, 1.5
@@ -20,18 +20,18 @@ C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 _BATCH = 512
 
 
-def pair_similarity(images: Tensor, team: Team | None = None) -> float:
+def pair_similarity(images: Tensor, ranks: Ranks | None = None) -> float:
     """Mean MS-SSIM of the pairs (0, 1), (2, 3), ... of (n, C, H, W) uint8 images.
 
     Raises FaceganError for fewer than two images or sides below 16 pixels (five scales need them).
     """
-    team = team or Team()
+    ranks = ranks or Ranks()
     pairs = len(images) // 2
     if not pairs or min(images.shape[2:]) < 2 ** (len(WEIGHTS) - 1):
         raise FaceganError(f"MS-SSIM needs two images of at least 16 pixels a side, found {tuple(images.shape)}")
-    mine = torch.tensor(team.share(pairs))
+    mine = torch.tensor(ranks.share(pairs))
     found = [ms_ssim(images[2 * some], images[2 * some + 1]) for some in torch.split(mine, _BATCH)]
-    return float(team.gather(torch.cat(found), pairs).mean())
+    return float(ranks.gather(torch.cat(found), pairs).mean())
 
 
 def ms_ssim(a: Tensor, b: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from facegan.errors import FaceganError
-from facegan.metrics.team import Team
+from facegan.metrics.ranks import Ranks
 from facegan.randomness import normal, uniform
 
 PATCH = 7
@@ -30,11 +30,11 @@ _DIRECTIONS_AT_ONCE = 32  # bounds the projections held: 0.27 GB a side for 16,3
 Floats = NDArray[np.float32]
 
 
-def sliced_wasserstein(real: Tensor, fake: Tensor, seed: int = 0, team: Team | None = None) -> dict[str, float]:
+def sliced_wasserstein(real: Tensor, fake: Tensor, seed: int = 0, ranks: Ranks | None = None) -> dict[str, float]:
     """Distances (x 1000, lower is better) per level, named by its height, and their "mean".
 
     real, fake: (n, C, H, W) uint8, equally many. The patches and directions are functions of `seed`, and
-    the patches of an image of its place alone. The ranks of `team`, each with all images, share the directions.
+    the patches of an image of its place alone. The ranks, each with all images, share the directions.
     Memory at the peak: 0.2 MB an RGB image whatever its size, so 3.5 GB for the 16,384 of the published protocol.
     Raises FaceganError where the two sets differ in count or size, or are too small for one level.
     """
@@ -42,7 +42,7 @@ def sliced_wasserstein(real: Tensor, fake: Tensor, seed: int = 0, team: Team | N
     distances = {}
     for level, height in enumerate(level_heights(*real.shape[2:])):
         distances[str(height)] = 1000 * _mean_distance(  # no names: a level's patches are freed before the next's
-            descriptors(real, level, seed, "real"), descriptors(fake, level, seed, "fake"), seed, team or Team()
+            descriptors(real, level, seed, "real"), descriptors(fake, level, seed, "fake"), seed, ranks or Ranks()
         )
     return {**distances, "mean": float(np.mean(list(distances.values())))}
 
@@ -108,18 +108,18 @@ def _cut(band: Tensor, use: str, seed: int, start: int) -> Floats:
     return cut.reshape(-1, channels, PATCH * PATCH)
 
 
-def _mean_distance(real: Floats, fake: Floats, seed: int, team: Team) -> float:
+def _mean_distance(real: Floats, fake: Floats, seed: int, ranks: Ranks) -> float:
     """Mean 1-Wasserstein distance of the two sets' projections on 512 random unit directions."""
     count = REPEATS * DIRECTIONS_PER_REPEAT
     directions = normal(seed, "swd-directions", 0, count, (real.shape[1],))
     directions /= directions.norm(dim=1, keepdim=True)
-    mine = directions[list(team.share(count))]
+    mine = directions[list(ranks.share(count))]
     found = []
     for some in torch.split(mine, _DIRECTIONS_AT_ONCE):
         gaps = _sorted(some, real)
         gaps -= _sorted(some, fake)
         found.append(torch.from_numpy(np.abs(gaps, out=gaps).mean(axis=1, dtype=np.float64)))
-    return float(team.gather(torch.cat(found), count).mean())
+    return float(ranks.gather(torch.cat(found), count).mean())
 
 
 def _sorted(directions: Tensor, points: Floats) -> Floats:

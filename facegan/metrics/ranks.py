@@ -8,14 +8,14 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Team:
-    """`world` ranks of which this is number `rank`; Team() is one rank alone."""
+class Ranks:
+    """`world` ranks of which this is number `rank`; Ranks() is one rank alone."""
 
     rank: int = 0
     world: int = 1
 
     @classmethod
-    def current(cls) -> "Team":
+    def current(cls) -> "Ranks":
         """The ranks of torch.distributed where it was started, else one alone."""
         if dist.is_available() and dist.is_initialized():
             return cls(dist.get_rank(), dist.get_world_size())
@@ -35,5 +35,5 @@ class Team:
         padded[: len(part)] = part.to(device)
         parts = [torch.empty_like(padded) for _ in range(self.world)]
         dist.all_gather(parts, padded)
-        lengths = [len(Team(rank, self.world).share(n)) for rank in range(self.world)]
+        lengths = [len(Ranks(rank, self.world).share(n)) for rank in range(self.world)]
         return torch.cat([rows[:length].cpu() for rows, length in zip(parts, lengths, strict=True)])

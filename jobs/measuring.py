@@ -1,0 +1,179 @@
+"""What is compared, from files: the set's pictures, a snapshot's generator, a checkpoint's critic, Inception."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from facegan.errors import FaceganError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from facegan.metrics import Reals, Subject
+    from facegan.metrics.features import Extractor
+    from facegan.recipes import Recipe
+    from facegan.run.snapshot import Snapshot
+    from shards import Images, ShardSet
+
+SPLITS = ("test", "val", "train")
+TRAINING_METRICS = ("swd", "msssim")
+
+
+def during_training(
+    opened: "ShardSet", recipe: "Recipe", run_dir: Path, n: int = 1024, metrics: Sequence[str] = TRAINING_METRICS
+) -> "Callable[[nn.Module, int], dict[str, float]]":
+    """What a training calls on all ranks every --eval-kimg: (generator, nimg) -> numbers for its stats.
+
+    Uses up to `n` pictures of the test split (else val, else train), the same ones each time.
+    """
+    from facegan import sampling
+    from facegan.metrics import Comparison, Ranks, Subject, evaluate, record, row
+
+    reals = as_reals(opened, default_split(opened))
+    ranks, count = Ranks.current(), min(n, len(reals.images))
+
+    def measure(generator: "nn.Module", nimg: int) -> dict[str, float]:
+        def generate(z: "Tensor") -> "Tensor":
+            return sampling.generate(generator, z, recipe.value_range)
+
+        subject = Subject(generate, recipe.latent_dim, nimg)
+        found = evaluate(Comparison(subject, reals, count, ranks=ranks), metrics)
+        if ranks.rank == 0:
+            record(run_dir, found)
+        return row(found)
+
+    return measure
+
+
+def as_reals(opened: "ShardSet", split: str) -> "Reals":
+    """One split of an opened set as the metrics see it."""
+    from facegan.metrics import Reals
+
+    transform = opened.index.transform
+    crop, filter = (transform.crop, transform.filter) if transform else ("", "")
+    return Reals(opened.split(split), split, opened.fingerprint, crop, filter)
+
+
+def as_subject(snapshot: "Snapshot", run_dir: Path, device: "torch.device") -> "Subject":
+    """The snapshot's generator and, where its run has a whole checkpoint, that one's discriminator."""
+    from facegan import sampling
+    from facegan.metrics import Subject
+
+    generator = snapshot.generator.to(device)
+    value_range = snapshot.recipe.value_range
+    return Subject(
+        lambda z: sampling.generate(generator, z, value_range),
+        snapshot.recipe.latent_dim,
+        snapshot.nimg,
+        str(snapshot.meta["sha256"]),
+        _critic(snapshot.recipe, run_dir, device),
+    )
+
+
+def _critic(recipe: "Recipe", run_dir: Path, device: "torch.device") -> "Callable[[Tensor], Tensor] | None":
+    """Scores of the newest whole checkpoint's discriminator, higher for what it takes for real."""
+    import torch
+
+    from facegan.networks import build_discriminator
+    from facegan.run.checkpoint import newest_checkpoint
+    from facegan.train.objective import scale_images
+
+    checkpoint = newest_checkpoint(run_dir / "checkpoints", say)
+    if checkpoint is None:
+        return None
+    critic = build_discriminator(recipe)
+    prefix = "discriminator/"
+    weights = {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
+    critic.load_state_dict(weights)
+    critic.eval().to(device)
+
+    @torch.no_grad()
+    def score(images: "Tensor") -> "Tensor":
+        scores: Tensor = critic(scale_images(images.to(device), recipe.value_range))
+        return scores.float().cpu()
+
+    return score
+
+
+def inception_extractor(path: str, trusted: str | None, device: "torch.device") -> "Extractor | None":
+    from facegan.metrics import inception
+
+    file = inception.find(path)
+    if file is None:
+        return None
+
+    def confirm(digest: str) -> bool:
+        if trusted:
+            return trusted.lower() == digest
+        question = f"{file} is TorchScript, which runs code. Its SHA-256 is {digest}. Load it, now and in future?"
+        return sys.stdin.isatty() and click.confirm(question, err=True)
+
+    return inception.load(file, confirm, device)
+
+
+def open_for(data: str, recipe: "Recipe") -> "ShardSet":
+    import shards
+
+    opened = shards.open_set(data, recipe.resolution.height)
+    found, expected = (opened.height, opened.width, opened.channels), (*recipe.resolution, recipe.channels)
+    if found != expected:
+        raise FaceganError(
+            f"{data} holds pictures of {'x'.join(map(str, found))}, the run makes {'x'.join(map(str, expected))} "
+            "(height x width x channels); give --data a set preprocessed for this recipe"
+        )
+    return opened
+
+
+def trained_on(run_dir: Path) -> str:
+    try:
+        data = json.loads((run_dir / "config.json").read_text())["settings"]["data"]
+    except (OSError, ValueError, KeyError, TypeError):
+        data = ""
+    if not data:
+        raise UsageError(f"{run_dir} does not say which set it was trained on: give --data")
+    return str(data)
+
+
+def default_split(opened: "ShardSet") -> str:
+    return next((split for split in SPLITS if split in opened.index.splits), SPLITS[0])
+
+
+def train_images(opened: "ShardSet", compared: str) -> "Images | None":
+    return opened.split("train") if compared != "train" and "train" in opened.index.splits else None
+
+
+def device_named(name: str) -> "torch.device":
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: PyTorch finds no CUDA GPU here; see: facegan doctor")
+    on_gpu = name != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if on_gpu else torch.device("cpu")
+
+
+def run_folder(path: Path) -> Path:
+    """The run a snapshot folder belongs to; the folder itself where it is a run's, or lies alone."""
+    return path.parent.parent if path.parent.name == "snapshots" else path
+
+
+def join_ranks() -> None:
+    """Under a launcher the ranks share the work; they exchange results through the CPU."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        import torch.distributed as dist
+
+        dist.init_process_group("gloo")
+
+
+def is_main() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def say(text: str) -> None:
+    if is_main():
+        click.echo(text, err=True)
