@@ -20,7 +20,7 @@ OWNERS = {
     "webdataset": ("shards",),
     "fsspec": ("shards",),
     "simplejpeg": ("shards", "jobs/synthetic"),
-    "jinja2": ("facegan/report",),
+    "jinja2": ("facegan/report", "facegan/export"),
     "torchmetrics": ("facegan/metrics",),
 }
 # Room: what a file in it may import of this project, its own room aside. The longest name that fits decides.
@@ -32,6 +32,7 @@ ROOMS = {
     "facegan.metrics": (*BASE, "facegan.recipes", "facegan.networks"),
     "facegan.run": (*BASE, "facegan.recipes", "facegan.networks"),
     "facegan.train": ("facegan",),
+    "facegan.export": ("facegan",),
     "facegan.report": ("facegan",),
     "shards": BASE,
     "shards.format": (*BASE, "shards.errors"),

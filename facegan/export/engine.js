@@ -1,0 +1,297 @@
+// Draws pictures from latents: unpacks the weights, lays them out for `gemm`, runs the layers one after another.
+// All maps lie as (height, width, channels); `cs` is how many floats a pixel takes.
+
+function engine(model, bytes, memory, gemm) {
+  let floats = new Float32Array(memory.buffer), top = 16;
+  const reserve = (count) => { // the place of so many floats, all 0
+    const at = top, missing = (top += (count + 15) & ~15) - floats.length;
+    if (missing > 0) {
+      memory.grow(Math.ceil(missing / 16384) + 64);
+      floats = new Float32Array(memory.buffer);
+    }
+    return at;
+  };
+  const up8 = (n) => (n + 7) & ~7;
+
+  // What Python stored: the tensors of small numbers as floats, the rounded ones as bytes with a scale a channel.
+  const tensor = (name) => {
+    const { at, shape, scales } = model.tensors[name];
+    const count = shape.reduce((a, b) => a * b, 1);
+    if (scales === undefined) return new Float32Array(bytes.buffer, at, count);
+    const each = count / shape[0], rounded = new Int8Array(bytes.buffer, at, count);
+    const steps = new Float32Array(bytes.buffer, scales, shape[0]), values = new Float32Array(count);
+    for (let o = 0, k = 0; o < shape[0]; o++) for (let i = 0; i < each; i++, k++) values[k] = rounded[k] * steps[o];
+    return values;
+  };
+
+  // Bias, scale and shift of each panel of eight channels, as gemm reads them.
+  const afterwards = (layer, panels) => {
+    const at = reserve(panels * 24);
+    const rows = [layer.bias, layer.scale, layer.shift].map((name) => name && tensor(name));
+    for (let n = 0; n < panels * 8; n++) {
+      rows.forEach((row, r) => { floats[at + (n >> 3) * 24 + r * 8 + (n & 7)] = row ? row[n] || 0 : r === 1 ? 1 : 0; });
+    }
+    return at;
+  };
+  const slope = (layer) => (layer.slope === undefined ? 1 : layer.slope);
+
+  const dense = (layer, x, y) => {
+    const weights = tensor(layer.weight), inputs = x.c, panels = up8(y.c) / 8;
+    const b = reserve(panels * inputs * 8), v = afterwards(layer, panels);
+    for (let n = 0, k = 0; n < y.c; n++) {
+      for (let i = 0; i < inputs; i++) floats[b + ((n >> 3) * inputs + i) * 8 + (n & 7)] = weights[k++];
+    }
+    const a = slope(layer);
+    return () => gemm(x.at * 4, b * 4, y.at * 4, v * 4, 1, 1, panels, 1, inputs, 0, 0, 0, 0, 0, a);
+  };
+
+  // A convolution, one after nearest-neighbour enlarging, and a transposed one are the same thing: each of
+  // period x period phases of the output is a small convolution of the input. `taps` says, along one side, which
+  // elements of the kernel meet the input at which distance.
+  const taps = (layer, kernel, phase) => {
+    const found = new Map();
+    for (let t = 0; t < kernel; t++) {
+      const d = layer.op === "conv" ? Math.floor((phase - layer.padding + t) / layer.up)
+        : (phase + layer.padding - t) / layer.stride;
+      if (Number.isInteger(d)) found.set(d, [...(found.get(d) || []), t]);
+    }
+    return { first: Math.min(...found.keys()), lists: [...found.keys()].sort((p, q) => p - q).map((d) => found.get(d)) };
+  };
+
+  const convolution = (layer, x, y) => {
+    const period = layer.op === "conv" ? layer.up : layer.stride;
+    const shape = model.tensors[layer.weight].shape, kernel = shape[2], weights = tensor(layer.weight);
+    const panels = y.cs / 8, v = afterwards(layer, panels), sides = [];
+    for (let p = 0; p < period; p++) sides.push(taps(layer, kernel, p));
+    const before = Math.max(0, ...sides.map((side) => -side.first));
+    const count = (side, p) => Math.ceil((side - p) / period);
+    const after = (input, output) => Math.max(0, ...sides.map((side, p) =>
+      count(output, p) - 1 + side.first + side.lists.length - 1 - (input - 1)));
+    const width = x.w + before + after(x.w, y.w), height = x.h + before + after(x.h, y.h);
+    const padded = reserve(width * height * x.cs);
+
+    const phases = [];
+    sides.forEach((rows, py) => sides.forEach((columns, px) => {
+      const klen = columns.lists.length * x.cs, b = reserve(panels * rows.lists.length * klen * 8);
+      for (let o = 0; o < y.c; o++) for (let c = 0; c < x.c; c++) {
+        const from = (o * x.c + c) * kernel * kernel;
+        rows.lists.forEach((ys, r) => columns.lists.forEach((xs, s) => {
+          let sum = 0;
+          for (const ty of ys) for (const tx of xs) sum += weights[from + ty * kernel + tx];
+          floats[b + (((o >> 3) * rows.lists.length + r) * klen + s * x.cs + c) * 8 + (o & 7)] = sum;
+        }));
+      }
+      const a = padded + ((rows.first + before) * width + columns.first + before) * x.cs;
+      const c = y.at + (py * y.w + px) * y.cs;
+      phases.push([a * 4, b * 4, c * 4, v * 4, count(y.h, py), count(y.w, px), panels, rows.lists.length, klen,
+        width * x.cs * 4, x.cs * 4, width * x.cs * 4, period * y.w * y.cs * 4, period * y.cs * 4, slope(layer)]);
+    }));
+    return () => {
+      for (let row = 0; row < x.h; row++) {
+        const at = x.at + row * x.w * x.cs;
+        floats.copyWithin(padded + ((row + before) * width + before) * x.cs, at, at + x.w * x.cs);
+      }
+      for (const phase of phases) if (phase[4] > 0 && phase[5] > 0) gemm(...phase);
+    };
+  };
+
+  const each = (x, y, f) => () => {
+    for (let k = 0, n = x.h * x.w * x.cs; k < n; k++) floats[y.at + k] = f(floats[x.at + k], k % x.cs);
+  };
+  const pixels = (x, y, from) => () => { // y's pixel (r, c) is x's pixel from(r, c)
+    for (let r = 0; r < y.h; r++) for (let c = 0; c < y.w; c++) {
+      const [row, column] = from(r, c), at = x.at + (row * x.w + column) * x.cs;
+      floats.copyWithin(y.at + (r * y.w + c) * y.cs, at, at + x.cs);
+    }
+  };
+  const pointwise = (layer, x, y) => {
+    const a = slope(layer), scale = layer.scale && tensor(layer.scale), shift = layer.shift && tensor(layer.shift);
+    return each(x, y, (value, k) => {
+      const after = value < 0 ? value * a : value;
+      return scale ? after * (scale[k] || 0) + (shift[k] || 0) : after;
+    });
+  };
+  const reshape = (layer, x, y) => () => { // in the order (channels, height, width) nothing moves
+    for (let k = 0; k < y.c * y.h * y.w; k++) {
+      const q = Math.floor(k / (x.h * x.w)), i = k % (x.h * x.w), o = Math.floor(k / (y.h * y.w)), j = k % (y.h * y.w);
+      floats[y.at + j * y.cs + o] = floats[x.at + i * x.cs + q];
+    }
+  };
+  const kinds = {
+    dense, conv: convolution, transposed: convolution, pointwise, reshape,
+    tanh: (layer, x, y) => each(x, y, Math.tanh),
+    sigmoid: (layer, x, y) => each(x, y, (value) => 1 / (1 + Math.exp(-value))),
+    upsample: (layer, x, y) => pixels(x, y, (r, c) => [Math.floor(r / layer.up), Math.floor(c / layer.up)]),
+    crop: (layer, x, y) => pixels(x, y, (r, c) => [r + layer.from[0], c + layer.from[1]]),
+    add: (layer, x, y, other) => () => {
+      for (let k = 0; k < x.h * x.w * x.cs; k++) floats[y.at + k] = floats[x.at + k] + floats[other.at + k];
+    },
+  };
+
+  const value = (shape, flat, like) => {
+    const [c, h, w] = shape.length === 3 ? shape : [shape[0], 1, 1];
+    const cs = flat ? c : like ? like.cs : up8(c);
+    return { c, h, w, cs, at: reserve(h * w * cs + 32) };
+  };
+  const values = [value([model.latent], true)], steps = [];
+  for (const layer of model.layers) {
+    const inputs = layer.in.map((k) => values[k]);
+    const keeps = !["dense", "conv", "transposed", "reshape"].includes(layer.op);
+    const y = value(layer.shape, layer.op === "dense" || layer.shape.length === 1, keeps && inputs[0]);
+    steps.push(kinds[layer.op](layer, inputs[0], y, inputs[1]));
+    values.push(y);
+  }
+
+  // z (latent numbers) -> RGBA bytes of one picture.
+  return (z) => {
+    floats.set(z, values[0].at);
+    for (const step of steps) step();
+    const { c, h, w, cs, at } = values[values.length - 1], picture = new Uint8ClampedArray(h * w * 4);
+    for (let p = 0; p < h * w; p++) {
+      for (let k = 0; k < 3; k++) {
+        const number = floats[at + p * cs + (c === 3 ? k : 0)];
+        picture[p * 4 + k] = model.range === "tanh" ? number * 127.5 + 127.5 : number * 255;
+      }
+      picture[p * 4 + 3] = 255;
+    }
+    return picture;
+  };
+}
+
+// `gemm` of kernel.py, for browsers without SIMD: a few times slower, equal but for rounding.
+function plainGemm(memory) {
+  let floats = new Float32Array(0);
+  return (a, b, c, v, rows, m, panels, segs, klen, aRow, aPix, aSeg, cRow, cPix, slope) => {
+    if (floats.buffer !== memory.buffer) floats = new Float32Array(memory.buffer);
+    for (let n = 0; n < panels; n++) for (let y = 0; y < rows; y++) for (let x = 0; x < m; x++) {
+      const at = (v >> 2) + n * 24, f = floats, r = Math.fround;
+      let s0 = f[at], s1 = f[at + 1], s2 = f[at + 2], s3 = f[at + 3];
+      let s4 = f[at + 4], s5 = f[at + 5], s6 = f[at + 6], s7 = f[at + 7];
+      let q = (b >> 2) + n * segs * klen * 8;
+      for (let s = 0; s < segs; s++) {
+        for (let p = (a + y * aRow + x * aPix + s * aSeg) >> 2, end = p + klen; p < end; p++, q += 8) {
+          const t = f[p];
+          s0 = r(s0 + r(t * f[q])); s1 = r(s1 + r(t * f[q + 1])); s2 = r(s2 + r(t * f[q + 2]));
+          s3 = r(s3 + r(t * f[q + 3])); s4 = r(s4 + r(t * f[q + 4])); s5 = r(s5 + r(t * f[q + 5]));
+          s6 = r(s6 + r(t * f[q + 6])); s7 = r(s7 + r(t * f[q + 7]));
+        }
+      }
+      const to = ((c + y * cRow + x * cPix) >> 2) + n * 8;
+      [s0, s1, s2, s3, s4, s5, s6, s7].forEach((sum, i) => {
+        f[to + i] = Math.max(sum, sum * slope) * f[at + 8 + i] + f[at + 16 + i];
+      });
+    }
+  };
+}
+
+// Memory of WebAssembly's kind, without it.
+class PlainMemory {
+  constructor() { this.buffer = new ArrayBuffer(0); }
+  grow(pages) {
+    const larger = new ArrayBuffer(this.buffer.byteLength + pages * 65536);
+    new Uint8Array(larger).set(new Uint8Array(this.buffer));
+    this.buffer = larger;
+  }
+}
+
+// An engine, with SIMD where the browser has it; `simd` false takes the plain loop.
+function start(model, bytes, simd) {
+  if (simd) {
+    try {
+      const memory = new WebAssembly.Memory({ initial: 1 });
+      const module = new WebAssembly.Module(Uint8Array.from(atob(model.kernel), (c) => c.charCodeAt(0)));
+      const { gemm } = new WebAssembly.Instance(module, { env: { memory } }).exports;
+      return { draw: engine(model, bytes, memory, gemm), simd: true };
+    } catch (error) { /* no WebAssembly, no SIMD, or forbidden: the plain loop draws the same */ }
+  }
+  const memory = new PlainMemory();
+  return { draw: engine(model, bytes, memory, plainGemm(memory)), simd: false };
+}
+
+// Bytes from text: five characters of Python's base85 (with , for <) are four bytes, deflated.
+async function unpack(text, length) {
+  const digits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;,=>?@^_`{|}~";
+  const values = new Uint8Array(128);
+  [...digits].forEach((digit, k) => { values[digit.charCodeAt(0)] = k; });
+  const packed = new DataView(new ArrayBuffer(text.length / 5 * 4));
+  for (let k = 0, at = 0; k < text.length; at += 4) {
+    let word = 0;
+    for (let i = 0; i < 5; i++) word = word * 85 + values[text.charCodeAt(k++)];
+    packed.setUint32(at, word);
+  }
+  const whole = new Blob([new Uint8Array(packed.buffer, 0, length)]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Uint8Array(await new Response(whole).arrayBuffer());
+}
+
+// Latents as `facegan sample --seed` draws them: Philox4x64-10 (Salmon et al. 2011) with the first half of
+// SHA-256("seed/sample") as key and the place in the stream as counter; Box and Muller 1958 makes them normal.
+function latents(seed, index, dim) {
+  const mask = (1n << 64n) - 1n, half = Math.ceil(dim / 2), blocks = Math.ceil(half / 4);
+  const key = sha256(`${seed}/sample`), numbers = [];
+  for (let block = 0; block < blocks; block++) {
+    let [k0, k1] = key, c = [BigInt(index * blocks + block + 1), 0n, 0n, 0n];
+    for (let round = 0; round < 10; round++) {
+      const p = c[0] * 0xD2E7470EE14C6C93n, q = c[2] * 0xCA5A826395121157n;
+      c = [(q >> 64n) ^ c[1] ^ k0, q & mask, (p >> 64n) ^ c[3] ^ k1, p & mask];
+      k0 = (k0 + 0x9E3779B97F4A7C15n) & mask;
+      k1 = (k1 + 0xBB67AE8584CAA73Bn) & mask;
+    }
+    for (const word of c) numbers.push(Number((word & 0xFFFFFFFFn) >> 8n), Number(word >> 40n));
+  }
+  const z = new Float32Array(dim);
+  for (let k = 0; k < half; k++) {
+    const radius = Math.sqrt(-2 * Math.log((numbers[k] + 1) / 2 ** 24)), angle = numbers[half + k] * 2 * Math.PI / 2 ** 24;
+    z[k] = radius * Math.cos(angle);
+    if (half + k < dim) z[half + k] = radius * Math.sin(angle);
+  }
+  return z;
+}
+
+// The first 16 bytes of a short text's SHA-256 (FIPS 180-4), as two little-endian words.
+function sha256(text) {
+  const primes = [], root = (n, power) => Math.floor((n ** power % 1) * 2 ** 32) | 0;
+  for (let n = 2; primes.length < 64; n++) if (primes.every((p) => n % p)) primes.push(n);
+  const k = primes.map((p) => root(p, 1 / 3)), w = new Int32Array(64), length = text.length;
+  let h = primes.slice(0, 8).map((p) => root(p, 1 / 2));
+  const bytes = new Uint8Array(64);
+  for (let i = 0; i < length; i++) bytes[i] = text.charCodeAt(i);
+  bytes[length] = 128;
+  const view = new DataView(bytes.buffer), turn = (x, n) => (x >>> n) | (x << (32 - n));
+  view.setUint32(60, length * 8);
+  for (let i = 0; i < 16; i++) w[i] = view.getInt32(i * 4);
+  for (let i = 16; i < 64; i++) {
+    const a = w[i - 15], b = w[i - 2];
+    w[i] = w[i - 16] + (turn(a, 7) ^ turn(a, 18) ^ (a >>> 3)) + w[i - 7] + (turn(b, 17) ^ turn(b, 19) ^ (b >>> 10));
+  }
+  const start = h;
+  for (let i = 0; i < 64; i++) {
+    const [a, b, c, d, e, f, g, last] = h;
+    const t = (last + (turn(e, 6) ^ turn(e, 11) ^ turn(e, 25)) + ((e & f) ^ (~e & g)) + k[i] + w[i]) | 0;
+    const u = ((turn(a, 2) ^ turn(a, 13) ^ turn(a, 22)) + ((a & b) ^ (a & c) ^ (b & c))) | 0;
+    h = [(t + u) | 0, a, b, c, (d + t) | 0, e, f, g];
+  }
+  h.forEach((value, i) => { view.setInt32(i * 4, (value + start[i]) | 0); });
+  return [view.getBigUint64(0, true), view.getBigUint64(8, true)];
+}
+
+// What the page talks to: first it unpacks and compares itself with the stored pictures, then it draws.
+async function serve(model, text, say) {
+  const begun = performance.now(), bytes = await unpack(text, model.packed);
+  const { draw, simd } = start(model, bytes, model.simd !== false);
+  const { count, latents: at, pictures } = model.check, [channels, height, width] = model.size;
+  const size = channels * height * width, seconds = [];
+  let worst = 0, drift = 0;
+  for (let k = 0; k < count; k++) {
+    const stored = new Float32Array(bytes.buffer, at + k * model.latent * 4, model.latent);
+    latents(model.check.seed, k, model.latent).forEach((x, i) => { drift = Math.max(drift, Math.abs(x - stored[i])); });
+    const before = performance.now(), picture = draw(stored);
+    seconds.push(performance.now() - before);
+    for (let p = 0; p < height * width; p++) for (let c = 0; c < channels; c++) {
+      worst = Math.max(worst, Math.abs(picture[p * 4 + c] - bytes[pictures + k * size + p * channels + c]));
+    }
+  }
+  const each = seconds.sort((a, b) => a - b)[count >> 1], { at: from, count: ways } = model.directions;
+  const directions = new Float32Array(bytes.buffer, from, ways * model.latent).slice();
+  say({ check: { worst, drift, count, each, simd, took: performance.now() - begun }, directions });
+  return (key, z) => say({ key, picture: draw(z) });
+}

@@ -1,0 +1,43 @@
+"""What a set's terms say of passing on, and the refusal to export what they forbid."""
+
+from pathlib import Path
+from typing import Any
+
+from facegan.errors import FaceganError
+from facegan.run.snapshot import Snapshot
+
+# Sets whose terms are for research only and forbid passing on their pictures, by what their source is called.
+RESTRICTED = {
+    "celeba": "CelebA: for non-commercial research only, its pictures and parts of them must not be passed on "
+    "(mmlab.ie.cuhk.edu.hk/projects/CelebA.html)",
+}
+
+
+def data_of(snapshot: Snapshot) -> str:
+    """The name of the source of the pictures that the run learned from, or ""."""
+    source: dict[str, Any] = (snapshot.meta.get("data") or {}).get("source") or {}
+    return Path(str(source.get("name", ""))).name
+
+
+def restriction(snapshot: Snapshot) -> str:
+    """What the set's terms forbid, or ""."""
+    name = data_of(snapshot).lower()
+    return next((text for key, text in RESTRICTED.items() if key in name), "")
+
+
+def require(snapshot: Snapshot, confirmed: bool) -> None:
+    """Raise FaceganError where the set's terms are restricted and nobody has confirmed to know them."""
+    text = restriction(snapshot)
+    if text and not confirmed:
+        raise FaceganError(
+            f"{snapshot.path}: the generator learned from pictures under terms. {text}. An export holds none of "
+            "them, but what it draws comes from them: --confirm-terms says that you know the terms and keep to them"
+        )
+
+
+def sentence(snapshot: Snapshot) -> str:
+    """What a reader of an export has to know of its data."""
+    text = restriction(snapshot)
+    return (
+        f"Learned from {text}." if text else "Ask whoever made it on what terms its training pictures were given."
+    )

@@ -1,0 +1,55 @@
+"""`facegan export`: a trained generator for people who do not have this software."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from facegan.errors import UsageError
+
+if TYPE_CHECKING:
+    from facegan.run.snapshot import Snapshot
+
+NAMES = {"html": "faces.html"}
+
+
+@click.command()
+@click.argument("run", type=click.Path(exists=True, path_type=Path))
+@click.option("--to", "target", type=click.Choice(list(NAMES)), required=True, help="What to make.")
+@click.option("--out", type=click.Path(path_type=Path), help="The file or folder.  [default: in RUN/export]")
+@click.option("--max-mb", default=6.0, type=click.FloatRange(0.5), help="Largest page; a smaller one rounds more.")
+@click.option("--confirm-terms", is_flag=True, help="You know the terms of the training pictures and keep to them.")
+def command(run: Path, target: str, out: Path | None, max_mb: float, confirm_terms: bool) -> None:
+    """Make of RUN, a run folder (its newest snapshot) or one snapshot folder, something to pass on.
+
+    html is one file that draws new faces in any browser, without a network or a server. It holds the weights and no
+    picture of the training set. Sets whose terms forbid passing on, such as CelebA, need --confirm-terms.
+
+    \b
+    Examples:
+      facegan export runs/dcgan-64 --to html
+      facegan export runs/dcgan-64/snapshots/nimg-000500000 --to html --out faces.html
+    """
+    from facegan.export import terms
+    from facegan.run.snapshot import load_snapshot
+
+    snapshot = load_snapshot(run)
+    terms.require(snapshot, confirm_terms)
+    home = snapshot.path.parent.parent if snapshot.path.parent.name == "snapshots" else snapshot.path
+    out = out or home / "export" / NAMES[target]
+    makers: dict[str, Callable[[], str]] = {"html": lambda: page(snapshot, out, home, max_mb)}
+    click.echo(makers[target]())
+
+
+def page(snapshot: "Snapshot", out: Path, home: Path, max_mb: float) -> str:
+    """Write the page; what to say of it."""
+    from facegan.export.html import write_page
+    from facegan.export.rounding import MOST_LEVELS
+
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"--out {out}: the page is one file: expected a name ending in .html")
+    page = write_page(snapshot, out, home.resolve().name, round(max_mb * 1e6))
+    coarse = "" if page.levels == MOST_LEVELS else f", {2 * page.levels + 1} values a weight"
+    cost = f"rounding its weights moves a pixel by {page.error:.2f} of 255 on average"
+    return f"{page.path} ({page.bytes / 1e6:.1f} MB{coarse}; {cost})"

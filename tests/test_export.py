@@ -1,0 +1,267 @@
+"""Exports of every recipe's generator: the same pictures, in PyTorch alone and in a real Chromium."""
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import browser
+import pytest
+import torch
+from browser import Browser
+from click.testing import CliRunner
+from torch import Tensor, nn
+
+from facegan import recipes, sampling
+from facegan.errors import FaceganError
+from facegan.export import html
+from facegan.export.generator import Generator
+from facegan.export.lower import Program, lower
+from facegan.export.rounding import round_weights
+from facegan.networks import build_generator
+from facegan.recipes import Recipe
+from facegan.run.snapshot import Snapshot, load_snapshot, write_snapshot
+from jobs.cli import main
+
+# Recipes by what a page has to manage: transposed and enlarged maps, dense layers, a crop, one channel, 128 px.
+SHOWN: dict[str, dict[str, object]] = {
+    "dcgan-64": {"ngf": 8},
+    "mlp-64": {"ngf": 16},
+    "wgan-gp-lfw": {},
+    "dcgan-28": {"channels": 1, "ngf": 8},
+    "face-128": {"ngf": 4},
+    "wgan-gp-64": {"ngf": 8},
+    "dcgan-128": {"ngf": 4},
+}
+NASTY = "<script>alert(1)</script>\"'&{{7*7}}"
+
+
+def make_generator(recipe: Recipe) -> nn.Module:
+    """A generator as after a training: statistics and biases not those of the start, pictures with contrast."""
+    torch.manual_seed(1)
+    generator = build_generator(recipe).eval().requires_grad_(False)
+    layers = [m for m in generator.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)]
+    for module in generator.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.running_mean.normal_(0, 0.02), module.running_var.uniform_(0.5, 2)
+            module.bias.normal_(0, 0.2)
+    z = sampling.latents(3, 16, recipe.latent_dim)
+    for layer in layers:  # each map of about unit size, whatever the initialisation
+        found: list[Tensor] = []
+        hook = layer.register_forward_hook(lambda m, i, output, found=found: found.append(output))
+        generator(z)
+        hook.remove()
+        layer.weight.div_(found[0].std())
+    return generator
+
+
+def make_run(path: Path, name: str, source: str = "faces", **values: object) -> Path:
+    """A run folder with one snapshot."""
+    recipe = recipes.from_values(name, values)
+    about = {"data": {"source": {"name": source, "kind": "folder"}}, "settings": {}}
+    write_snapshot(path / "snapshots", 64_000, make_generator(recipe), recipe, 7, about)
+    return path
+
+
+def run_program(program: Program, z: Tensor) -> Tensor:
+    with torch.no_grad():
+        return Generator(program.layers, program.tensors)(z)
+
+
+@pytest.mark.parametrize("name", recipes.recipe_classes())
+def test_the_lowered_layers_draw_what_the_generator_draws(name: str) -> None:
+    recipe = recipes.load(name)
+    generator = make_generator(recipe)
+    z = sampling.latents(0, 2, recipe.latent_dim)
+    program = lower(generator, recipe.latent_dim)
+    assert program.shape == (recipe.channels, *recipe.resolution)
+    assert torch.allclose(run_program(program, z), generator(z), atol=2e-5)
+    assert not any("running" in tensor for tensor in program.tensors)
+
+
+def test_sums_of_two_ways_are_lowered() -> None:
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.project, self.norm = nn.Linear(8, 4 * 9), nn.BatchNorm2d(4)
+            self.conv, self.act, self.up = (
+                nn.Conv2d(4, 4, 3, padding=1),
+                nn.LeakyReLU(0.2),
+                nn.Upsample(scale_factor=2),
+            )
+
+        def forward(self, z: Tensor, masks: object = None) -> Tensor:
+            x = self.up(self.project(z).view(-1, 4, 3, 3))
+            return x + self.conv(self.act(self.norm(x)))
+
+    torch.manual_seed(0)
+    generator, z = Residual().eval(), torch.randn(5, 8)
+    assert torch.allclose(run_program(lower(generator, 8), z), generator(z), atol=1e-5)
+
+
+def test_a_layer_that_no_export_knows_is_named() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dense, self.odd = nn.Linear(4, 12), nn.GELU()
+
+        def forward(self, z: Tensor, masks: object = None) -> Tensor:
+            return self.odd(self.dense(z)).view(-1, 3, 2, 2)
+
+    with pytest.raises(FaceganError, match="the generator's odd is GELU, which no export can run"):
+        lower(Odd(), 4)
+
+
+def test_a_layer_that_does_more_than_its_kind_is_not_taken_for_it() -> None:
+    class Doubling(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dense = Doubling(4, 12)
+
+        def forward(self, z: Tensor, masks: object = None) -> Tensor:
+            return self.dense(z).view(-1, 3, 2, 2)
+
+    with pytest.raises(FaceganError, match="not what it seems"):
+        lower(Odd(), 4)
+
+
+def test_rounded_weights_are_whole_steps_within_a_step_of_the_weights() -> None:
+    recipe = recipes.from_values("dcgan-64", {"ngf": 8})
+    program = lower(make_generator(recipe), recipe.latent_dim)
+    rounded = round_weights(program)
+    for name, whole in rounded.whole.items():
+        assert whole.dtype is torch.int8 and whole.abs().max() <= 127
+        error = (rounded.program.tensors[name] - program.tensors[name]).flatten(1)
+        assert error.square().mean() < (0.02 * program.tensors[name].std()) ** 2
+    assert all(torch.equal(rounded.program.tensors[n], t) for n, t in program.tensors.items() if t.dim() == 1)
+
+
+def test_directions_are_those_that_change_the_first_layer_most() -> None:
+    program = Program(3, [{"op": "dense", "weight": "w"}], {"w": torch.diag(torch.tensor([1.0, 3.0, 2.0]))})
+    assert torch.equal(html.directions(program, 2).abs(), torch.tensor([[0.0, 1, 0], [0.0, 0, 1]]))
+
+
+def test_a_page_is_made_as_small_as_asked_and_says_what_that_costs(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "mlp-64", ngf=32)
+    output = CliRunner().invoke(main, ["export", str(run), "--to", "html"]).output
+    page = run / "export" / "faces.html"
+    whole = page.stat().st_size
+    assert re.search(r"faces.html \(\d\.\d MB; rounding its weights moves a pixel by 0\.\d\d of 255", output)
+    coarse = CliRunner().invoke(main, ["export", str(run), "--to", "html", "--max-mb", "1.6"])
+    assert page.stat().st_size <= 1.6e6 < whole
+    assert re.search(r"\d+ values a weight; rounding its weights moves a pixel by \d", coarse.output)
+    too_small = CliRunner().invoke(main, ["export", str(run), "--to", "html", "--max-mb", "0.5"])
+    assert too_small.exit_code == 1 and "give --max-mb" in too_small.stderr
+    assert page.stat().st_size <= 1.6e6, "a refused export leaves the page before it"
+    assert [path.name for path in page.parent.iterdir()] == ["faces.html"]
+
+
+def test_one_snapshot_of_a_run_can_be_chosen(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "dcgan-28", ngf=4)
+    snapshot = load_snapshot(run).path
+    result = CliRunner().invoke(main, ["export", str(snapshot), "--to", "html"])
+    assert result.exit_code == 0 and (run / "export" / "faces.html").exists()
+
+
+@pytest.mark.parametrize("source", ["img_align_celeba.zip", "CelebA"])
+def test_terms_that_forbid_passing_on_have_to_be_confirmed(tmp_path: Path, source: str) -> None:
+    run = make_run(tmp_path / "run", "dcgan-28", source, ngf=4)
+    refused = CliRunner().invoke(main, ["export", str(run), "--to", "html"])
+    assert refused.exit_code == 1
+    assert "CelebA: for non-commercial research only" in refused.stderr and "--confirm-terms" in refused.stderr
+    assert not (run / "export").exists()
+    assert CliRunner().invoke(main, ["export", str(run), "--to", "html", "--confirm-terms"]).exit_code == 0
+    assert "CelebA: for non-commercial research only" in (run / "export" / "faces.html").read_text()
+
+
+def test_names_cannot_put_anything_into_the_page(tmp_path: Path) -> None:
+    snapshot = load_snapshot(make_run(tmp_path / "run", "dcgan-28", NASTY, ngf=4))
+    text = html.write_page(snapshot, tmp_path / "faces.html", NASTY).path.read_text()
+    assert "<script>alert" not in text and "{{7*7}}" in text and text.count("<script") == 4
+
+
+# In the browser
+
+
+def snapshot_of(name: str, values: dict[str, object]) -> Snapshot:
+    recipe = recipes.from_values(name, values)
+    return Snapshot(make_generator(recipe), recipe, 64_000, 7, Path("run"), {"data": {"source": {"name": "faces"}}})
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    if reason := browser.missing():
+        pytest.skip(reason)
+    with Browser(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("page") / "faces.html"
+    return html.write_page(snapshot_of("dcgan-64", SHOWN["dcgan-64"]), out, "faces-1").path
+
+
+def until(opened: Browser, script: str, seconds: float = 60) -> Any:
+    """What the script returns, once that is true."""
+    end = time.monotonic() + seconds
+    while not (found := opened.run(script)):
+        assert time.monotonic() < end, opened.run("return document.body.innerText")
+        time.sleep(0.05)
+    return found
+
+
+def show(opened: Browser, page: Path, width: int = 1280, **options: Any) -> dict[str, Any]:
+    """Open a page and wait until all its faces are drawn; what it found when it checked itself."""
+    opened.open(page, width, 900, **options)
+    check = until(opened, "return document.documentElement.dataset.check")
+    until(opened, "return !busy && !wanted.size")
+    found: dict[str, Any] = json.loads(check)
+    return found
+
+
+def pixels(opened: Browser, which: str) -> Tensor:
+    """A canvas's pixels: (height, width, 3)."""
+    script = (
+        "const c = canvases[arguments[0]]; const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
+        "return [c.height, c.width, Array.from(d)];"
+    )
+    height, width, values = opened.run(script, which)
+    return torch.tensor(values).view(height, width, 4)[:, :, :3]
+
+
+def expected(snapshot: Snapshot, z: Tensor) -> Tensor:
+    """What PyTorch draws with the page's weights: (n, H, W, 3)."""
+    rounded = round_weights(lower(snapshot.generator, snapshot.recipe.latent_dim)).program
+    images = sampling.to_uint8(run_program(rounded, z), snapshot.recipe.value_range)
+    return images.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).int()
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_the_browser_draws_the_pictures_that_pytorch_draws(chromium: Browser, tmp_path: Path, name: str) -> None:
+    snapshot = snapshot_of(name, SHOWN[name])
+    page = html.write_page(snapshot, tmp_path / "faces.html", name).path
+    check = show(chromium, page)
+    assert check["worst"] <= 1 and check["drift"] < 1e-6 and check["simd"]
+    want = expected(snapshot, sampling.latents(0, 24, snapshot.recipe.latent_dim))
+    assert want.float().std() > 20
+    for face in (0, 1, 23):
+        assert (pixels(chromium, str(face)) - want[face]).abs().max() <= 2
+    exact = sampling.generate(snapshot.generator, sampling.latents(0, 1, snapshot.recipe.latent_dim))
+    assert exact.shape[2:] == pixels(chromium, "large").shape[:2]
+    assert "Checked: 8 faces are those that PyTorch drew" in chromium.run("return document.body.innerText")
+    assert chromium.console() == []
+    assert [url for url in chromium.requests() if not url.startswith("blob:")] == [page.resolve().as_uri()]
+
+
+def test_without_simd_it_draws_the_same(chromium: Browser, tmp_path: Path, page: Path) -> None:
+    text = page.read_text().replace('"kernel":"AGFzbQ', '"kernel":"BGFzbQ')  # not WebAssembly any more
+    (tmp_path / "plain.html").write_text(text)
+    check = show(chromium, tmp_path / "plain.html")
+    assert check["worst"] <= 1 and not check["simd"]
