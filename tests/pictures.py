@@ -42,6 +42,7 @@ def write_folder(folder: Path, files: dict[str, bytes]) -> Path:
 
 def write_zip(path: Path, files: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
     """The files as a zip."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w", compression) as archive:
         for name, data in files.items():
             archive.writestr(name, data)

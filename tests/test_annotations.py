@@ -3,11 +3,12 @@
 import gzip
 import json
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import write_folder
+from pictures import write_folder, write_tar, write_zip
 
 from shards.errors import ShardError
 from shards.make.annotations import Annotations, annotate
@@ -48,6 +49,87 @@ def test_files_are_found_beside_the_pictures_above_them_and_where_told(tmp_path:
     plain = source(tmp_path / "other" / "pictures")
     packed = {f"{name}.gz": gzip.compress(text.encode()) for name, text in FILES.items()}
     assert read(plain, write_folder(tmp_path / "annotations", packed)).fingerprint == expected
+
+
+KAGGLE = {
+    "list_eval_partition.csv": "image_id,partition\n" + PARTITION.replace(" ", ",").replace("\r", ""),
+    "list_attr_celeba.csv": "image_id,Male,Smiling\n"
+    "000001.jpg,-1,1\n000002.jpg,1,-1\n000003.jpg,-1,-1\n000004.jpg,1,1\n",
+}
+
+
+def test_the_authors_own_folders_are_searched_from_their_zip_and_from_each_folder(tmp_path: Path) -> None:
+    """CelebA/Img, CelebA/Anno, CelebA/Eval."""
+    texts = {("Eval" if "eval" in name else "Anno") + f"/{name}": text for name, text in FILES.items()}
+    root = source(tmp_path / "CelebA", [f"Img/{name}" for name in NAMES], **texts)
+    archive = write_zip(root / "Img" / "img_align_celeba.zip", dict.fromkeys(NAMES, b""))
+    for place in (archive, root / "Img" / "img_align_celeba", root):
+        found = annotate(list_source(place, tmp_path), place, None, None)
+        assert found.splits.tolist() == [0, 1, 2, 0], place
+        assert found.row(1) == {"attributes": [1, -1], "identity": 2937}
+        assert not found.notes
+
+
+def test_kaggles_folders_are_searched_from_each_of_them_and_in_its_zip(tmp_path: Path) -> None:
+    names = [f"img_align_celeba/{name}" for name in NAMES]
+    root = source(tmp_path / "archive", names, **KAGGLE)
+    files = dict.fromkeys(names, b"") | {name: text.encode() for name, text in KAGGLE.items()}
+    zipped, tarred = (
+        write_zip(tmp_path / "a" / "archive.zip", files),
+        write_tar(tmp_path / "a" / "archive.tar", files),
+    )
+    for place in (root, root / "img_align_celeba", root / "img_align_celeba" / "img_align_celeba", zipped, tarred):
+        found = annotate(list_source(place, tmp_path), place, None, None)
+        assert found.splits.tolist() == [0, 1, 2, 0], place
+        assert (found.names, found.row(1)["attributes"]) == (("Male", "Smiling"), [1, -1])
+        assert not found.notes
+
+
+@pytest.mark.parametrize("kind", ["txt", "csv"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.encode("utf-8-sig"),
+        lambda text: text.encode("utf-16"),
+        lambda text: text.replace("\n", "\r\n").encode(),
+        lambda text: text.replace(",", ";").encode(),
+        lambda text: text.replace(",", " , ").replace(" ", "  ").encode(),
+        lambda text: text.replace(".jpg", ".JPG").encode(),
+        lambda text: text.replace("0000", "img_align_celeba/0000").encode(),
+        lambda text: text.replace("0000", "img_align_celeba\\0000").encode(),
+        lambda text: text.replace(".jpg", ".png").encode(),
+        lambda text: ("\n" + text + "\n\n").encode(),
+        lambda text: gzip.compress(text.encode()),
+        lambda text: (text + text.splitlines()[-1]).encode(),
+    ],
+)
+def test_the_form_of_a_file_does_not_matter(tmp_path: Path, kind: str, change: Callable[[str], bytes]) -> None:
+    files = KAGGLE if kind == "csv" else {name: text.replace("\r", "") for name, text in FILES.items()}
+    for name, text in files.items():
+        (tmp_path / name.upper()).write_bytes(change(text))
+    found = read(source(tmp_path / "celeba"))
+    assert found.splits.tolist() == [0, 1, 2, 0]
+    assert (found.names, found.row(1)["attributes"]) == (("Male", "Smiling"), [1, -1])
+
+
+def test_a_source_that_looks_like_celeba_but_has_no_partition_is_told_of(tmp_path: Path) -> None:
+    assert "looks like CelebA" in read(source(tmp_path / "a" / "x")).notes[0]
+    assert "looks like CelebA" in read(source(tmp_path / "celeba" / "x", ["000001.jpg", "000002.png"])).notes[0]
+    assert not read(source(tmp_path / "b" / "x", ["000001.jpg", "000002.jpg"])).notes
+    assert not read(source(tmp_path / "celeb" / "x", ["me.jpg"])).notes
+    assert not read(source(tmp_path / "c" / "x"), holdout=1).notes
+
+
+def test_a_file_that_contradicts_itself_is_refused_and_one_that_is_short_is_told_of(tmp_path: Path) -> None:
+    twice = source(tmp_path / "a", **{"identity_CelebA.txt": IDENTITY + "000002.jpg 5"})
+    with pytest.raises(ShardError, match=r"identity_CelebA.txt: 000002.jpg comes twice"):
+        read(twice)
+    short = read(
+        source(
+            tmp_path / "b", NAMES[:2], **FILES | {"list_attr_celeba.txt": "".join(ATTRIBUTES.splitlines(True)[:4])}
+        )
+    )
+    assert "states 4 pictures and has 2" in short.notes[0]
 
 
 def test_annotations_of_more_pictures_than_there_are_fit(tmp_path: Path) -> None:

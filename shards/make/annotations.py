@@ -1,25 +1,26 @@
 """What is known of each picture: attributes, identity, split; from CelebA, LFW's folders or MNIST's labels."""
 
-import gzip
 import hashlib
+import io
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import ShardError
+from shards.format.transform import PictureError
+from shards.make.celeba import ATTRIBUTES, IDENTITY, PARTITION, Table, attribute_rows, find_files, value_rows
 from shards.make.idx import images_files, read_labels
-from shards.make.listing import Listing, name_bytes
+from shards.make.listing import Listing, Place, name_bytes, stem
+from shards.make.sources import open_reader
 
-ATTRIBUTES_FILE = "list_attr_celeba.txt"
-PARTITION_FILE = "list_eval_partition.txt"
-IDENTITY_FILE = "identity_CelebA.txt"
-FILES = (ATTRIBUTES_FILE, PARTITION_FILE, IDENTITY_FILE)
+CELEBA_NAME = re.compile(r"\d{6}\.(?:jpg|png)", re.IGNORECASE)
 SPLITS = ("train", "val", "test")  # in the order of CelebA's partition numbers
 UNKNOWN = -32768  # an attribute or split that no annotation gives
 
@@ -90,20 +91,52 @@ class Annotations:
 def annotate(listing: Listing, source: Path, folder: Path | None, holdout: int | None) -> Annotations:
     """Collect what is known of a listing's pictures.
 
-    Files are looked for in `folder`, or beside the pictures: in the source folder and the folder it lies in.
+    Files are looked for in `folder`; or, without it, among the source's own, then beside it (see `celeba`).
     `holdout` makes that many pictures `val` and all others `train`, whatever a partition file says.
     Raises ShardError where a file is damaged, or a partition leaves pictures of the listing out.
     """
     if listing.kind == "idx":
         return _annotate_idx(listing, source, holdout)
     slots = _Slots(listing)
-    files = find_files(source, folder)
-    names, values = _read_attributes(files[ATTRIBUTES_FILE], slots)
-    identities: Sequence[int | str | None] | None = _read_identities(files[IDENTITY_FILE], slots)
+    tables = _tables(listing, source, folder)
+    names, values = _read_attributes(tables.get(ATTRIBUTES), slots)
+    identities: Sequence[int | str | None] | None = _read_identities(tables.get(IDENTITY), slots)
     if identities is None and listing.is_lfw:
         identities = [name.rpartition("/")[0].rpartition("/")[2] for name in listing.names]
-    splits = held_out(listing.names, holdout) if holdout is not None else _read_splits(files[PARTITION_FILE], slots)
+    if holdout is not None:
+        splits = held_out(listing.names, holdout)
+    else:
+        splits = _read_splits(tables.get(PARTITION), slots, _looks_like_celeba(listing, source))
     return Annotations(splits, names, values, identities, slots.notes)
+
+
+def _tables(listing: Listing, source: Path, folder: Path | None) -> dict[str, Table]:
+    """The annotation files by kind: those in the source go before those beside it, unless a folder is named."""
+    files = find_files(source, folder)
+    beside = {kind: Table(str(path), partial(_open, path)) for kind, path in files.items()}
+    if folder is not None:
+        return beside
+    inside = {
+        kind: Table(f"{source}/{name}", partial(_open_inside, listing, name, place))
+        for kind, (name, place) in listing.tables.items()
+    }
+    return beside | inside
+
+
+def _open(path: Path) -> BinaryIO:
+    return path.open("rb")
+
+
+def _open_inside(listing: Listing, name: str, place: Place) -> BinaryIO:
+    try:
+        return io.BytesIO(open_reader(listing.kind, listing.path).read(name, place))
+    except PictureError as error:
+        raise ShardError(f"{listing.path}: {name}: {error.reason}: {error.detail}") from None
+
+
+def _looks_like_celeba(listing: Listing, source: Path) -> bool:
+    named = "celeb" in f"{source.absolute()}/{listing.names[0]}".lower()
+    return named and all(CELEBA_NAME.fullmatch(_base(name)) for name in listing.names)
 
 
 def held_out(names: Sequence[str], count: int) -> NDArray[np.int8]:
@@ -116,18 +149,6 @@ def held_out(names: Sequence[str], count: int) -> NDArray[np.int8]:
     return splits
 
 
-def find_files(source: Path, folder: Path | None) -> dict[str, Path | None]:
-    """Where each of FILES is, or None: in `folder`, or beside the pictures."""
-    if folder is not None and not any(_existing(folder, name) for name in FILES):
-        raise ShardError(f"{folder}: none of {', '.join(FILES)} (or with .gz) in it")
-    folders = [folder] if folder else [source, source.parent] if source.is_dir() else [source.parent]
-    return {name: next(filter(None, (_existing(place, name) for place in folders)), None) for name in FILES}
-
-
-def _existing(folder: Path, name: str) -> Path | None:
-    return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
-
-
 class _Slots:
     """File names of a listing as rows: annotation files know pictures by name alone, without folders."""
 
@@ -135,98 +156,99 @@ class _Slots:
         self.listing = listing
         self.notes: list[str] = []
 
-    @cached_property
-    def slot(self) -> dict[str, int]:
-        """The row of each file name; made only where there is a file to look up."""
-        slot: dict[str, int] = {}
-        for name in self.listing.names:
-            slot.setdefault(_base(name), len(slot))
-        return slot
+    def fill(
+        self,
+        table: Table,
+        read: Callable[[Table], Iterable[list[str]]],
+        columns: int = 1,
+        stated: int | None = None,
+    ) -> NDArray[np.int32] | None:
+        """Values (n, columns) of a file's lines `name value ...`, UNKNOWN where it has none.
 
-    @cached_property
-    def rows(self) -> NDArray[np.int64]:
-        """The row of each picture."""
-        return np.fromiter((self.slot[_base(name)] for name in self.listing.names), np.int64, len(self.listing))
-
-    def fill(self, path: Path, lines: Iterator[list[str]], columns: int) -> NDArray[np.int32] | None:
-        """Values (n, columns) of a file's lines `name value ...`; None where it knows none of the pictures."""
-        values = np.full((len(self.slot), columns), UNKNOWN, np.int32)
-        for name, *fields in lines:
-            if name in self.slot:
-                values[self.slot[name]] = _integers(path, name, fields, columns)
-        missing = int((values[:, 0] == UNKNOWN).sum())
+        Names fit in any letter case; where none fits so, without their extension (CelebA's PNGs are annotated as
+        JPEGs). None where the file knows none of the pictures. `stated`: how many lines it says it has.
+        """
+        for key in (_base, stem):
+            values, count = self._fill(table, read(table), columns, key)
+            missing = int((values[:, 0] == UNKNOWN).sum())
+            if missing < len(values):
+                break
         if missing == len(values):
-            self.notes.append(f"{path} names none of the pictures: not used")
+            self.notes.append(f"{table.where} names none of the pictures: not used")
             return None
         if missing:
-            self.notes.append(f"{path} leaves {missing:,} pictures out: they have no such annotation")
-        aligned: NDArray[np.int32] = values[self.rows]
-        return aligned
+            self.notes.append(f"{table.where} leaves {missing:,} pictures out: they have no such annotation")
+        if stated not in (None, count):
+            self.notes.append(f"{table.where} states {stated:,} pictures and has {count:,}: is it whole?")
+        return values
+
+    def _fill(
+        self, table: Table, lines: Iterable[list[str]], columns: int, key: Callable[[str], str]
+    ) -> tuple[NDArray[np.int32], int]:
+        """The values by `key` of the names, and how many lines there were."""
+        slot: dict[str, int] = {}
+        places = [slot.setdefault(key(name).lower(), len(slot)) for name in self.listing.names]
+        values, count = np.full((len(slot), columns), UNKNOWN, np.int32), 0
+        for count, (name, *fields) in enumerate(lines, 1):  # noqa: B007 - it is returned
+            row = slot.get(key(name.replace("\\", "/")).lower())
+            if row is not None:
+                found = _integers(table.where, name, fields, columns)
+                if values[row, 0] != UNKNOWN and values[row].tolist() != found:
+                    raise ShardError(f"{table.where}: {name} comes twice, with different values: mend the file")
+                values[row] = found
+        return values[places], count
 
 
 def _base(name: str) -> str:
     return name.rpartition("/")[2]
 
 
-def _integers(path: Path, name: str, fields: list[str], columns: int) -> list[int]:
+def _integers(where: str, name: str, fields: list[str], columns: int) -> list[int]:
     try:
         values = [int(field) for field in fields]
     except ValueError:
-        raise ShardError(f"{path}: {name}: expected whole numbers, found {' '.join(fields)[:80]!r}") from None
+        raise ShardError(f"{where}: {name}: expected whole numbers, found {' '.join(fields)[:80]!r}") from None
     if len(values) != columns:
-        raise ShardError(f"{path}: {name}: {len(values)} values, expected {columns}")
+        raise ShardError(f"{where}: {name}: {len(values)} values, expected {columns}")
     if any(not UNKNOWN < value < 1 << 31 for value in values):
-        raise ShardError(f"{path}: {name}: a value is out of range: {max(values, key=abs)}")
+        raise ShardError(f"{where}: {name}: a value is out of range: {max(values, key=abs)}")
     return values
 
 
-def _lines(path: Path) -> Iterator[list[str]]:
-    """The fields of each line that has any: CRLF and double spaces, as in the original files, do not matter."""
-    try:
-        with (
-            gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as text
-        ):
-            for line in text:
-                if fields := line.split():
-                    yield fields
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise ShardError(f"{path}: cannot be read: {error}") from None
-
-
-def _read_attributes(path: Path | None, slots: _Slots) -> tuple[tuple[str, ...], NDArray[np.int16] | None]:
-    """CelebA's attributes: a count, a line of names, then -1 or 1 for each."""
-    if path is None:
+def _read_attributes(table: Table | None, slots: _Slots) -> tuple[tuple[str, ...], NDArray[np.int16] | None]:
+    """CelebA's attributes: -1 or 1 for each."""
+    if table is None:
         return (), None
-    lines = _lines(path)
-    count, names = next(lines, []), next(lines, [])
-    if len(count) != 1 or not count[0].isdigit() or not names:
-        raise ShardError(f"{path}: expected the count of pictures in line 1 and the attributes' names in line 2")
-    values = slots.fill(path, lines, len(names))
+    names, stated, _ = attribute_rows(table)
+    values = slots.fill(table, lambda table: attribute_rows(table)[2], len(names), stated)
     if values is None:
         return (), None
     if values.max() > 32767:
-        raise ShardError(f"{path}: an attribute of {values.max()}, expected small numbers like -1 and 1")
+        raise ShardError(f"{table.where}: an attribute of {values.max()}, expected small numbers like -1 and 1")
     return tuple(names), values.astype(np.int16)
 
 
-def _read_identities(path: Path | None, slots: _Slots) -> Sequence[int | None] | None:
-    values = slots.fill(path, _lines(path), 1) if path else None
+def _read_identities(table: Table | None, slots: _Slots) -> Sequence[int | None] | None:
+    values = slots.fill(table, value_rows) if table else None
     return None if values is None else [None if value == UNKNOWN else value for value in values[:, 0].tolist()]
 
 
-def _read_splits(path: Path | None, slots: _Slots) -> NDArray[np.int8]:
+def _read_splits(table: Table | None, slots: _Slots, looks_like_celeba: bool) -> NDArray[np.int8]:
     """CelebA's partition: 0 train, 1 validation, 2 test; everything is train where there is none."""
-    values = slots.fill(path, _lines(path), 1) if path else None
+    values = slots.fill(table, value_rows) if table else None
     if values is None:
+        if looks_like_celeba:
+            slots.notes.append(
+                f"this looks like CelebA, but {PARTITION}.txt (or .csv) was not found beside it: all pictures are "
+                "train, test ones too. Put it there or give its folder, --annotations DIR; or choose --holdout N"
+            )
         return np.zeros(len(slots.listing), np.int8)
     wrong = np.flatnonzero((values[:, 0] < 0) | (values[:, 0] >= len(SPLITS)))
     if len(wrong):
-        slot = int(slots.rows[wrong[0]])
-        name = next(base for base, index in slots.slot.items() if index == slot)
-        found = values[wrong[0], 0]
+        found, first = values[wrong[0], 0], _base(slots.listing.names[wrong[0]])
         raise ShardError(
-            f"{path}: {len(wrong):,} pictures without a split 0, 1 or 2, the first is {name} "
-            f"({'not in the file' if found == UNKNOWN else found}): add them, or choose --holdout N"
+            f"{table.where if table else ''}: {len(wrong):,} pictures without a split 0, 1 or 2, the first is "
+            f"{first} ({'not in the file' if found == UNKNOWN else found}): add them, or choose --holdout N"
         )
     return values[:, 0].astype(np.int8)
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.format.transform import EXTENSIONS, MAX_PICTURE_BYTES, PictureError
+from shards.make.celeba import kind_of
 
 PLAIN_STEM = re.compile(r"[A-Za-z0-9_-]{1,90}")
 LFW_NAME = re.compile(r"(?:.*/)?([^/]+)/\1_\d{4}\.\w+", re.DOTALL)
@@ -80,6 +81,7 @@ class Listing:
     names: list[str]
     places: NDArray[np.void]
     left_out: Counter[str] = field(default_factory=Counter)  # files that are no pictures, by extension
+    tables: dict[str, tuple[str, Place]] = field(default_factory=dict)  # of these, annotation files by kind
 
     def __len__(self) -> int:
         return len(self.names)
@@ -119,11 +121,14 @@ def collect(kind: str, path: Path, entries: Iterable[tuple[str, Place]]) -> List
     names: list[str] = []
     packed = bytearray()
     left_out: Counter[str] = Counter()
+    tables: dict[str, tuple[str, Place]] = {}
     for name, place in entries:
         extension = os.path.splitext(name)[1].lower()  # noqa: PTH122 - names are no paths of this machine
         hidden = is_hidden(name)
         if hidden or extension not in EXTENSIONS:
             left_out["hidden" if hidden else extension or "without extension"] += 1
+            if not hidden and (table := kind_of(name)):
+                tables.setdefault(table, (name, place))
             continue
         names.append(name)
         packed += PLACE_STRUCT.pack(*place)
@@ -131,7 +136,7 @@ def collect(kind: str, path: Path, entries: Iterable[tuple[str, Place]]) -> List
     if any(name_bytes(a) > name_bytes(b) for a, b in pairwise(names)):
         order = sorted(range(len(names)), key=lambda i: name_bytes(names[i]))
         names, places = [names[i] for i in order], places[order]
-    return Listing(kind, path, names, places, left_out)
+    return Listing(kind, path, names, places, left_out, tables)
 
 
 def _hash(text: str) -> int:

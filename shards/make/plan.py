@@ -16,7 +16,8 @@ from facegan.files import write_text
 from shards.errors import ShardError
 from shards.format.png import Geometry
 from shards.format.transform import FILTER, parse_crop
-from shards.make.annotations import SPLITS, Annotations, annotate, find_files
+from shards.make.annotations import SPLITS, Annotations, annotate
+from shards.make.celeba import find_files
 from shards.make.listing import Listing, stem
 from shards.make.packing import Task
 from shards.make.parts import read_part
@@ -201,5 +202,5 @@ def stamp(options: Options) -> list[list[int]] | None:
     if options.source.is_dir():
         return None
     annotations = find_files(options.source, options.annotations).values()
-    facts = [path.stat() for path in (options.source, *annotations) if path is not None]
+    facts = [path.stat() for path in (options.source, *annotations)]
     return [[fact.st_size, fact.st_mtime_ns] for fact in facts]
