@@ -9,6 +9,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext
 from multiprocessing.forkserver import ensure_running
 
+from facegan.errors import FaceganError
 from facegan.files import remove_stale
 from shards.errors import ShardError
 from shards.make.packing import Report, Task, write_shard
@@ -138,7 +139,7 @@ def _written(task: Task, report: Report) -> BaseException | None:
     """Write a shard; an error is returned, to be raised in the main process."""
     try:
         write_shard(task, report)
-    except ShardError as error:
+    except FaceganError as error:
         return error
     except (BrokenPipeError, ConnectionResetError):
         raise
