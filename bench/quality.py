@@ -1,0 +1,290 @@
+"""Which recipe makes the better faces in equal training time: several seeds each, one table.
+
+    python bench/quality.py                                              the synthetic faces, 5 minutes, three seeds
+    python bench/quality.py --data data/celeba --minutes 5 20 --docs     the tables of docs/recipes.md
+    python bench/quality.py --recipe face-64 --recipe "face-64 --set r1_gamma=5" --split val    to choose by
+    python bench/quality.py --kimg 60 --seeds 1                          a busy machine: images instead of minutes
+
+A recipe is written as after `facegan train`. Minutes become images by each recipe's own rate, and the rates are
+measured in turns before the first training, so that what else the machine does meets all alike; --kimg gives the
+length of the first recipe and the others their share of it by the same rates. Choices are made on `val`, the table
+is made of `test`, once. Grids show the first 64 latents of seed 0, chosen by nobody. Everything lies in --work; the
+same command again continues there. Grids of models trained on real faces stay there: they are research data.
+"""
+
+import argparse
+import hashlib
+import importlib
+import itertools
+import json
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+from train import machine_words  # noqa: E402
+
+from facegan import sampling  # noqa: E402
+from facegan.files import write_json, write_text  # noqa: E402
+from facegan.metrics import Comparison, Reals, Subject, evaluate, row  # noqa: E402
+from facegan.run.snapshot import Snapshot, load_snapshot  # noqa: E402
+from jobs.measuring import inception_extractor  # noqa: E402
+from shards import ShardSet, open_set  # noqa: E402
+
+Row = dict[str, Any]
+Numbers = dict[str, float]
+RECIPES = ("dcgan-64", "face-64")
+SYNTHETIC = 10_000
+TURNS = 3  # of each recipe, when rates are measured
+MOST = 1024  # images on each side
+COLUMNS = {
+    "swd": "swd1k",
+    "face": "face found",
+    "eyes": "both eyes",
+    "msssim": "MS-SSIM",
+    "randomnet_kd": "kernel distance",
+    "randomnet_recall": "recall",
+    "nearest_ratio": "nearest_ratio",
+    "fid": "FID",
+    "kid": "KID",
+}
+HIGHER = {"face", "eyes", "randomnet_recall"}  # of the others a larger one is worse, or it is not ordered
+
+
+def facegan(*arguments: object) -> None:
+    """Run a command of the project; its progress is shown, its failure ends this one."""
+    subprocess.run([sys.executable, "-m", "jobs", *map(str, arguments)], check=True, cwd=ROOT)
+
+
+def prepare(options: argparse.Namespace, side: int) -> ShardSet:
+    """The set to train on and to measure against: --data, or synthetic faces drawn into --work."""
+    if options.data:
+        return open_set(options.data, side)
+    out = options.work / "shards"
+    if not (out / str(side) / "index.json").exists():
+        from jobs.synthetic.celeba import write_celeba
+
+        write_celeba(options.work / "faces", options.faces)
+        facegan("preprocess", options.work / "faces" / "img_align_celeba", out, "--size", 64, "--size", 128)
+    return open_set(out, side)
+
+
+def train(options: argparse.Namespace, recipe: str, run: Path, kimg: float, seed: int) -> None:
+    """Train `recipe` to `kimg` in folder `run`, or on to it; nothing where it is there already."""
+    data = options.data or options.work / "shards"
+    where = ["--data", data, "--run-dir", run, "--kimg", f"{kimg:g}", "--epochs", 0, "--seed", seed]
+    often = ["--log-kimg", options.turn_kimg / 2, "--sample-kimg", 0, "--snapshot-kimg", 0, "--wandb", "off"]
+    machine = ["--device", options.device, "--threads", options.threads]
+    facegan("train", *shlex.split(recipe), *where, *often, *machine)
+
+
+def rates(options: argparse.Namespace) -> dict[str, float]:
+    """Images a second of each recipe: the first one's median over the turns, times the others' median ratio."""
+    path = options.work / "rates.json"
+    known: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if set(options.recipe) <= set(known):
+        return known
+    found: dict[str, list[float]] = {recipe: [] for recipe in options.recipe}
+    for turn in range(1, TURNS + 1):
+        for recipe in options.recipe:
+            run = options.work / "rates" / name(recipe)
+            train(options, recipe, run, turn * options.turn_kimg, 0)
+            lines = (run / "stats.jsonl").read_text(encoding="utf-8").splitlines()
+            found[recipe].append(float(json.loads(lines[-1])["speed/imgs_per_sec"]))
+    first = found[options.recipe[0]]
+    base = known.get(options.recipe[0], statistics.median(first))
+    ratio = {r: statistics.median(a / b for a, b in zip(own, first, strict=True)) for r, own in found.items()}
+    known |= {recipe: known.get(recipe, base * ratio[recipe]) for recipe in options.recipe}
+    write_json(path, known)
+    return known
+
+
+def budgets(options: argparse.Namespace, known: dict[str, float]) -> Iterator[tuple[str, dict[str, float]]]:
+    """Each budget by name, with the thousands of images of every recipe in it."""
+    first = known[options.recipe[0]]
+    if options.kimg:
+        yield f"{options.kimg:g} kimg", {r: options.kimg * known[r] / first for r in options.recipe}
+        return
+    for minutes in options.minutes:
+        yield f"{minutes:g} min", {r: round(minutes * 60 * known[r] / 1000, 2) for r in options.recipe}
+
+
+def settle(snapshot: Snapshot, batches: int = 32, size: int = 64) -> nn.Module:
+    """The generator with BatchNorm's statistics of its own weights: the mean over batches of latents of seed 1.
+
+    An averaged generator has the statistics of the generator it follows. As in stochastic weight averaging
+    (Izmailov et al. 2018, arXiv:1803.05407, algorithm 1).
+    """
+    norms = [m for m in snapshot.generator.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a cumulative mean
+    snapshot.generator.train(bool(norms))
+    with torch.no_grad():
+        for first in range(0, batches * size if norms else 0, size):
+            snapshot.generator(sampling.latents(1, size, snapshot.recipe.latent_dim, first))
+    return snapshot.generator.eval()
+
+
+def measure(options: argparse.Namespace, opened: ShardSet, subject: Subject) -> Numbers:
+    """All numbers of a subject against the split, by their names without the count of images."""
+    reals = Reals(opened.split(options.split), options.split, opened.fingerprint)
+    n = min(MOST, *(len(opened.split(split)) for split in ("val", "test")))
+    extractor = inception_extractor(options.inception, options.trust_inception, torch.device("cpu"))
+    comparison = Comparison(subject, reals, n, train=opened.split("train"), inception=extractor)
+    names = ["swd", "msssim", "randomnet", "nearest", *(["inception"] if extractor else [])]
+    found = row(evaluate(comparison, names))
+    numbers = {key.removeprefix("metrics/").replace(comparison.count, ""): value for key, value in found.items()}
+    return numbers | faces_and_eyes(comparison.fake)
+
+
+def faces_and_eyes(images: Tensor) -> Numbers:
+    """Shares of (n, C, H, W) uint8 images in which OpenCV finds a frontal face, and two eyes in its upper part.
+
+    Its cascades `alt2` and `eye`, at 160 px with a border, for they look for margins. Nothing where there is no
+    OpenCV below version 5.
+    """
+    try:
+        cv2: Any = importlib.import_module("cv2")
+    except ImportError:
+        print("faces and eyes are not counted: pip install 'opencv-python-headless<5'", file=sys.stderr)
+        return {}
+    cascades = Path(cv2.data.haarcascades)
+    face = cv2.CascadeClassifier(str(cascades / "haarcascade_frontalface_alt2.xml"))
+    eye = cv2.CascadeClassifier(str(cascades / "haarcascade_eye.xml"))
+    found = seen = 0
+    for image in images.float().mean(1).round().byte().numpy():
+        large = cv2.resize(image, (160, 160), interpolation=cv2.INTER_CUBIC)
+        framed = cv2.copyMakeBorder(large, 32, 32, 32, 32, cv2.BORDER_REPLICATE)
+        faces = face.detectMultiScale(framed, 1.05, 3, minSize=(60, 60))
+        found += len(faces) > 0
+        for x, y, w, h in sorted(faces, key=lambda box: -box[2])[:1]:
+            seen += len(eye.detectMultiScale(framed[y : y + 6 * h // 10, x : x + w], 1.05, 3)) >= 2
+    return {"face": found / len(images), "eyes": seen / len(images)}
+
+
+def measured(options: argparse.Namespace, opened: ShardSet, run: Path) -> Numbers:
+    """The numbers of a finished run, measured once a split, and its grid beside them."""
+    path = run / f"quality-{options.split}.json"
+    if path.exists():
+        kept: Numbers = json.loads(path.read_text(encoding="utf-8"))
+        return kept
+    snapshot = load_snapshot(run)
+    generator, value_range = settle(snapshot), snapshot.recipe.value_range
+    dim = snapshot.recipe.latent_dim
+    subject = Subject(lambda z: sampling.generate(generator, z, value_range), dim, snapshot.nimg)
+    sampling.save_png(sampling.grid(subject.generate(sampling.latents(0, 64, dim))), run / "grid.png")
+    numbers = measure(options, opened, subject)
+    write_json(path, numbers)
+    return numbers
+
+
+def other_reals(options: argparse.Namespace, opened: ShardSet) -> Numbers:
+    """What real pictures reach: those of the other held-out split in the place of generated ones."""
+    others = opened.split("val" if options.split == "test" else "test")
+    n = min(MOST, len(others), len(opened.split(options.split)))
+    order = itertools.cycle(np.random.Generator(np.random.Philox(key=0)).permutation(len(others))[:n])
+
+    def draw(z: Tensor) -> Tensor:
+        numbers = np.array([next(order) for _ in z], np.int64)
+        return torch.from_numpy(others.gather(numbers)).permute(0, 3, 1, 2)
+
+    return measure(options, opened, Subject(draw, 1, 0))
+
+
+def table(reals: Numbers, rows: Sequence[tuple[str, str, list[float], list[Numbers]]]) -> str:
+    """Markdown: the reals, then each recipe and budget: the mean of its seeds, the worst in brackets."""
+    shown = [key for key in COLUMNS if key in reals]
+    lines = ["| | time | kimg | seeds | " + " | ".join(COLUMNS[key] for key in shown) + " |"]
+    lines.append("|---|---|--:|--:|" + "--:|" * len(shown))
+    lines.append("| other real pictures | | | | " + " | ".join(f"{reals[key]:.3g}" for key in shown) + " |")
+    for recipe, budget, kimg, seeds in rows:
+        cells = [f"`{recipe}`", budget, f"{statistics.fmean(kimg):.1f}", str(len(seeds))]
+        lines.append("| " + " | ".join(cells + [cell(key, [s[key] for s in seeds]) for key in shown]) + " |")
+    return "\n".join(lines)
+
+
+def cell(key: str, values: list[float]) -> str:
+    """The mean of the seeds and, where there are several, the worst."""
+    worst = min(values) if key in HIGHER else max(values)
+    return f"{statistics.fmean(values):.3g}" + (f" ({worst:.3g})" if len(values) > 1 else "")
+
+
+def name(recipe: str) -> str:
+    """A folder's name: the recipe, and where it is changed a hash of how."""
+    first, *changes = shlex.split(recipe)
+    return first + (f"-{hashlib.sha256(shlex.join(changes).encode()).hexdigest()[:8]}" if changes else "")
+
+
+def write_between(path: Path, marker: str, text: str) -> None:
+    """Put `text` between the lines `<!-- marker -->` and `<!-- /marker -->` of a page; at its end without."""
+    page, start, end = path.read_text(encoding="utf-8"), f"<!-- {marker} -->", f"<!-- /{marker} -->"
+    if start not in page:
+        page += f"\n{start}\n{end}\n"
+    before, rest = page.split(start, 1)
+    write_text(path, before + f"{start}\n{text}\n{end}" + rest.split(end, 1)[1])
+
+
+def compare(options: argparse.Namespace) -> str:
+    """Train and measure everything; the table with the machine and the command above it."""
+    from facegan import recipes
+
+    side = recipes.load(shlex.split(options.recipe[0])[0]).resolution.height
+    opened = prepare(options, side)
+    rows: list[tuple[str, str, list[float], list[Numbers]]] = []
+    for budget, lengths in budgets(options, rates(options)):
+        for recipe in options.recipe:
+            runs = [
+                options.work / budget.replace(" ", "") / name(recipe) / f"seed-{s}" for s in range(options.seeds)
+            ]
+            for seed, run in enumerate(runs):
+                train(options, recipe, run, lengths[recipe], seed)
+            rows.append((recipe, budget, [lengths[recipe]], [measured(options, opened, run) for run in runs]))
+    pictures = "synthetic faces" if not options.data else str(options.label or Path(options.data).name)
+    head = (
+        f"{pictures}, {len(opened.split('train')):,} to train on, up to {MOST:,} of `{options.split}` to measure by"
+    )
+    return f"{head}; {machine_words(options.device)}.\n\n" + table(other_reals(options, opened), rows)
+
+
+def main() -> None:
+    """Read the command line, compare, print, and write the page where asked."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--recipe", action="append", help="again for more; with changes, in quotes")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--minutes", type=float, nargs="+", default=[5.0])
+    parser.add_argument("--kimg", type=float, default=0.0, help="length of the first recipe, instead of minutes")
+    parser.add_argument("--turn-kimg", type=float, default=2.048, help="a turn at rates, whose second half counts")
+    parser.add_argument("--data", default="", help="set of shards; synthetic faces without it")
+    parser.add_argument("--label", default="", help="what the page calls the set")
+    parser.add_argument("--faces", type=int, default=SYNTHETIC, help="synthetic faces to draw")
+    parser.add_argument(
+        "--split", default="test", choices=("val", "test"), help="val to choose by, test for tables"
+    )
+    parser.add_argument("--work", type=Path, default=Path("runs/quality"))
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--inception", default="", help="local inception-2015-12-05.pt: adds FID and KID")
+    parser.add_argument("--trust-inception", default=None, metavar="SHA256")
+    parser.add_argument("--docs", default="", metavar="MARKER", help="also write the table into docs/recipes.md")
+    options = parser.parse_args()
+    options.recipe = options.recipe or list(RECIPES)
+    options.work = options.work.resolve()
+    options.data = str(Path(options.data).resolve()) if options.data else ""
+    found = compare(options)
+    print(found)
+    if options.docs:
+        write_between(ROOT / "docs" / "recipes.md", options.docs, found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""The protocol of bench/quality.py: equal time by measured rates, settled statistics, a table between its marks."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import tiny_recipe
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "bench"))
+import quality
+
+from facegan.networks import build_generator
+from facegan.run.snapshot import Snapshot
+
+
+def options(work: Path, **values: object) -> argparse.Namespace:
+    return argparse.Namespace(**{"recipe": ["slow", "fast"], "work": work, "kimg": 0.0, "minutes": [5.0], **values})
+
+
+def test_minutes_become_images_by_each_recipes_own_rate(tmp_path: Path) -> None:
+    known = {"slow": 100.0, "fast": 150.0}
+    assert dict(quality.budgets(options(tmp_path), known)) == {"5 min": {"slow": 30.0, "fast": 45.0}}
+    assert dict(quality.budgets(options(tmp_path, kimg=10.0), known)) == {"10 kimg": {"slow": 10.0, "fast": 15.0}}
+
+
+def test_rates_once_measured_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "rates.json").write_text(json.dumps({"slow": 1.0, "fast": 2.0, "other": 3.0}))
+    assert quality.rates(options(tmp_path)) == {"slow": 1.0, "fast": 2.0, "other": 3.0}
+
+
+def test_a_changed_recipe_has_a_folder_of_its_own() -> None:
+    names = {
+        quality.name(recipe) for recipe in ("face-64", "face-64 --kernel 3", "face-64  --kernel 3", "dcgan-64")
+    }
+    assert len(names) == 3 and "face-64" in names
+
+
+def test_settled_statistics_are_those_of_the_generators_own_maps(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    recipe = tiny_recipe("face-64")
+    generator = build_generator(recipe)
+    quality.settle(Snapshot(generator, recipe, 0, 0, tmp_path, {}), batches=8)
+    z = torch.randn(512, recipe.latent_dim)
+    settled = generator(z).detach()
+    torch.testing.assert_close(settled.mean(), generator.train()(z).detach().mean(), atol=0.01, rtol=0)
+    assert any(b.abs().sum() > 0 for name, b in generator.named_buffers() if "running_mean" in name)
+
+
+def test_a_table_shows_the_mean_and_the_worst_seed() -> None:
+    seeds = [{"swd": 10.0, "face": 0.9}, {"swd": 14.0, "face": 0.8}]
+    text = quality.table({"swd": 7.7, "face": 0.97}, [("face-64", "5 min", [30.0], seeds)])
+    assert text.splitlines()[-1] == "| `face-64` | 5 min | 30.0 | 2 | 12 (14) | 0.85 (0.8) |"
+
+
+def test_a_table_replaces_the_one_between_its_marks(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- q -->\nold\n<!-- /q -->\nafter\n")
+    quality.write_between(page, "q", "new")
+    assert page.read_text() == "before\n<!-- q -->\nnew\n<!-- /q -->\nafter\n"
+    quality.write_between(page, "other", "added")
+    assert page.read_text().endswith("<!-- other -->\nadded\n<!-- /other -->\n")
+
+
+@pytest.mark.parametrize("value", [0, 255])
+def test_there_is_no_face_in_a_blank_picture(value: int) -> None:
+    pytest.importorskip("cv2")
+    blank = torch.full((2, 3, 64, 64), value, dtype=torch.uint8)
+    assert quality.faces_and_eyes(blank) == {"face": 0.0, "eyes": 0.0}
