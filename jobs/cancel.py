@@ -3,7 +3,7 @@
 import click
 
 from facegan.errors import UsageError
-from jobs.slurm import calls, records
+from jobs.slurm import calls, queue, records
 
 
 @click.command()
@@ -20,10 +20,10 @@ def command(jobs: tuple[str, ...], everything: bool) -> None:
     """
     if bool(jobs) == everything:
         raise UsageError("say which: job ids or run folders, or --all")
-    queue = calls.queue()
-    wanted = [record for job in jobs for record in records.find(job, queue)]
-    chosen = records.load_all(queue) if everything else wanted
-    live = list(dict.fromkeys(r.job for r in chosen if r.job in queue and queue[r.job].state in calls.LIVE))
+    queued = queue.read()
+    wanted = [record for job in jobs for record in records.find(job, queued)]
+    chosen = records.load_all(queued) if everything else wanted
+    live = list(dict.fromkeys(r.job for r in chosen if r.job in queued and queued[r.job].is_live))
     if not live:
         click.echo("Nothing to cancel: none of them is waiting or running.")
         return

@@ -16,6 +16,7 @@ import click
 from jobs import table
 from shards.errors import ShardError
 
+SLURM_SECONDS = 8.0  # that Slurm may take to answer here
 LOW_DISK_GB, FULL_DISK_GB = 20.0, 2.0
 ALL_REDUCE_MB = 64
 
@@ -203,16 +204,14 @@ def check_slurm() -> Check:
     """Whether jobs can be submitted from here."""
     if shutil.which("sbatch") is None:
         return Check("Slurm", "note", "no sbatch here", "train here, or log in to your cluster's login node")
-    answer = subprocess.run(["sinfo", "--noheader", "--format=%P"], capture_output=True, text=True, timeout=30)
-    if answer.returncode:
-        said = (answer.stderr.strip().splitlines() or ["no answer"])[0]
-        return Check(
-            "Slurm",
-            "note",
-            said if said.startswith("sinfo") else f"sinfo: {said}",
-            "ask your administrators, or set SLURM_CONF",
-        )
-    return Check("Slurm", "ok", f"partitions: {' '.join(answer.stdout.split())}")
+    from jobs.slurm import calls, preemption
+
+    try:
+        names = dict.fromkeys(row["partition"] for row in calls.partitions(SLURM_SECONDS))
+        site = preemption.describe(SLURM_SECONDS)
+    except calls.SlurmError as error:
+        return Check("Slurm", "note", " ".join(str(error).split()), "ask your administrators, or set SLURM_CONF")
+    return Check("Slurm", "ok", f"partitions: {' '.join(names)}", site)
 
 
 def check_all_reduce() -> Check:

@@ -1,15 +1,34 @@
 """`facegan logs`: print or follow a job's log, or that of one rank."""
 
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import click
 
 from facegan.errors import FaceganError
-from jobs.slurm import calls, records
+from jobs.slurm import calls, queue, records
 from jobs.slurm.records import Record
 
 BLOCK = 1 << 16
+ASK_SECONDS = 15.0  # between two looks at the queue, which many users share
+
+
+class Follower:
+    """Whether a job lives, asked seldom; as long as Slurm does not answer, it does."""
+
+    def __init__(self, record: Record) -> None:
+        self.record, self.asked = record, time.monotonic()
+        self.is_live = True
+
+    def wait(self) -> None:
+        time.sleep(1)
+        if time.monotonic() - self.asked < ASK_SECONDS:
+            return
+        self.asked = time.monotonic()
+        with suppress(calls.SlurmError):
+            state = queue.read().get(self.record.job)
+            self.is_live = state is not None and state.is_live
 
 
 @click.command()
@@ -26,15 +45,18 @@ def command(job: str, follow: bool, rank: int | None, lines: int) -> None:
       facegan logs -f runs/dcgan-128
       facegan logs -r 3 1234
     """
-    record = records.find(job, calls.queue() if follow else None)[-1]
+    queued = queue.read() if follow else {}
+    record = records.find(job, queued)[-1]
     path = log_of(record, rank)
-    if follow:
-        wait_for_log(record, path)
+    follower = Follower(record)
+    follower.is_live = queued.get(record.job, queue.UNKNOWN).is_live
+    while follower.is_live and not path.is_file():
+        follower.wait()
     if not path.is_file():
         raise FaceganError(f"{path} does not exist yet; the job has not started: facegan status {record.job}")
     position = print_from(path, start_of_last_lines(path, lines))
-    while follow and is_live(record):
-        time.sleep(1)
+    while follower.is_live:
+        follower.wait()
         position = print_from(path, position)
     if follow:
         print_from(path, position)
@@ -49,17 +71,6 @@ def log_of(record: Record, rank: int | None) -> Path:
             f"job {record.job} ({record.name}) has no run folder, so no logs by rank; leave --rank out"
         )
     return Path(record.run_dir) / "logs" / f"rank-{rank}.log"
-
-
-def wait_for_log(record: Record, path: Path) -> None:
-    """Return when the log is there or the job is not going to write one."""
-    while not path.is_file() and is_live(record):
-        time.sleep(1)
-
-
-def is_live(record: Record) -> bool:
-    state = calls.queue().get(record.job)
-    return state is not None and state.state in calls.LIVE
 
 
 def start_of_last_lines(path: Path, lines: int) -> int:

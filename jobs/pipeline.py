@@ -11,8 +11,9 @@ from facegan import recipes
 from facegan.errors import UsageError
 from facegan.files import read_object, write_json
 from facegan.run.outcome import FILE, is_finished
-from jobs.slurm import calls, checks
-from jobs.slurm.calls import Call
+from jobs.slurm import checks, queue
+from jobs.slurm.queue import State
+from jobs.slurm.request import Call
 from jobs.slurm.submission import batch_file, hand_in, make_call, split
 
 
@@ -99,7 +100,7 @@ def pictures(source: str, data: str, recipe: str, sizes: str, slices: int) -> li
     indexes = [Path(data) / size / "index.json" for size in wanted]
     array = (f"--array=0-{slices - 1}",)
     return [
-        Stage("preprocess", "preprocess", (source, data, *flags), lambda: _exist(indexes), array),
+        Stage("preprocess", "preprocess", (source, data, *flags, "--no-index"), lambda: _exist(indexes), array),
         Stage("index", "facegan", ("shards", "index", data), lambda: _exist(indexes)),
     ]
 
@@ -119,7 +120,7 @@ def submit_chain(stages: list[Stage], run: Path, dry_run: bool) -> None:
     """Hand in what is neither done nor in the queue; a stage handed in again takes all behind it along."""
     chain = run / "pipeline.json"
     recorded = read_object(chain)
-    before, todo = _skip(stages, recorded, {} if dry_run else calls.queue())
+    before, todo = _skip(stages, recorded, {} if dry_run else queue.read())
     if dry_run:
         for stage in todo:
             click.echo(make_stage_call(stage, before).shown())
@@ -137,14 +138,14 @@ def submit_chain(stages: list[Stage], run: Path, dry_run: bool) -> None:
 
 
 def _skip(
-    stages: list[Stage], recorded: dict[str, dict[str, Any]], queue: dict[str, calls.State]
+    stages: list[Stage], recorded: dict[str, dict[str, Any]], queued: dict[str, State]
 ) -> tuple[str, list[Stage]]:
     """(The last job that is in the queue or "", the stages from the first that is neither there nor done.)"""
     before = ""
     for i, stage in enumerate(stages):
         known = recorded.get(stage.name, {"arguments": list(stage.arguments)})
         same = known["arguments"] == list(stage.arguments)
-        if same and _is_live(queue, known.get("job", "")):
+        if same and _is_live(queued, known.get("job", "")):
             before = known["job"]
             click.echo(f"{stage.name:10} job {before} is in the queue")
         elif same and not before and stage.is_done():
@@ -158,20 +159,14 @@ def check(stages: list[Stage]) -> None:
     """Everything that can be known before the first of them is handed in."""
     for stage in stages:
         call = make_stage_call(stage, "")
-        checks.check_log_folder(call)
-        if stage.name == "preprocess":
-            checks.check_preprocess(call)
-        if stage.name == "train":
-            checks.check_training(stage.batch_file, call)
-        checks.check_request(call)
-        calls.test_only(call)
+        checks.check(stage.batch_file, call, makes_data=True)
 
 
 def make_stage_call(stage: Stage, before: str) -> Call:
     """The sbatch call of a stage that waits for the job `before`, if any."""
     waits = [f"--dependency=afterok:{before}", "--kill-on-invalid-dep=yes"] if before else []
     options = (f"--job-name={stage.name}", *waits, *stage.options)
-    return make_call(batch_file(stage.batch_file), options, stage.arguments, FACEGAN_INDEX="0")
+    return make_call(batch_file(stage.batch_file), options, stage.arguments, stage.name)
 
 
 def _exist(paths: list[Path]) -> bool:
@@ -184,7 +179,5 @@ def _newer(path: Path, run: Path) -> bool:
     return path.exists() and ended.exists() and path.stat().st_mtime >= ended.stat().st_mtime
 
 
-def _is_live(queue: dict[str, calls.State], job: str) -> bool:
-    return any(
-        state.state in calls.LIVE for known, state in queue.items() if job and known.partition("_")[0] == job
-    )
+def _is_live(queued: dict[str, State], job: str) -> bool:
+    return any(state.is_live for known, state in queued.items() if job and known.partition("_")[0] == job)

@@ -6,21 +6,21 @@ from pathlib import Path
 import click
 
 from jobs.pipeline import pipeline
-from jobs.slurm import calls, checks
+from jobs.slurm import checks, request
 from jobs.slurm.records import Record
-from jobs.slurm.submission import hand_in, make_call, split
+from jobs.slurm.submission import STAGES, hand_in, make_call, split
 
 
 class Submit(click.Group):
     """Every batch file of slurm/ is a command; so is the pipeline of them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return ["pipeline", *calls.batch_files()]
+        return ["pipeline", *request.batch_files()]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name == "pipeline":
             return pipeline
-        file = calls.batch_files().get(cmd_name)
+        file = request.batch_files().get(cmd_name)
         return SubmitJob(cmd_name, file) if file else None
 
 
@@ -36,7 +36,7 @@ class SubmitJob(click.Command):
                 click.Option(["--dry-run"], is_flag=True, help="Check, print the exact call, submit nothing."),
             ],
             help=_help(name, batch_file),
-            short_help=calls.summary(batch_file),
+            short_help=request.summary(batch_file),
             options_metavar="[--dry-run]",
             epilog="What follows -- goes to the job.",
         )
@@ -66,9 +66,9 @@ def command() -> None:
 
 def submit(name: str, batch_file: Path, options: tuple[str, ...], dry_run: bool) -> None:
     arguments: tuple[str, ...] = click.get_current_context().meta["jobs.slurm.arguments"]
-    call = make_call(batch_file, options, arguments)
-    for warning in checks.check(name, call):
-        click.echo(f"Warning: {warning}", err=True)
+    call = make_call(batch_file, options, arguments, STAGES.get(name, name))
+    for said in checks.check(name, call):
+        click.echo(f"Note: {said}", err=True)
     if dry_run:
         click.echo(call.shown())
         return
@@ -85,4 +85,4 @@ def _help(name: str, file: Path) -> str:
     found = re.findall(rf"^# +(.*)sbatch(.*) slurm/{file.name}(.*)$", file.read_text(), flags=re.MULTILINE)
     examples = [f"{before}facegan submit {name}{options}{rest and ' --' + rest}" for before, options, rest in found]
     shown = "\n  ".join([*examples, f"facegan submit {name} --dry-run"])
-    return f"{calls.summary(file)}\n\nThe file itself: {file}\n\n\b\nExamples:\n  {shown}"
+    return f"{request.summary(file)}\n\nThe file itself: {file}\n\n\b\nExamples:\n  {shown}"

@@ -7,21 +7,15 @@
 #SBATCH --comment=facegan
 #SBATCH --output=%x-%j.out
 #SBATCH --nodes=1
-#SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node=1
-#SBATCH --cpus-per-task=2
-#SBATCH --mem=8G
+#SBATCH --cpus-per-gpu=2
+#SBATCH --mem-per-cpu=4G
 #SBATCH --time=00:02:00
 set -euo pipefail
+trap 'signal=USR1' USR1 && trap 'signal=TERM' TERM # before all else: what Slurm sends in the first seconds is kept
+slurm=$SLURM_SUBMIT_DIR/slurm # the submit directory's own files or, without them there, those of the package
+# shellcheck source=launch.sh disable=SC1090
+{ [ -f "$slurm/launch.sh" ] || slurm=$(set +u; . "${FACEGAN_SITE:-$slurm/site.sh}" &>/dev/null
+  "${FACEGAN_PYTHON:-python}" -c 'import slurm; print(*slurm.__path__)'); } && . "$slurm/launch.sh"
 
-# The cluster's settings and the shared functions: of the submit directory or, without slurm/ there, of the package.
-site=${FACEGAN_SITE:-$SLURM_SUBMIT_DIR/slurm/site.sh}
-# shellcheck source=/dev/null
-if [ -f "$site" ]; then . "$site"; fi
-here=$SLURM_SUBMIT_DIR/slurm
-[ -f "$here/launch.sh" ] || here=$("${FACEGAN_PYTHON:-python}" -c 'import slurm; print(*slurm.__path__)')
-# shellcheck source=launch.sh
-. "$here/launch.sh"
-
-"${python[@]}" -m jobs.slurm.job begin -- doctor
-launch jobs.slurm.rank doctor --all-reduce "$@"
+ranks doctor --all-reduce "$@"

@@ -9,19 +9,15 @@
 #SBATCH --output=%x-%j.out
 #SBATCH --open-mode=append
 #SBATCH --cpus-per-task=2
-#SBATCH --mem=8G
+#SBATCH --mem-per-cpu=4G
 #SBATCH --time=01:00:00
 #SBATCH --requeue
 set -euo pipefail
-
-# The cluster's settings and the shared functions: of the submit directory or, without slurm/ there, of the package.
-site=${FACEGAN_SITE:-$SLURM_SUBMIT_DIR/slurm/site.sh}
-# shellcheck source=/dev/null
-if [ -f "$site" ]; then . "$site"; fi
-here=$SLURM_SUBMIT_DIR/slurm
-[ -f "$here/launch.sh" ] || here=$("${FACEGAN_PYTHON:-python}" -c 'import slurm; print(*slurm.__path__)')
-# shellcheck source=launch.sh
-. "$here/launch.sh"
+trap 'signal=USR1' USR1 && trap 'signal=TERM' TERM # before all else: what Slurm sends in the first seconds is kept
+slurm=$SLURM_SUBMIT_DIR/slurm # the submit directory's own files or, without them there, those of the package
+# shellcheck source=launch.sh disable=SC1090
+{ [ -f "$slurm/launch.sh" ] || slurm=$(set +u; . "${FACEGAN_SITE:-$slurm/site.sh}" &>/dev/null
+  "${FACEGAN_PYTHON:-python}" -c 'import slurm; print(*slurm.__path__)'); } && . "$slurm/launch.sh"
 
 [ $# -gt 0 ] || die "usage: sbatch slurm/facegan.sh COMMAND [ARGUMENT ...]"
 run "$@"

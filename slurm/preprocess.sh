@@ -11,26 +11,24 @@
 #SBATCH --open-mode=append
 #SBATCH --array=0-7
 #SBATCH --cpus-per-task=4
-#SBATCH --mem=8G
+#SBATCH --mem-per-cpu=2G
 #SBATCH --time=02:00:00
 #SBATCH --requeue
 set -euo pipefail
-
-# The cluster's settings and the shared functions: of the submit directory or, without slurm/ there, of the package.
-site=${FACEGAN_SITE:-$SLURM_SUBMIT_DIR/slurm/site.sh}
-# shellcheck source=/dev/null
-if [ -f "$site" ]; then . "$site"; fi
-here=$SLURM_SUBMIT_DIR/slurm
-[ -f "$here/launch.sh" ] || here=$("${FACEGAN_PYTHON:-python}" -c 'import slurm; print(*slurm.__path__)')
-# shellcheck source=launch.sh
-. "$here/launch.sh"
+trap 'signal=USR1' USR1 && trap 'signal=TERM' TERM # before all else: what Slurm sends in the first seconds is kept
+slurm=$SLURM_SUBMIT_DIR/slurm # the submit directory's own files or, without them there, those of the package
+# shellcheck source=launch.sh disable=SC1090
+{ [ -f "$slurm/launch.sh" ] || slurm=$(set +u; . "${FACEGAN_SITE:-$slurm/site.sh}" &>/dev/null
+  "${FACEGAN_PYTHON:-python}" -c 'import slurm; print(*slurm.__path__)'); } && . "$slurm/launch.sh"
 
 if [ $# -lt 2 ] || [ "${1#-}${2#-}" != "$1$2" ]; then die "usage: sbatch slurm/preprocess.sh SRC OUT [--size 64 ...]"; fi
 slices=$SLURM_ARRAY_TASK_COUNT
 [ "$SLURM_ARRAY_TASK_MIN-$SLURM_ARRAY_TASK_MAX" = "0-$((slices - 1))" ] || die "the array has to be 0-N without gaps"
 
-# The first element hands in the index job, once. FACEGAN_INDEX=0: somebody else does (facegan submit pipeline).
-if [ "$SLURM_ARRAY_TASK_ID${SLURM_RESTART_COUNT:-}" = 0 ] && [ "${FACEGAN_INDEX:-1}" = 1 ]; then
+# The first element hands in the index job, once. --no-index as the last word: somebody else does (the pipeline).
+if [ "${!#}" = --no-index ]; then
+  set -- "${@:1:$#-1}"
+elif [ "$SLURM_ARRAY_TASK_ID${SLURM_RESTART_COUNT:-}" = 0 ]; then
   "${python[@]}" -m jobs submit facegan --job-name=index --partition="$SLURM_JOB_PARTITION" \
     ${SLURM_JOB_ACCOUNT:+--account="$SLURM_JOB_ACCOUNT"} \
     --dependency="afterok:$SLURM_ARRAY_JOB_ID" --kill-on-invalid-dep=yes -- shards index "$2" ||

@@ -8,23 +8,18 @@
 #SBATCH --open-mode=append
 #SBATCH --array=0
 #SBATCH --nodes=1
-#SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node=1
-#SBATCH --cpus-per-task=8
-#SBATCH --mem=32G
+#SBATCH --cpus-per-gpu=8
+#SBATCH --mem-per-cpu=4G
 #SBATCH --time=08:00:00
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@120
 set -euo pipefail
-
-# The cluster's settings and the shared functions: of the submit directory or, without slurm/ there, of the package.
-site=${FACEGAN_SITE:-$SLURM_SUBMIT_DIR/slurm/site.sh}
-# shellcheck source=/dev/null
-if [ -f "$site" ]; then . "$site"; fi
-here=$SLURM_SUBMIT_DIR/slurm
-[ -f "$here/launch.sh" ] || here=$("${FACEGAN_PYTHON:-python}" -c 'import slurm; print(*slurm.__path__)')
-# shellcheck source=launch.sh
-. "$here/launch.sh"
+trap 'signal=USR1' USR1 && trap 'signal=TERM' TERM # before all else: what Slurm sends in the first seconds is kept
+slurm=$SLURM_SUBMIT_DIR/slurm # the submit directory's own files or, without them there, those of the package
+# shellcheck source=launch.sh disable=SC1090
+{ [ -f "$slurm/launch.sh" ] || slurm=$(set +u; . "${FACEGAN_SITE:-$slurm/site.sh}" &>/dev/null
+  "${FACEGAN_PYTHON:-python}" -c 'import slurm; print(*slurm.__path__)'); } && . "$slurm/launch.sh"
 
 # The element's own `train` arguments, one a line of NUL: names and values are data.
 mapfile -d '' -t arguments < <("${python[@]}" -m jobs sweep "$@" --element "$SLURM_ARRAY_TASK_ID")

@@ -7,6 +7,7 @@ from facegan.errors import UsageError
 from facegan.recipes.base import Recipe, Size
 
 ANY_SIZE: tuple[Size, ...] = ()
+FEWEST_FOR_BATCH_NORM = 8  # images
 LOSSES = ("bce", "minimax", "wasserstein", "lsgan", "hinge", "relativistic")
 POLICIES = ("color", "translation", "cutout")  # of DiffAugment
 
@@ -68,6 +69,29 @@ def check(recipe: Recipe) -> list[str]:
     for wrong in _impossible(recipe):
         raise UsageError(wrong)
     return list(_doubtful(recipe))
+
+
+def check_batch_per_rank(recipe: Recipe, ranks: int, *, sync_bn: bool) -> str:
+    """How many images a rank gets of each batch, in words.
+
+    Raises UsageError where the batch does not divide, or leaves BatchNorm statistics of too few images: their error
+    grows fast below 8 (Wu and He 2018, Group Normalization, arXiv:1803.08494, figure 1).
+    """
+    batch = recipe.batch_size
+    if batch % ranks:
+        raise UsageError(
+            f"a batch of {batch} does not divide over {ranks} ranks: --batch-size {-(-batch // ranks) * ranks}, "
+            "or other --nodes or --gpus-per-node"
+        )
+    told = f"a batch of {batch} over {ranks} rank{'s' * (ranks > 1)}: {batch // ranks} images a rank"
+    has_batch_norm = "batch" in FAMILIES[recipe.network].norms
+    if has_batch_norm and ranks > 1 and not sync_bn and batch // ranks < FEWEST_FOR_BATCH_NORM:
+        raise UsageError(
+            f"{told}, and each rank's BatchNorm sees no others; it needs {FEWEST_FOR_BATCH_NORM}. Give --sync-bn, "
+            f"or ask for {max(batch // FEWEST_FOR_BATCH_NORM, 1)} ranks or fewer, or --batch-size "
+            f"{FEWEST_FOR_BATCH_NORM * ranks} with learning rates for it (--lr)"
+        )
+    return told
 
 
 def check_network(recipe: Recipe) -> None:

@@ -1,37 +1,59 @@
 """What is checked before a job is handed to Slurm: an error now instead of one after hours in the queue."""
 
+import dataclasses
 import os
 import re
 import shutil
 import zipfile
-from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from facegan.errors import UsageError
-from jobs.slurm import calls
-from jobs.slurm.calls import Call
+from jobs.slurm import calls, preemption, request
+from jobs.slurm.request import Call
 
 TRAINING = {"train_64": "dcgan-64", "train_128": "dcgan-128"}
 FREE_FOR_RUN = 2 << 30  # two checkpoints of the largest recipe, snapshots and grids
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm")
+IN_ARGUMENTS = ("FACEGAN_RECIPE", "FACEGAN_DATA", "FACEGAN_RUN_DIR", "FACEGAN_PYTHON")  # what `complete` hands on
 
 
-def check(name: str, call: Call) -> list[str]:
-    """Everything that can be known before submission; raises UsageError or SlurmError, returns warnings."""
+def check(name: str, call: Call, *, makes_data: bool = False) -> list[str]:
+    """Everything that can be known before submission; raises UsageError or SlurmError, returns what to say.
+
+    With `makes_data` the set of a training need not be there yet.
+    """
     check_log_folder(call)
+    check_environment(call)
+    said = []
     if name in TRAINING:
-        check_data(name, call)
-        check_training(name, call)
+        if not makes_data:
+            check_data(name, call)
+        said.append(check_training(name, call))
     if name == "preprocess":
         check_preprocess(call)
     check_request(call)
-    calls.test_only(call)
-    hidden = calls.secrets()
-    return (
-        [f"{', '.join(hidden)} stays here: Slurm keeps a job's environment in files (docs/cluster.md)"]
-        if hidden
-        else []
-    )
+    with suppress(calls.SlurmError):  # who may not ask is not told
+        said.append(preemption.of_partition(call.value("partition").split(",")[0]))
+    if hidden := calls.secrets():
+        said.append(f"{', '.join(hidden)} stays here: Slurm keeps a job's environment in files (docs/cluster.md)")
+    return [line for line in said if line]
+
+
+def complete(name: str, call: Call) -> tuple[str, ...]:
+    """The arguments with what the environment asks for written out: sites let jobs start without it."""
+    words = call.arguments
+    if name == "evaluate" and (not words or words[0].startswith("-")):
+        return (call.variable("FACEGAN_RUN_DIR") or "runs/dcgan-128", *words)
+    if name not in TRAINING:
+        return words
+    recipe = recipe_name(name, call)
+    rest = words[1:] if words[:1] == (recipe,) else words
+    usual = {"--data": "data/shards", "--run-dir": f"runs/{recipe}"}
+    told = [
+        w for flag, value in usual.items() if not _given(call, flag) for w in (flag, setting(call, flag, value))
+    ]
+    return (recipe, *told, *rest)
 
 
 def check_log_folder(call: Call) -> None:
@@ -43,21 +65,49 @@ def check_log_folder(call: Call) -> None:
         )
 
 
+def check_environment(call: Call) -> None:
+    """Nothing that was asked for by a variable gets lost where jobs inherit none."""
+    lost = [name for name in os.environ if name.startswith("FACEGAN_") and name not in IN_ARGUMENTS]
+    if call.is_bare and lost:
+        raise UsageError(
+            f"{', '.join(sorted(lost))} would be lost: jobs get no environment here (--export=NONE). "
+            "Write it into the second part of slurm/site.sh, or give it as an option behind --"
+        )
+
+
 def check_request(call: Call) -> None:
-    """The request against what sinfo says the partition has."""
-    partitions = calls.partitions()
+    """Whether the request could ever run: `sbatch --test-only` says it, sinfo explains a refusal."""
+    try:
+        calls.test_only(call)
+    except calls.SlurmError as error:
+        raise UsageError(f"{error}{explain(call)}") from error
+
+
+def explain(call: Call) -> str:
+    """What sinfo has beside what is asked for; '' where that tells nothing."""
+    unusual = [request.OPTIONS[name].long for name in ("gpus", "gpus_per_task") if call.value(name)]
+    hint = (
+        f"\n{unusual[0]}: the files of slurm/ ask by node; --nodes=N --gpus-per-node=M is the same"
+        if unusual
+        else ""
+    )
+    if call.value("mem"):
+        hint += "\n--mem: the files of slurm/ ask for memory by core; --mem-per-cpu=4G in its place"
+    partitions: list[dict[str, str]] = []
+    with suppress(calls.SlurmError):
+        partitions = calls.partitions()
     wanted = call.value("partition")
-    named = [row for row in partitions if row["partition"].rstrip("*") in wanted.split(",")]
-    rows = named if wanted else [row for row in partitions if row["partition"].endswith("*")]
-    if wanted and not rows:
+    rows = [row for row in partitions if row["partition"].rstrip("*") in wanted.split(",")]
+    if wanted and partitions and not rows:
         names = ", ".join(sorted({row["partition"] for row in partitions}))
-        raise UsageError(f"partition {wanted!r} does not exist; sinfo has: {names}")
-    nodes = _number(call.value("nodes")) or 1
-    gpus = gpus_per_node(call)
+        return f"{hint}\npartition {wanted!r} does not exist; sinfo has: {names}"
+    rows = rows or [row for row in partitions if row["partition"].endswith("*")] or partitions
+    nodes, gpus = max(_number(call.value("nodes")), 1), gpus_per_node(call)
     fitting = [row for row in rows if gpus <= _gpus(row["gres"])]
-    if nodes > max((_total(fitting, row["partition"]) for row in fitting), default=0):
+    if rows and nodes > max((_total(fitting, row["partition"]) for row in fitting), default=0):
         table = "\n".join(f"  {r['partition']}: {r['nodes']} nodes, {r['cpus']} CPUs, {r['gres']}" for r in rows)
-        raise UsageError(f"{nodes} nodes with {gpus} GPUs each are asked for, but sinfo has:\n{table}")
+        return f"{hint}\n{nodes} nodes with {gpus} GPUs each are asked for, but sinfo has:\n{table}"
+    return hint
 
 
 def check_data(name: str, call: Call) -> None:
@@ -66,24 +116,20 @@ def check_data(name: str, call: Call) -> None:
     if "://" not in data and not [*Path(data).glob("index.json"), *Path(data).glob("*/index.json")]:
         raise UsageError(
             f"no set of shards in {data}; make it first: facegan submit preprocess -- img_align_celeba.zip {data}"
-            f" --recipe {recipe_name(name, call.arguments)}"
+            f" --recipe {recipe_name(name, call)}"
         )
 
 
-def check_training(name: str, call: Call) -> None:
-    """The recipe exists, the batch divides over the ranks, the run folder's disk has room."""
+def check_training(name: str, call: Call) -> str:
+    """The recipe exists, its batch fits the ranks, the run folder's disk has room. Returns a rank's batch."""
     from facegan import recipes
+    from facegan.recipes.checks import check_batch_per_rank
 
-    recipe = recipes.load(recipe_name(name, call.arguments))
+    recipe = recipes.load(recipe_name(name, call))
     batch = int(setting(call, "--batch-size", str(recipe.batch_size)))
-    a_node = _number(os.environ.get("FACEGAN_RANKS_PER_NODE", "")) or max(gpus_per_node(call), 1)
-    ranks = (_number(call.value("nodes")) or 1) * a_node
-    if batch % ranks:
-        raise UsageError(
-            f"a batch of {batch} does not divide over {ranks} ranks; give --batch-size {-(-batch // ranks) * ranks}"
-            " behind --, or other --nodes or --gpus-per-node"
-        )
     check_space(Path(run_dir(name, call)), FREE_FOR_RUN)
+    asked = dataclasses.replace(recipe, batch_size=batch)
+    return check_batch_per_rank(asked, ranks_of(call), sync_bn="--sync-bn" in call.arguments)
 
 
 def check_preprocess(call: Call) -> None:
@@ -112,33 +158,38 @@ def check_space(folder: Path, needed: int) -> None:
         )
 
 
-def recipe_name(name: str, arguments: Sequence[str]) -> str:
+def recipe_name(name: str, call: Call) -> str:
     """The recipe a training file will take: its first argument, else FACEGAN_RECIPE, else its own."""
-    if arguments and not arguments[0].startswith("-"):
-        return arguments[0]
-    return os.environ.get("FACEGAN_RECIPE") or TRAINING[name]
+    if call.arguments and not call.arguments[0].startswith("-"):
+        return call.arguments[0]
+    return call.variable("FACEGAN_RECIPE") or TRAINING[name]
 
 
 def run_dir(name: str, call: Call) -> str:
     """The run folder of a job, as its file will name it; '' where it has none."""
     if name in TRAINING:
-        return setting(call, "--run-dir", f"runs/{recipe_name(name, call.arguments)}")
-    if name == "evaluate":
-        given = call.arguments[0] if call.arguments and not call.arguments[0].startswith("-") else ""
-        return given or os.environ.get("FACEGAN_RUN_DIR") or f"runs/{os.environ.get('FACEGAN_RECIPE', 'dcgan-128')}"
-    return ""
+        return setting(call, "--run-dir", f"runs/{recipe_name(name, call)}")
+    return complete(name, call)[0] if name == "evaluate" else ""
 
 
 def setting(call: Call, flag: str, default: str) -> str:
     """A job's option as its file and the command will take it: argument, environment, default."""
-    variable = "FACEGAN_" + flag.lstrip("-").replace("-", "_").upper()
-    given = calls.last(call.arguments, calls.Option(flag))
-    return given or os.environ.get(variable) or default
+    return _given(call, flag) or call.variable("FACEGAN_" + flag.lstrip("-").replace("-", "_").upper()) or default
+
+
+def ranks_of(call: Call) -> int:
+    """How many ranks the job will have."""
+    a_node = _number(call.variable("FACEGAN_RANKS_PER_NODE")) or max(gpus_per_node(call), 1)
+    return max(_number(call.value("nodes")), 1) * a_node
 
 
 def gpus_per_node(call: Call) -> int:
-    """GPUs asked for on each node, by --gpus-per-node or --gres."""
-    return _number(call.value("gpus_per_node").rpartition(":")[2]) or _gpus(call.value("gres"))
+    """GPUs asked for on each node, by --gres or --gpus-per-node: Slurm takes the larger."""
+    return max(_gpus(call.value("gres")), _number(call.value("gpus_per_node").rpartition(":")[2]))
+
+
+def _given(call: Call, flag: str) -> str:
+    return request.last(call.arguments, request.Option(flag)) or ""
 
 
 def _gpus(gres: str) -> int:

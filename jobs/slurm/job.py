@@ -1,252 +1,196 @@
 """What a batch file does around its command: record what runs, and read from the outcome what comes next.
 
-python -m jobs.slurm.job begin [RUN_DIR] -- ARGUMENTS
-python -m jobs.slurm.job end RUN_DIR --code CODE --signal SIGNAL      prints finished, requeue, stopped or failed
+Called by slurm/launch.sh as `python -m jobs.slurm.job STEP ...`; Slurm itself is called there, outside containers.
 """
 
 import argparse
-import hashlib
-import io
-import os
-import platform
-import re
-import signal
+import shlex
 import sys
-import tarfile
 from dataclasses import replace
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from facegan.errors import FaceganError
-from facegan.files import append_json_line, json_lines, read_object, whole_file, write_json
+import click
+
+from facegan.errors import FaceganError, UsageError
+from facegan.files import append_json_line, json_lines, read_object, write_json
 from facegan.owner import Owner
-from facegan.run import checkout
 from facegan.run.outcome import FILE, identity, read_outcome
-from jobs.slurm.calls import SECRET
-from jobs.slurm.records import Record, load, save
+from jobs.slurm import deaths, provenance, succession
+from jobs.slurm.deaths import CONSEQUENCE
+from jobs.slurm.records import Record, job_id, load, now, own_log, restarts, save
 
-RECORDED = ("SLURM_", "FACEGAN_", "CUDA_", "NCCL_", "GLOO_", "OMP_", "TORCH_", "PYTORCH_", "MASTER_", "WANDB_")
-VERSIONS = ("torch", "accelerate", "numpy", "webdataset", "wandb", "safetensors")
-ROOT_CAUSE = re.compile(r"Root Cause.*?rank\s*:\s*(\d+).*?exitcode\s*:\s*(-?\d+)", re.DOTALL)
-CONSEQUENCE = re.compile(r"by peer|[Cc]onnection (refused|closed)|NCCL|Broken pipe|SIGTERM|[Tt]imed out")
+SLURM_ASKED = ("limit", "preempted", "unknown")  # reasons to stop after which a run goes on by itself
 
 
-def begin(run_dir: Path | None, arguments: list[str]) -> None:
+def begin(run_dir: Path | None, given: list[str], arguments: list[str], ranks: int = 0) -> None:
     """Note the job in the submit directory and, in the run folder, exactly what it runs.
 
-    Raises FaceganError, and writes nothing, where the run folder belongs to another live job.
+    `given` is what the batch file was called with, `arguments` the command that came of it. Raises UsageError where
+    the recipe's batch does not fit a training's `ranks`, FaceganError where the run folder belongs to a live job;
+    nothing is written then.
     """
     if run_dir is not None:
-        owner_of(run_dir).refuse_beside_live()
+        _owner(run_dir).refuse_beside_live()
+    if ranks:
+        print(batch_of_a_rank(arguments[1:], ranks), file=sys.stderr)
     job, log = job_id(), own_log()
-    submitted = load(job) or load(job.partition("_")[0]) or Record(job, name=arguments[0], submitted=now())
-    folder = str(run_dir or submitted.run_dir)
-    save(replace(submitted, job=job, run_dir=folder, log=log, arguments=tuple(arguments)))
+    known = load(job) or load(job.partition("_")[0]) or Record(job, name=arguments[0], submitted=now())
+    folder = str(run_dir or known.run_dir)
+    known = replace(known, job=job, run_dir=folder, log=log, arguments=tuple(arguments), given=tuple(given))
+    save(known)
     if run_dir is None:
         return
     logs = run_dir / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    start = logs / f"job-{job}-{restarts()}.json"
-    what = {"job": job, "log": log, "sbatch": submitted.options, "arguments": arguments}
-    write_json(start, {**what, **provenance(), "code": snapshot_code(logs)})
-    write_json(attempt_path(run_dir), {"restarts": restarts(), "before": read_outcome(run_dir), **sizes(logs)})
+    what: dict[str, Any] = {"job": job, "log": log, "sbatch": known.options, "arguments": arguments, "time": now()}
+    what |= {"restarts": restarts(), "code": provenance.snapshot_code(logs), **provenance.describe()}
+    write_json(logs / f"job-{deaths.start()}.json", what)
+    sizes = {path.name: path.stat().st_size for path in logs.glob("*.log")}
+    write_json(_attempt_path(run_dir), {"before": read_outcome(run_dir), "sizes": sizes})
 
 
-def end(run_dir: Path, code: int, asked: str) -> str:
+def batch_of_a_rank(arguments: list[str], ranks: int) -> str:
+    """How many images each rank of `facegan train ARGUMENTS` gets; raises UsageError where they are too few."""
+    from facegan.recipes import recipe_classes
+    from facegan.recipes.checks import check_batch_per_rank
+    from jobs import train, values
+
+    recipe_class = recipe_classes().get(arguments[0])
+    if recipe_class is None:
+        raise UsageError(f"recipe {arguments[0]!r} does not exist; expected one of: {', '.join(recipe_classes())}")
+    context = train.RecipeCommand(recipe_class).make_context("train", list(arguments[1:]))
+    recipe, settings = values.build(recipe_class, train.resolve(recipe_class, context))
+    return check_batch_per_rank(recipe, ranks, sync_bn=settings.sync_bn)
+
+
+def end(run_dir: Path, code: int, why: str) -> str:
     """What follows, from outcome.json alone: `finished`, `requeue`, `stopped` or `failed`.
 
-    `asked` is the signal Slurm sent, if any: a run that a person stopped does not come back. An outcome of another
-    job or an earlier attempt does not count unless the run was finished then. Where the ranks left none, or only
-    rank 0's view of another's death, the cause is gathered from the logs into outcome.json.
+    `why` the ranks were asked to stop: `limit`, `preempted`, `cancelled`, `unknown` (Slurm does not answer), or ''
+    by a person: that run does not come back. An outcome of another job or an earlier attempt does not count unless
+    the run was finished then. Where the ranks left none although Slurm ended them, the run goes on from its last
+    checkpoint; otherwise, or where there is only rank 0's view of another's death, the cause is gathered into
+    outcome.json.
     """
-    attempt = read_object(attempt_path(run_dir))
-    left = read_outcome(run_dir)
-    if not is_ours(left) and left.get("state") != "finished":
-        left = {}
-    state = left.get("state", "failed")
-    if state == "failed":
-        reason = left.get("reason", "")
-        why = (
-            cause(run_dir / "logs", attempt.get("sizes", {}), code)
-            if not reason or CONSEQUENCE.search(reason)
-            else ""
-        )
-        fail(run_dir, why or reason, left)
-    if state == "stopped" and asked:
-        return next_attempt(run_dir, int(left.get("nimg", 0)))
-    return str(state)
+    attempt, left = read_object(_attempt_path(run_dir)), read_outcome(run_dir)
+    if not _is_ours(left) and left.get("state") != "finished":
+        left = {"state": "stopped" if why in SLURM_ASKED[:2] else "failed"}
+    if left["state"] == "failed":
+        _explain(run_dir, left, attempt.get("sizes", {}), code)
+    asked = why in SLURM_ASKED[:2] or (why == "unknown" and "SIGTERM" in left.get("reason", ""))
+    if left["state"] == "stopped" and asked:
+        return "requeue" if why == "preempted" else _next_attempt(run_dir, int(left.get("nimg", 0)))
+    return str(left["state"])
 
 
-def next_attempt(run_dir: Path, nimg: int) -> str:
-    """`requeue`, unless this job stood at the same image when it was requeued the last time."""
+def _explain(run_dir: Path, left: dict[str, Any], sizes: dict[str, int], code: int) -> None:
+    """Complete a failure's outcome by the rank that died first."""
+    reason, logs = left.get("reason", ""), run_dir / "logs"
+    if not reason or CONSEQUENCE.search(reason):
+        death = deaths.cause(logs, sizes, code)
+        nobody = f"the ranks ended without an outcome, srun's exit code {code} (see {logs})"
+        reason = death.told(logs) if death else reason or nobody
+        if death:
+            deaths.remember(logs, death)
+    _write(run_dir, left, state="failed", reason=reason)
+
+
+def _next_attempt(run_dir: Path, nimg: int) -> str:
+    """`requeue`, unless this job stood at the same image when its time was up the last time."""
+    record = load(job_id())
+    job = record.first if record else job_id()
     history = run_dir / "logs/requeues.jsonl"
-    earlier = [entry["nimg"] for entry in json_lines(history) if entry["job"] == job_id()]
+    earlier = [entry["nimg"] for entry in json_lines(history) if entry["job"] == job]
     if earlier and nimg <= earlier[-1]:
         reason = (
-            f"no progress between two requeues of job {job_id()}: {nimg} images at both; a longer --time, "
+            f"no progress between two requeues of job {job}: {nimg} images at both; a longer --time, "
             "or an earlier signal (--signal=B:USR1@SECONDS), is needed"
         )
-        fail(run_dir, reason, read_outcome(run_dir))
+        _write(run_dir, read_outcome(run_dir), state="failed", reason=reason)
         return "failed"
-    append_json_line(history, {"job": job_id(), "nimg": nimg, "time": now()})
+    append_json_line(history, {"job": job, "nimg": nimg, "time": now()})
     return "requeue"
 
 
-def fail(run_dir: Path, reason: str, known: dict[str, Any]) -> None:
+def stranded(run_dir: Path | None) -> None:
+    """Say what to type where this job can neither be requeued nor followed by another; kept in the outcome too."""
+    record = load(job_id()) or Record(job_id())
+    again = shlex.join(["sbatch", *record.options, f"slurm/{record.name}.sh", *record.given])
+    told = f"saved, but Slurm neither requeues this job nor takes another from this node; to go on: {again}"
+    if run_dir is None:
+        print(f"error: {told}", file=sys.stderr)
+    else:
+        known = read_outcome(run_dir)
+        _write(run_dir, known, state="stopped", reason=f"{known.get('reason', 'ended by Slurm')}; {told}")
+
+
+def _write(run_dir: Path, known: dict[str, Any], state: str, reason: str) -> None:
     """Leave the verdict in outcome.json; in this job's log alone where another job has had the folder since."""
     print(f"error: {reason}", file=sys.stderr)
     there = read_outcome(run_dir)
     try:
-        owner_of(run_dir).refuse_beside_live()
+        _owner(run_dir).refuse_beside_live()
     except FaceganError as error:
         print(f"error: {error}", file=sys.stderr)
         return
-    if is_ours(there) or there in ({}, read_object(attempt_path(run_dir)).get("before")):
-        write_json(run_dir / FILE, {"nimg": 0, **known, "state": "failed", "reason": reason, **identity()})
+    if _is_ours(there) or there in ({}, read_object(_attempt_path(run_dir)).get("before")):
+        write_json(run_dir / FILE, {"nimg": 0, **known, "state": state, "reason": reason, **identity()})
 
 
-def owner_of(run_dir: Path) -> Owner:
+def _owner(run_dir: Path) -> Owner:
     return Owner(run_dir / "owner.json", "give another --run-dir")
 
 
-def attempt_path(run_dir: Path) -> Path:
+def _attempt_path(run_dir: Path) -> Path:
     return run_dir / "logs" / f"attempt-{job_id()}.json"
 
 
-def is_ours(outcome: dict[str, Any]) -> bool:
+def _is_ours(left: dict[str, Any]) -> bool:
     """Whether this start of this job left the outcome."""
-    return identity().items() <= outcome.items()
-
-
-def cause(logs: Path, sizes_before: dict[str, int], code: int) -> str:
-    """Which rank died first, and its last words.
-
-    Each launcher names one of its own; a single rank has none, so srun's exit code tells. A rank that only lost its
-    connection, or was ended for another's sake, is the cause if nothing else is.
-    """
-    said = {path.name: tail(path, sizes_before.get(path.name, 0)) for path in sorted(logs.glob("*.log"))}
-    found = [d for name, text in said.items() if name.startswith("node-") for d in deaths(text)]
-    told = [(rank, status, last_words(said.get(f"rank-{rank}.log", ""))) for rank, status in found]
-    told.sort(key=lambda death: (bool(CONSEQUENCE.search(death[2])), death[1] == -signal.SIGTERM, death[1] > 0))
-    if not told and (logs / "rank-1.log").exists():
-        return f"the ranks ended without an outcome, srun's exit code {code} (see {logs})"
-    alone = (0, code if code <= 128 else 128 - code, last_words(said.get("rank-0.log", "")))
-    rank, status, words = told[0] if told else alone
-    spoken = f": {words}" if words and status > 0 else ""
-    return f"rank {rank} {died(status)}{spoken} (see {logs}/rank-{rank}.log)"
-
-
-def deaths(text: str) -> list[tuple[int, int]]:
-    """(rank, exit code or minus the signal) of the first failure a launcher saw, as torchrun tells it."""
-    return [(int(rank), int(status)) for rank, status in ROOT_CAUSE.findall(text)[-1:]]
-
-
-def died(status: int) -> str:
-    return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit code {status}"
-
-
-def last_words(text: str) -> str:
-    """The last line that says something; torch's own prefix and a Python's farewell do not."""
-    lines = [re.sub(r"^\[rank\d+\]:", "", line).strip() for line in text.splitlines()]
-    return next((line[:300] for line in reversed(lines) if line and not line.startswith("terminate called")), "")
-
-
-def tail(path: Path, start: int, most: int = 200_000) -> str:
-    """What this attempt added to a log, at most its last `most` bytes."""
-    with path.open("rb") as file:
-        file.seek(max(start, path.stat().st_size - most))
-        return file.read().decode("utf-8", errors="replace")
-
-
-def sizes(logs: Path) -> dict[str, dict[str, int]]:
-    return {"sizes": {path.name: path.stat().st_size for path in logs.glob("*.log")}}
-
-
-def provenance() -> dict[str, Any]:
-    """Commit, host, versions and settings; nothing whose name says that it is secret."""
-    kept = {k: v for k, v in os.environ.items() if k.startswith(RECORDED) and not SECRET.search(k)}
-    return {
-        "time": now(),
-        "restarts": restarts(),
-        "host": platform.node(),
-        "directory": str(Path.cwd()),
-        "git": checkout.describe(),
-        "python": sys.version.split()[0],
-        "versions": {name: version(name) for name in VERSIONS},
-        "environment": dict(sorted(kept.items())),
-    }
-
-
-def version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return ""
-
-
-def snapshot_code(logs: Path) -> str:
-    """Keep the packages' sources in `logs`, once for each state they are in; returns the archive's name."""
-    root = Path(__file__).resolve().parent.parent.parent
-    files = [
-        path
-        for name in checkout.CODE
-        for path in sorted((root / name).rglob("*"))
-        if path.suffix in (".py", ".sh", ".html")
-    ]
-    contents = [(str(path.relative_to(root)), path.read_bytes()) for path in files if path.name != "site.sh"]
-    digest = hashlib.sha256()
-    for name, content in contents:
-        digest.update(f"{name}\0{len(content)}\0".encode() + content)
-    archive = logs / f"code-{digest.hexdigest()[:12]}.tar.gz"
-    if not archive.exists():
-        with whole_file(archive) as part, tarfile.open(part, "w:gz") as tar:
-            for name, content in contents:
-                member = tarfile.TarInfo(name)
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
-    return archive.name
-
-
-def job_id() -> str:
-    """This job's id, or ARRAY_ELEMENT: the name Slurm and `scontrol requeue` have for exactly this one."""
-    array = os.environ.get("SLURM_ARRAY_JOB_ID")
-    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
-
-
-def restarts() -> int:
-    return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-
-
-def own_log() -> str:
-    """The file this job's output goes to, as Slurm opened it."""
-    target = Path("/proc/self/fd/1").readlink()
-    return str(target) if target.is_absolute() else ""
-
-
-def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return identity().items() <= left.items()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m jobs.slurm.job", description=__doc__)
     steps = parser.add_subparsers(dest="step", required=True)
-    first = steps.add_parser("begin")
-    first.add_argument("--run-dir", type=Path)
-    first.add_argument("arguments", nargs=argparse.REMAINDER)
-    last = steps.add_parser("end")
-    last.add_argument("run_dir", type=Path)
-    last.add_argument("--code", type=int, required=True)
-    last.add_argument("--signal", default="")
+    add = {
+        name: steps.add_parser(name) for name in ("begin", "end", "worn-out", "successor", "succeeded", "stranded")
+    }
+    add["begin"].add_argument("--run-dir", type=Path)
+    add["begin"].add_argument("--ranks", type=int, default=0, help="of a training")
+    add["begin"].add_argument("--given", type=int, default=0, help="how many words the batch file was given")
+    add["begin"].add_argument("arguments", nargs=argparse.REMAINDER)
+    add["end"].add_argument("run_dir", type=Path)
+    add["end"].add_argument("--code", type=int, required=True)
+    add["end"].add_argument("--why", default="")
+    for name in ("worn-out", "stranded"):
+        add[name].add_argument("run_dir", type=Path, nargs="?")
+    add["successor"].add_argument("--file", type=Path, required=True)
+    add["successor"].add_argument("--time", default="")
+    add["succeeded"].add_argument("job")
     given = parser.parse_args()
-    if given.step == "begin":
-        try:
-            begin(given.run_dir, given.arguments[1:])
-        except FaceganError as error:
-            sys.exit(f"error: {error}")
-    else:
-        print(end(given.run_dir, given.code, given.signal))
+    try:
+        _do(given)
+    except (FaceganError, click.ClickException) as error:
+        sys.exit(f"error: {error.message if isinstance(error, click.ClickException) else error}")
+
+
+def _do(given: argparse.Namespace) -> None:
+    match given.step:
+        case "begin":
+            words = given.arguments[1:]
+            begin(given.run_dir, words[: given.given], words[given.given :], given.ranks)
+        case "end":
+            print(end(given.run_dir, given.code, given.why))
+        case "worn-out":
+            print(",".join(deaths.worn_out(given.run_dir / "logs") if given.run_dir else []))
+        case "successor":
+            print("".join(f"{word}\0" for word in succession.successor(given.file, given.time)), end="")
+        case "succeeded":
+            succession.succeeded(given.job)
+        case "stranded":
+            stranded(given.run_dir)
 
 
 if __name__ == "__main__":

@@ -9,18 +9,24 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
+from jobs.slurm import deaths
+
 
 def main() -> None:
     rank, folder = os.environ.get("RANK", "0"), os.environ.get("FACEGAN_LOGS")
     if folder:
         redirect(Path(folder) / f"rank-{rank}.log")
+        # a launcher has given each of its ranks a place; what @record writes there is the cause of a failure
+        os.environ.setdefault("TORCHELASTIC_ERROR_FILE", str(deaths.error_file(Path(folder))))
     node, job = os.environ.get("SLURMD_NODENAME", "this machine"), os.environ.get("SLURM_JOB_ID", "none")
     start = datetime.now().astimezone().isoformat(timespec="seconds")
     # one write: unbuffered ranks that share a log would mix their lines
     sys.stdout.write(f"[{start}] rank {rank} on {node}, job {job}, process {os.getpid()}\n")
+    from torch.distributed.elastic.multiprocessing.errors import record
+
     from jobs.cli import main as facegan
 
-    facegan()
+    record(facegan)()
 
 
 def redirect(log: Path) -> None:

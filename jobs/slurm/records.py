@@ -4,15 +4,17 @@
 """
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from facegan.errors import UsageError
 from facegan.files import write_json
-from jobs.slurm.calls import State
+from jobs.slurm.queue import State
 
 FOLDER = Path(".facegan/jobs")
 
@@ -28,6 +30,19 @@ class Record:
     arguments: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     submitted: str = ""
+    given: tuple[str, ...] = ()  # what the batch file was called with; `arguments` is what came of it
+    successor: str = ""  # the job that goes on in this one's place
+    chain: str = ""  # the first job of a row of successors
+
+    @property
+    def first(self) -> str:
+        """The job that began what this one goes on with; itself in most cases."""
+        return self.chain or self.job
+
+    @property
+    def trains(self) -> bool:
+        """Whether the progress of its run is its own: other jobs look at the same folder."""
+        return self.name == "sweep" or self.name.startswith("train") or self.arguments[:1] == ("train",)
 
     @property
     def array(self) -> str:
@@ -47,7 +62,8 @@ def load(job: str, folder: Path = FOLDER) -> Record | None:
     """The record of a job; None where there is none or it is not one of ours."""
     try:
         values: dict[str, Any] = json.loads((folder / f"{job}.json").read_text(encoding="utf-8"))
-        record = Record(**{**values, "arguments": tuple(values["arguments"]), "options": tuple(values["options"])})
+        lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        record = Record(**{**values, **lists})
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return record if record.job == job else None
@@ -85,3 +101,32 @@ def find(wanted: str, queued: Mapping[str, State] | None = None, folder: Path = 
             f"({folder.absolute()}); its last jobs: {last}"
         )
     return found
+
+
+def job_id() -> str:
+    """This job's id, or ARRAY_ELEMENT: the name Slurm and `scontrol requeue` have for exactly this one."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
+
+
+def restarts() -> int:
+    """How often this job was requeued before."""
+    return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+
+
+def own_log() -> str:
+    """The file this job's output goes to, as Slurm opened it."""
+    target = Path("/proc/self/fd/1").readlink()
+    return str(target) if target.is_absolute() else ""
+
+
+def seconds(time: str) -> float:
+    """A record's time in seconds since 1970; 0 where it has none."""
+    try:
+        return datetime.fromisoformat(time).timestamp()
+    except ValueError:
+        return 0.0
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

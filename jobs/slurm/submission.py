@@ -1,16 +1,19 @@
 """From a batch file and its words to a recorded job."""
 
+import os
 import re
-from datetime import UTC, datetime
+import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from facegan.errors import UsageError
-from jobs.slurm import calls, checks, records
-from jobs.slurm.calls import Call
-from jobs.slurm.records import Record
+from jobs.slurm import calls, checks, records, request
+from jobs.slurm.records import Record, now
+from jobs.slurm.request import Call
 
+STAGES = {"train_64": "train", "train_128": "train", "sweep": "train", "check": "train"}  # batch files of one stage
 UNSAFE_IN_FILE = re.compile(r"[/\x00-\x1f\x7f%\\]")
 
 
@@ -21,12 +24,18 @@ def split(ctx: click.Context, args: list[str]) -> list[str]:
     return args[:cut]
 
 
-def make_call(batch_file: Path, options: tuple[str, ...], arguments: tuple[str, ...], **extra: str) -> Call:
-    """The sbatch call; a job name that is no file name gets a log that is not named after it."""
-    call = Call(batch_file, options, arguments, {**calls.site_settings(), **extra})
+def make_call(batch_file: Path, options: tuple[str, ...], arguments: tuple[str, ...], stage: str) -> Call:
+    """The sbatch call, with the site's options for the stage; a job name that is no file name names no log.
+
+    The stage's options stand first: those given here go before them.
+    """
+    settings = request.site_settings()
+    usual = shlex.split({**os.environ, **settings}.get(f"FACEGAN_SBATCH_{stage.upper()}", ""))
+    call = Call(batch_file, (*usual, *options), arguments, settings)
+    call = replace(call, arguments=checks.complete(batch_file.stem, call))
     if UNSAFE_IN_FILE.search(call.value("name")) and "%x" in call.value("output"):
         output = call.value("output").replace("%x", batch_file.stem)
-        call = Call(batch_file, (*options, f"--output={output}"), arguments, call.environment)
+        call = replace(call, options=(*call.options, f"--output={output}"))
     return call
 
 
@@ -34,8 +43,7 @@ def hand_in(name: str, call: Call, run_dir: str = "") -> Record:
     """Submit and record."""
     job = calls.sbatch(call)
     run_dir = run_dir or checks.run_dir(name, call)
-    submitted = datetime.now(UTC).isoformat(timespec="seconds")
-    record = Record(job, name, run_dir, log_path(call, job), call.arguments, call.options, submitted)
+    record = Record(job, name, run_dir, log_path(call, job), call.arguments, call.options, now(), call.arguments)
     records.save(record)
     return record
 
@@ -50,7 +58,7 @@ def log_path(call: Call, job: str) -> str:
 
 def batch_file(name: str) -> Path:
     """The batch file called `name`; raises UsageError with the list of them."""
-    files = calls.batch_files()
+    files = request.batch_files()
     if name not in files:
         raise UsageError(f"there is no job {name!r}; expected one of: {', '.join(files)}")
     return files[name]
