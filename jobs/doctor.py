@@ -16,7 +16,7 @@ import click
 from jobs import table
 from shards.errors import ShardError
 
-SLURM_SECONDS = 8.0  # that Slurm may take to answer here
+SLURM_SECONDS = 4.0  # that Slurm may take to answer here
 LOW_DISK_GB, FULL_DISK_GB = 20.0, 2.0
 ALL_REDUCE_MB = 64
 

@@ -16,7 +16,7 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("
 OWNERS = {
     "click": ("jobs",),
     "wandb": ("facegan/run/tracking.py",),
-    "accelerate": ("facegan/run/machine.py",),
+    "accelerate": ("facegan/run/machine.py", "jobs/slurm/launcher.py"),
     "webdataset": ("shards",),
     "fsspec": ("shards",),
     "simplejpeg": ("shards", "jobs/synthetic"),

@@ -76,9 +76,9 @@ def test_slurm_that_does_not_answer_is_a_note(tmp_path: Path, monkeypatch: pytes
         (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    assert doctor.check_slurm() == doctor.Check(
-        "Slurm", "note", "sinfo: no controller", "ask your administrators, or set SLURM_CONF"
-    )
+    found = doctor.check_slurm()
+    assert found._replace(found="") == ("Slurm", "note", "", "ask your administrators, or set SLURM_CONF")
+    assert "no controller" in found.found
 
 
 def test_two_real_ranks_add_up_their_numbers() -> None:

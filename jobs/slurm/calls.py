@@ -60,8 +60,8 @@ def scancel(jobs: Sequence[str]) -> None:
 
 def partitions(seconds: float = ANSWER_SECONDS) -> list[dict[str, str]]:
     """What sinfo says of all partitions: one row for each kind of node; the default's name ends in `*`."""
-    names = ("partition", "nodes", "cpus", "memory", "gres", "time", "up", "preempt")
-    text = ask(["sinfo", "--all", "--noheader", "-o", "%P|%D|%c|%m|%G|%l|%a|%M"], None, seconds)
+    names = ("partition", "nodes", "cpus", "memory", "gres", "time", "up")
+    text = ask(["sinfo", "--all", "--noheader", "-o", "%P|%D|%c|%m|%G|%l|%a"], None, seconds)
     rows = (line.split("|") for line in text.splitlines())
     return [dict(zip(names, row, strict=True)) for row in rows if len(row) == len(names)]
 
