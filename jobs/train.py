@@ -16,7 +16,7 @@ from jobs.values import Value
 # Flags of every recipe, whether its reference fixes them or not.
 LENGTHS = ("kimg", "epochs")
 ALWAYS = ("batch_size", *LENGTHS)
-PATHS = ("data", "run_dir", "stage")  # completed by the shell; a set may also be an address
+PATHS = ("data", "run_dir", "stage", "init_from")  # completed by the shell; a set may also be an address
 
 
 class Train(click.Group):
@@ -38,6 +38,7 @@ def command() -> None:
     Examples:
       facegan train dcgan-64 --data data/shards --run-dir runs/dcgan-64
       facegan train dcgan-64 --data data/shards --kimg 2000 --seed 1 --run-dir runs/seed-1
+      facegan train face-64 --data data/own --init-from runs/face-64 --run-dir runs/own
       facegan train wgan-gp-64 --critic-norm layer --set gp_weight=5 --dry-run
       accelerate launch -m jobs train dcgan-128 --data data/shards --run-dir runs/dcgan-128
       torchrun --nproc-per-node 8 -m jobs train dcgan-128 --data data/shards

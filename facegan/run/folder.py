@@ -126,9 +126,12 @@ def _software() -> dict[str, Any]:
 
 
 def _identity(name: str, values: dict[str, Any], settings: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
-    """What a run is told by, from its configuration in JSON form: recipe, data, order, fixed settings, values."""
+    """What a run is told by, from its configuration in JSON form: recipe, data, order, fixed settings, values.
+
+    A setting that the run's version did not know yet has its default, which is what that version did.
+    """
     told = {"recipe": name, "data": data.get("fingerprint"), "order": data.get("order")}
-    return told | {field: settings.get(field) for field in FIXED_SETTINGS} | values
+    return told | {field: settings.get(field, getattr(RunSettings, field)) for field in FIXED_SETTINGS} | values
 
 
 def _length_is_free(recipe: Recipe) -> bool:

@@ -22,6 +22,7 @@ class RunSettings:
     run_dir: str = _setting("", "folder of the run; the same command again continues it")
     seed: int = _fixed(0, "everything random is a function of the seed and the images seen")
     split: str = _fixed("train", "split of the set to train on")
+    init_from: str = _fixed("", "snapshot, or run folder, whose networks this run begins with (fine-tuning)")
 
     log_kimg: float = _setting(1.0, "thousands of images between lines of stats.jsonl")
     sample_kimg: float = _setting(20.0, "thousands of images between sample grids; 0 for first and last only")

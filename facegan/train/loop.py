@@ -15,6 +15,7 @@ from facegan.run.stopping import EXIT_CODES, GO, REASONS, Lookout, Signals
 from facegan.train.cuda_graphs import compiled
 from facegan.train.draws import Drawer
 from facegan.train.feed import Feed
+from facegan.train.finetune import begin_from
 from facegan.train.job import Job
 from facegan.train.journal import Journal
 from facegan.train.state import State
@@ -152,6 +153,8 @@ class _Run:
             check_resume(found.meta["config"], job.recipe, job.settings, job.data)
             self.state.load(found.tensors)
             self.nimg = self.saved_nimg = found.nimg
+        elif job.settings.init_from:
+            log.info("%s", begin_from(self.state, Path(job.settings.init_from)))
         self.journal.open(self.nimg, float(found.meta["seconds"]) if found else 0.0)
         self._say_hello(found)
         job.machine.wait()

@@ -1,0 +1,45 @@
+"""A run that begins from another run's networks instead of random weights."""
+
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from facegan.errors import FaceganError
+from facegan.run.checkpoint import newest_checkpoint
+from facegan.run.snapshot import Snapshot, load_snapshot
+from facegan.train.state import State
+
+
+def begin_from(state: State, path: Path) -> str:
+    """Give `state` the generator of a snapshot and, from its run's newest checkpoint, the discriminator; say which.
+
+    path: a snapshot, or a run folder, which means its newest one. The averaged generator begins as the same; the
+    optimizers begin anew. Without a checkpoint beside the snapshot the discriminator keeps its random weights and
+    has to catch up: Mo et al. 2020 (arXiv:2002.10964) fine-tune with both. Raises FaceganError where there is no
+    snapshot or its networks are of another shape.
+    """
+    snapshot = load_snapshot(path)
+    generator = snapshot.generator.state_dict()
+    _take(state.generator, generator, "generator", snapshot)
+    if state.average is not None:
+        _take(state.average, generator, "generator", snapshot)
+    checkpoint = newest_checkpoint(snapshot.path.parent.parent / "checkpoints", lambda _: None)
+    if checkpoint is None:
+        return f"beginning with the generator of {snapshot.path}; no checkpoint there, the discriminator is new"
+    prefix = "discriminator/"
+    weights = {k.removeprefix(prefix): t for k, t in checkpoint.tensors.items() if k.startswith(prefix)}
+    _take(state.discriminator, weights, "discriminator", snapshot)
+    return f"beginning with the generator of {snapshot.path} and the discriminator of {checkpoint.path.name}"
+
+
+def _take(network: nn.Module, weights: dict[str, Tensor], which: str, snapshot: Snapshot) -> None:
+    own = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    given = {name: tuple(value.shape) for name, value in weights.items()}
+    for name in sorted(own.keys() | given.keys()):
+        if own.get(name) != given.get(name):
+            raise FaceganError(
+                f"--init-from {snapshot.path}: its {which} is another network than this run's: {name} is "
+                f"{given.get(name, 'missing')}, expected {own.get(name, 'none')}; train the recipe it was made by, "
+                f"{snapshot.recipe.name}, with the same sizes"
+            )
+    network.load_state_dict(weights)
