@@ -36,6 +36,7 @@ from train import machine_words  # noqa: E402
 from facegan import sampling  # noqa: E402
 from facegan.files import write_json, write_text  # noqa: E402
 from facegan.metrics import Comparison, Reals, Subject, evaluate, row  # noqa: E402
+from facegan.report.figures import read_stats  # noqa: E402
 from facegan.run.snapshot import Snapshot, load_snapshot  # noqa: E402
 from jobs.measuring import inception_extractor  # noqa: E402
 from shards import ShardSet, open_set  # noqa: E402
@@ -44,6 +45,7 @@ Row = dict[str, Any]
 Numbers = dict[str, float]
 RECIPES = ("dcgan-64", "face-64")
 SYNTHETIC = 10_000
+SPEED = "speed/imgs_per_sec"
 TURNS = 3  # of each recipe, when rates are measured
 MOST = 1024  # images on each side
 COLUMNS = {
@@ -98,8 +100,7 @@ def rates(options: argparse.Namespace) -> dict[str, float]:
         for recipe in options.recipe:
             run = options.work / "rates" / name(recipe)
             train(options, recipe, run, turn * options.turn_kimg, 0)
-            lines = (run / "stats.jsonl").read_text(encoding="utf-8").splitlines()
-            found[recipe].append(float(json.loads(lines[-1])["speed/imgs_per_sec"]))
+            found[recipe].append([r for r in read_stats(run) if SPEED in r][-1][SPEED])
     first = found[options.recipe[0]]
     base = known.get(options.recipe[0], statistics.median(first))
     ratio = {r: statistics.median(a / b for a, b in zip(own, first, strict=True)) for r, own in found.items()}
