@@ -195,8 +195,18 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "gp_weight": 10.0,
         "network": "dcgan_dense",
         "kernel": 5,
+        "kimg": 200_000 * 5 * 64 / 1000,
+        "epochs": 0.0,
     },
-    "wgan-64": {"clip": 0.01, "g_optimizer": "rmsprop", "d_optimizer": "rmsprop", "d_lr": 5e-5, "n_critic": 5},
+    "wgan-64": {
+        "clip": 0.01,
+        "g_optimizer": "rmsprop",
+        "d_optimizer": "rmsprop",
+        "d_lr": 5e-5,
+        "n_critic": 5,
+        "kimg": pytest.approx(25 * 3_033.042, rel=1e-4),
+        "epochs": 0.0,
+    },
 }
 
 
