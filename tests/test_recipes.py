@@ -216,10 +216,21 @@ def test_a_recipe_has_the_published_numbers(name: str) -> None:
     assert {field: getattr(recipe, field) for field in PUBLISHED[name]} == PUBLISHED[name]
 
 
-@pytest.mark.parametrize("name", ["face-64", "face-128"])
-def test_our_r1_weight_follows_stylegans_rule(name: str) -> None:
-    recipe = recipes.load(name)
+def test_our_r1_weight_follows_stylegans_rule_where_no_sweep_was_made() -> None:
+    recipe = recipes.load("face-128")
     assert recipe.r1_gamma == pytest.approx(0.0002 * recipe.resolution.height**2 / recipe.batch_size)
+
+
+def test_what_was_swept_at_64_px_is_what_face_64_takes() -> None:
+    recipe = recipes.load("face-64")
+    assert (recipe.r1_gamma, recipe.penalty_every, recipe.batch_size) == (1.0, 8, 32)
+    assert "| **gamma 1, batch 32** |" in PAGE.read_text()
+
+
+@pytest.mark.parametrize("name", ["face-64", "face-128"])
+def test_the_average_is_as_long_as_stylegans(name: str) -> None:
+    recipe = recipes.load(name)
+    assert recipe.ema_kimg == recipe.batch_size * 10 / 32
 
 
 @pytest.mark.parametrize(
