@@ -182,6 +182,11 @@ def _one_at_a_time(path: Path) -> Iterator[bool]:
             yield True
 
 
+def process_identity(pid: int) -> str:
+    """What no other process has, of any machine and any time; processes of one parent agree on it."""
+    return f"{_kernel() or socket.gethostname()} {pid} {_started(pid)}"
+
+
 def _this_process() -> Record:
     return {
         "token": secrets.token_hex(16),

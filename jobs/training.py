@@ -44,10 +44,21 @@ def _run(recipe: Recipe, settings: RunSettings, sources: dict[str, str]) -> int:
     settings = keep_resolved(settings)
     machine = machines.start(settings)
     settings = machines.resolved(settings, machine)
+    with machine.failures:
+        outcome = _train(shard_set, recipe, settings, sources, machine)
+        machine.leave()
+    if machine.is_main:
+        print(farewell(outcome, settings), file=sys.stderr)
+    return 0 if outcome.state == "stopped" and is_launched() else outcome.exit_code
+
+
+def _train(
+    shard_set: ShardSet, recipe: Recipe, settings: RunSettings, sources: dict[str, str], machine: Machine
+) -> Outcome:
     images = _cached(shard_set.split(settings.split), settings, machine)
     stream = Stream(images, recipe.batch_size, settings.seed, machine.rank, machine.world)
     with _ShownProgress(recipe.name, is_shown=machine.is_main) as progress:
-        outcome = train(
+        return train(
             Job(
                 recipe=recipe,
                 settings=settings,
@@ -61,10 +72,6 @@ def _run(recipe: Recipe, settings: RunSettings, sources: dict[str, str]) -> int:
                 evaluate=during_training(shard_set, recipe, Path(settings.run_dir)) if settings.eval_kimg else None,
             )
         )
-    machine.leave()
-    if machine.is_main:
-        print(farewell(outcome, settings), file=sys.stderr)
-    return 0 if outcome.state == "stopped" and is_launched() else outcome.exit_code
 
 
 def open_data(recipe: Recipe, settings: RunSettings) -> ShardSet:

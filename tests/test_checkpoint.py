@@ -2,11 +2,11 @@
 
 import errno
 import json
-import logging
 import os
 import pickle
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,9 +15,17 @@ from tiny import tiny_job, tiny_recipe
 
 from facegan.errors import DiskFullError, FaceganError
 from facegan.run import checkpoint
-from facegan.run.checkpoint import newest_checkpoint, prune_checkpoints, read_checkpoint, write_checkpoint
+from facegan.run.checkpoint import (
+    DamagedError,
+    checkpoint_folders,
+    newest_checkpoint,
+    prune_checkpoints,
+    read_checkpoint,
+    write_checkpoint,
+)
 from facegan.run.snapshot import load_snapshot
 from facegan.train import loop
+from facegan.train.job import Job
 from facegan.train.loop import train
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.zeros((), dtype=torch.int64)}
@@ -43,7 +51,61 @@ def test_the_newest_whole_one_is_found_and_a_damaged_one_named_and_kept(tmp_path
     said: list[str] = []
     found = newest_checkpoint(tmp_path, said.append)
     assert found is not None and found.nimg == 128
-    assert len(said) == 1 and str(damaged) in said[0] and damaged.exists()
+    assert str(damaged) in said[0] and not damaged.exists()
+    (aside,) = tmp_path.glob(f"{damaged.name}.damaged-*")
+    assert str(aside) in said[1] and (aside / "state.safetensors").read_bytes() == bytes(content)
+
+
+def spoil(checkpoint: Path) -> None:
+    (checkpoint / "state.safetensors").write_bytes(b"spoiled")
+
+
+def test_what_was_good_is_never_deleted_in_favour_of_what_is_damaged(tmp_path):
+    """With the two newest damaged, the one gone on from and the one written next both stay, and the next start
+    goes on from there."""
+    job = partial(tiny_job, tiny_recipe("mlp-64", kimg=0.024), tmp_path, checkpoint_kimg=0.006, keep_checkpoints=3)
+    train(job())
+    first, *newer = sorted((tmp_path / "checkpoints").iterdir())
+    for path in newer:
+        spoil(path)
+    requests = tmp_path / "stop"
+    stopped = train(Job(**{**vars(job()), "progress": lambda nimg, *_: requests.touch() if nimg > 12 else None}))
+    assert stopped.state == "stopped"
+    found = newest_checkpoint(tmp_path / "checkpoints", lambda said: pytest.fail(said))
+    assert found is not None and found.nimg == stopped.nimg
+    assert first in checkpoint_folders(tmp_path / "checkpoints")
+
+
+def test_where_all_checkpoints_are_damaged_the_run_stops_and_says_so(tmp_path):
+    train(tiny_job(tiny_recipe("mlp-64", kimg=0.024), tmp_path))
+    for path in (tmp_path / "checkpoints").iterdir():
+        spoil(path)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(FaceganError, match=r"none of its 1 checkpoints is whole.*--run-dir"):
+        train(tiny_job(tiny_recipe("mlp-64", kimg=0.048), tmp_path))
+    assert set(before) <= set(tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE])
+def test_a_read_error_that_passes_is_no_damage(number, tmp_path, monkeypatch):
+    for nimg in (64, 128):
+        write(tmp_path, nimg)
+    monkeypatch.setattr(checkpoint, "PAUSE", 0.0)
+    real, failures = Path.read_bytes, [1, 1]
+
+    def read_bytes(path: Path) -> bytes:
+        if failures and path.parent.name == "nimg-000000000128":
+            failures.pop()
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    found = newest_checkpoint(tmp_path, lambda said: pytest.fail(said))
+    assert found is not None and found.nimg == 128
+    failures[:] = [1] * 100
+    with pytest.raises(FaceganError, match=r"nimg-000000000128 cannot be read .*run the same command again"):
+        newest_checkpoint(tmp_path, lambda said: pytest.fail(said))
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize("name", ["state.safetensors", "checkpoint.json", "manifest.json"])
@@ -54,9 +116,8 @@ def test_any_damage_ends_in_the_clear_error(name, damage, tmp_path):
     path.unlink()
     if damage != "missing":
         path.write_bytes({"empty": b"", "short": content[:-7], "list": b"[1]", "binary": b"\xff\0" * 9}[damage])
-    with pytest.raises(FaceganError, match="nimg-000000000064"):
+    with pytest.raises(DamagedError, match="nimg-000000000064"):
         read_checkpoint(path.parent)
-    assert newest_checkpoint(tmp_path, lambda _: None) is None
 
 
 def test_only_the_newest_and_the_milestones_stay(tmp_path):
@@ -89,8 +150,8 @@ def test_a_really_full_disk_keeps_the_last_checkpoint_and_ends_with_74(tmp_path)
     try:
         train(tiny_job(tiny_recipe("dcgan-64", kimg=0.012), disk / "run"))
         (disk / "ballast").write_bytes(bytes(2**23 - 2**17 - used(disk)))
-        outcome = train(tiny_job(tiny_recipe("dcgan-64", kimg=0.06), disk / "run"))
-        assert (outcome.state, outcome.exit_code) == ("failed", 74)
+        with pytest.raises(DiskFullError):
+            train(tiny_job(tiny_recipe("dcgan-64", kimg=0.06), disk / "run"))
         found = newest_checkpoint(disk / "run" / "checkpoints", lambda _: None)
         assert found is not None and found.nimg == 12
         (disk / "ballast").unlink()
@@ -103,7 +164,7 @@ def used(folder: Path) -> int:
     return sum(-(-p.stat().st_size // 4096) * 4096 for p in folder.rglob("*"))
 
 
-def test_a_full_disk_stops_the_run_cleanly(tmp_path, monkeypatch, caplog):
+def test_a_full_disk_stops_the_run_cleanly(tmp_path, monkeypatch):
     real_write, calls = loop.write_checkpoint, []
 
     def fill_up(*arguments: object) -> Path:
@@ -113,11 +174,10 @@ def test_a_full_disk_stops_the_run_cleanly(tmp_path, monkeypatch, caplog):
         return real_write(*arguments)
 
     monkeypatch.setattr(loop, "write_checkpoint", fill_up)
-    with caplog.at_level(logging.ERROR, logger="facegan"):
-        outcome = train(tiny_job(tiny_recipe("mlp-64"), tmp_path, checkpoint_kimg=0.024))
-    assert (outcome.state, outcome.exit_code) == ("failed", 74)
-    assert json.loads((tmp_path / "outcome.json").read_text())["state"] == "failed"
-    assert "no space left" in caplog.text
+    with pytest.raises(DiskFullError):
+        train(tiny_job(tiny_recipe("mlp-64"), tmp_path, checkpoint_kimg=0.024))
+    outcome = json.loads((tmp_path / "outcome.json").read_text())
+    assert outcome["state"] == "failed" and "no space left" in outcome["reason"]
     assert newest_checkpoint(tmp_path / "checkpoints", lambda _: None).nimg == 24
 
 

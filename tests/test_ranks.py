@@ -103,6 +103,47 @@ def test_a_rank_that_dies_ends_the_others_within_a_minute_and_leaves_the_cause(t
     assert "onnection" in (tmp_path / "logs" / "rank-0.error").read_text()
 
 
+def test_what_rank_0_cannot_write_ends_all_ranks_with_the_cause(tmp_path):
+    processes = run_ranks(["dcgan-64", str(tmp_path), "600"], 2)
+    wait_for_stats(tmp_path, processes)
+    (tmp_path / "stats.jsonl").unlink()
+    (tmp_path / "stats.jsonl").mkdir()  # the next line cannot be written
+    said = [process.communicate(timeout=60)[1] for process in processes]
+    assert [p.returncode for p in processes] == [1, 1], said
+    assert "rank 0 failed: [Errno 21] Is a directory" in said[1]
+    outcome = json.loads((tmp_path / "outcome.json").read_text())
+    assert outcome["state"] == "failed" and "Is a directory" in outcome["reason"]
+
+
+FAILING = """
+import sys, torch, torch.distributed as dist
+from facegan.errors import DiskFullError
+from facegan.run.failures import Failures
+rank, port = int(sys.argv[1]), sys.argv[2]
+dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=3)
+failures = Failures(rank, 3)
+failures.on_other = lambda failure: print(failure.rank, failure.reason, flush=True)
+with failures:
+    dist.all_reduce(torch.ones(1))
+    if rank == 1:
+        raise DiskFullError("no room on this rank's disk")
+    dist.all_reduce(torch.ones(1))
+"""
+
+
+def test_a_failure_of_any_rank_reaches_those_that_wait_for_it_in_a_message():
+    port = str(20000 + os.getpid() % 9000)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", FAILING, str(rank), port], stdout=subprocess.PIPE, text=True, cwd=ROOT
+        )
+        for rank in range(3)
+    ]
+    said = [process.communicate(timeout=60)[0] for process in processes]
+    assert [process.returncode for process in processes] == [74, 1, 74]
+    assert said == ["1 no room on this rank's disk\n", "", "1 no room on this rank's disk\n"]
+
+
 def test_a_stop_file_stops_all_ranks_at_the_same_step(tmp_path):
     processes = run_ranks(["dcgan-64", str(tmp_path), "600"], 2)
     wait_for_stats(tmp_path, processes)

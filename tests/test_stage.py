@@ -1,5 +1,7 @@
 """Staging: from a real server that cuts, fails and lies, and from a slow folder; once for all ranks of a node."""
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -18,7 +20,7 @@ import shards
 from shards.errors import ShardError
 from shards.format.index import load_index
 from shards.make.foreign import index_tars
-from shards.read import remote, stage
+from shards.read import node, remote
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # aiohttp's sessions outlive the tests
 
@@ -140,8 +142,8 @@ def test_what_came_before_a_cut_is_not_fetched_again(
 def test_a_killed_fetch_is_continued_by_the_next(server: Server, tmp_path: Path) -> None:
     written = make_set(server.folder, {"train": [30]})
     index = load_index(server.folder)
-    place = tmp_path / "stage" / index.fingerprint[:16]
-    place.mkdir(parents=True)
+    place = node.own_folder(tmp_path / "stage") / index.fingerprint[:16]
+    place.mkdir()
     (place / ".train-00000.tar.part").write_bytes((server.folder / "train-00000.tar").read_bytes()[:10_000])
     images = shards.open_set(server.address, stage=tmp_path / "stage").split("train")
     assert np.array_equal(images.gather(np.arange(30)), written["train"])
@@ -206,10 +208,11 @@ def test_slurms_node_local_folder_is_used_by_itself(
 ) -> None:
     make_set(server.folder, {"train": [4]})
     monkeypatch.setenv("SLURM_TMPDIR", str(tmp_path / "node"))
-    assert shards.open_set(server.address).folder.parent == tmp_path / "node" / "facegan-shards"
+    own = tmp_path / "node" / f"facegan-{os.geteuid()}"
+    assert shards.open_set(server.address).folder.parent == own
     assert shards.open_set(server.folder).folder == server.folder  # a local disk is not copied to another
-    monkeypatch.setattr(stage, "file_system_of", lambda folder: "lustre")
-    assert shards.open_set(server.folder).folder.parent == tmp_path / "node" / "facegan-shards"
+    monkeypatch.setattr(node, "file_system_of", lambda folder: "lustre")
+    assert shards.open_set(server.folder).folder.parent == own
 
 
 def test_the_kind_of_a_file_system_is_that_of_the_nearest_mount(tmp_path: Path) -> None:
@@ -218,8 +221,8 @@ def test_the_kind_of_a_file_system_is_that_of_the_nearest_mount(tmp_path: Path) 
         "22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/root rw\n"
         f"40 22 0:50 / {tmp_path} rw shared:7 - lustre server:/data rw\n"
     )
-    assert stage.file_system_of(tmp_path / "deep" / "er", mounts) == "lustre"
-    assert stage.file_system_of(Path("/"), mounts) == "ext4"
+    assert node.file_system_of(tmp_path / "deep" / "er", mounts) == "lustre"
+    assert node.file_system_of(Path("/"), mounts) == "ext4"
 
 
 def test_foreign_tars_are_staged_with_their_member_table(server: Server, tmp_path: Path) -> None:
@@ -244,7 +247,7 @@ def test_a_small_stage_holds_a_few_shards_at_a_time_and_reads_the_whole_set(serv
 def test_a_stage_too_small_for_two_windows_says_how_much_is_needed(server: Server, tmp_path: Path) -> None:
     make_set(server.folder, {"train": [8] * 20})
     opened = shards.open_set(server.address, stage=tmp_path / "stage", stage_limit=20_000)
-    with pytest.raises(ShardError, match=r"too small: this rank reads .* raise the limit to"):
+    with pytest.raises(ShardError, match=r"too small: this rank reads .* raise --stage-gb to"):
         next(shards.Stream(opened.split("train"), batch_size=8, seed=4))
 
 
@@ -279,3 +282,113 @@ def test_each_shard_is_fetched_once_however_many_ranks_ask(server: Server, tmp_p
     ranks = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(3)]
     assert [int(rank.communicate()[0]) for rank in ranks] == [int(written.astype(np.int64).sum())] * 3
     assert set(server.fetched().values()) == {1} and len(server.fetched()) == 12
+
+
+def staged(server: Server, tmp_path: Path) -> tuple[Path, Any]:
+    """A shard in the stage, and what its set holds."""
+    written = make_set(server.folder, {"train": [40]})["train"]
+    opened = shards.open_set(server.address, stage=tmp_path / "stage")
+    opened.split("train")
+    return opened.folder / "train-00000.tar", written
+
+
+@pytest.mark.parametrize("damage", ["pixels", "truncated", "longer", "link"])
+def test_what_lies_in_a_stage_is_not_trusted(damage: str, server: Server, tmp_path: Path) -> None:
+    path, written = staged(server, tmp_path)
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "link":
+        (tmp_path / "elsewhere.tar").write_bytes(content)
+        path.symlink_to(tmp_path / "elsewhere.tar")
+    else:
+        altered = content[:1000] + bytes([content[1000] ^ 255]) + content[1001:]
+        path.write_bytes({"pixels": altered, "truncated": content[:5000], "longer": content + b"x"}[damage])
+    images = shards.open_set(server.address, stage=tmp_path / "stage").split("train")
+    assert np.array_equal(images.gather(np.arange(40)), written)
+    assert server.fetched()["train-00000.tar"] == 2 and not path.is_symlink()
+
+
+def test_a_staged_shard_is_hashed_once_a_start_and_again_by_the_next(server: Server, tmp_path: Path) -> None:
+    staged(server, tmp_path)
+    code = (
+        "import pathlib, sys, shards; from shards.read import stage; hashed = []; real = stage.sha256_file\n"
+        "stage.sha256_file = lambda path: hashed.append(path.name) or real(path)\n"
+        "shards.open_set(sys.argv[1], stage=pathlib.Path(sys.argv[2])).split('train'); print(len(hashed))\n"
+    )
+    command = [sys.executable, "-c", code, server.address, str(tmp_path / "stage")]
+    ranks = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)]
+    launcher = ["sh", "-c", '"$@"; true', "sh", *command]
+    next_start = subprocess.run(launcher, capture_output=True, text=True, check=True).stdout
+    assert [ranks, next_start] == [["1\n", "0\n"], "1\n"]
+    assert server.fetched()["train-00000.tar"] == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make another user's folder")
+def test_another_users_folder_is_not_used(server: Server, tmp_path: Path) -> None:
+    make_set(server.folder, {"train": [4]})
+    own = node.own_folder(tmp_path / "stage")
+    assert own.stat().st_mode & 0o777 == 0o700
+    own.chmod(0o777)
+    assert node.own_folder(tmp_path / "stage").stat().st_mode & 0o777 == 0o700
+    os.chown(own, 12345, 12345)
+    with pytest.raises(ShardError, match="a folder of user 12345, expected one of user 0"):
+        shards.open_set(server.address, stage=tmp_path / "stage")
+
+
+HOLDER = """
+import pathlib, sys, shards
+opened = shards.open_set(sys.argv[1], stage=pathlib.Path(sys.argv[2]))
+opened.split("train")
+print(opened.folder, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_sets_that_nobody_reads_go_after_days_or_when_room_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that reads a set keeps it; when it ends, the set goes once its age or its room is a reason."""
+    for name, count in (("old", 5), ("new", 7), ("other", 9)):
+        make_set(tmp_path / name, {"train": [count]})
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / "old"), str(tmp_path / "stage")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
+        assert reader.stdout is not None
+        old = Path(reader.stdout.readline().strip())
+        os.utime(old / ".lock", (1, 1))
+        shards.open_set(tmp_path / "new", stage=tmp_path / "stage").split("train")
+        assert (old / "train-00000.tar").exists()
+        reader.communicate()
+    shards.open_set(tmp_path / "new", stage=tmp_path / "stage").split("train")
+    assert not old.exists()
+    command[3] = str(tmp_path / "old")
+    subprocess.run(command, stdin=subprocess.DEVNULL, check=True, capture_output=True)
+    assert old.exists()
+    free = iter([0, 0, 1 << 40])  # the oldest is being read here, the next can go
+    monkeypatch.setattr(node, "_free", lambda place: next(free, 1 << 40))
+    shards.open_set(tmp_path / "other", stage=tmp_path / "stage").split("train")
+    assert not old.exists()
+    monkeypatch.setattr(node, "_free", lambda place: 0)
+    make_set(tmp_path / "more", {"train": [11]})
+    with pytest.raises(ShardError, match=r"0\.0 GB are free: give --stage-gb"):
+        shards.open_set(tmp_path / "more", stage=tmp_path / "stage")
+
+
+def test_a_stage_takes_one_descriptor_however_many_shards_it_holds(server: Server, tmp_path: Path) -> None:
+    make_set(server.folder, {"train": [1] * 30})
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    opened = shards.open_set(server.folder, stage=tmp_path / "stage")
+    opened.split("train").gather(np.arange(30))
+    assert len(list(Path("/proc/self/fd").iterdir())) - before <= 1
+
+
+def test_a_file_system_without_locks_is_named(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_set(server.folder, {"train": [1]})
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "fcntl", no_locks)
+    with pytest.raises(ShardError, match=r"has no locks .*--stage DIR, a folder on a local disk"):
+        shards.open_set(server.folder, stage=tmp_path / "stage")

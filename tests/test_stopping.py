@@ -9,12 +9,12 @@ import pytest
 
 from facegan.run import machine, stopping
 from facegan.run.settings import RunSettings
-from facegan.run.stopping import GO, INTERRUPTED, STOP_FILE, TERMINATED, Lookout, Signals
+from facegan.run.stopping import GO, HUNG_UP, INTERRUPTED, STOP_FILE, TERMINATED, Signals, StopRequests
 
 
 @pytest.fixture
-def lookout(tmp_path):
-    return Lookout(
+def requests(tmp_path):
+    return StopRequests(
         machine.start(RunSettings(threads=1)),
         Signals(),
         [tmp_path / "stop", tmp_path / "stop-7"],
@@ -38,6 +38,19 @@ def test_sigterm_may_come_twice_as_it_does_under_slurm_and_a_launcher():
         assert signals.asked == TERMINATED
 
 
+def test_a_hang_up_is_a_request_to_stop_unless_nohup_ignores_it():
+    with Signals() as signals:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert signals.asked == HUNG_UP
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Signals() as signals:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signals.asked == GO
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_the_handlers_of_before_are_put_back():
     before = signal.getsignal(signal.SIGTERM)
     with Signals():
@@ -45,33 +58,33 @@ def test_the_handlers_of_before_are_put_back():
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_a_stop_file_is_seen_at_the_next_look(lookout):
-    assert lookout.look() == (GO, False)
-    for path in lookout.stop_files:
+def test_a_stop_file_is_seen_at_the_next_look(requests):
+    assert requests.look() == (GO, False)
+    for path in requests.stop_files:
         path.touch()
-        assert lookout.look() == (STOP_FILE, False)
+        assert requests.look() == (STOP_FILE, False)
         path.unlink()
-    (lookout.stop_files[0].with_name("stop-8")).touch()  # another job's
-    assert lookout.look() == (GO, False)
+    (requests.stop_files[0].with_name("stop-8")).touch()  # another job's
+    assert requests.look() == (GO, False)
 
 
-def test_a_signal_outranks_the_stop_file(lookout):
-    lookout.stop_files[0].touch()
-    lookout.signals.asked = TERMINATED
-    assert lookout.look()[0] == TERMINATED
+def test_a_signal_outranks_the_stop_file(requests):
+    requests.stop_files[0].touch()
+    requests.signals.asked = TERMINATED
+    assert requests.look()[0] == TERMINATED
 
 
-def test_looks_are_at_most_two_seconds_apart_and_not_at_every_fast_step(lookout, monkeypatch):
+def test_looks_are_at_most_two_seconds_apart_and_not_at_every_fast_step(requests, monkeypatch):
     clock = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    lookout.looked_at = clock[0]
+    requests.looked_at = clock[0]
     for seconds_a_step in (0.001, 0.01, 0.3, 5.0):
         looks = []
         for _ in range(round(30 / seconds_a_step)):
             clock[0] += seconds_a_step
-            if lookout.due():
+            if requests.due():
                 looks.append(clock[0])
-                lookout.look()
+                requests.look()
         settled = looks[len(looks) // 2 :]
         gaps = [b - a for a, b in pairwise(settled)]
         assert max(gaps) <= max(2.0, seconds_a_step * 1.01)
@@ -81,15 +94,15 @@ def test_looks_are_at_most_two_seconds_apart_and_not_at_every_fast_step(lookout,
 def test_a_checkpoint_is_due_by_the_clock(tmp_path, monkeypatch):
     clock = [1000.0]
     monkeypatch.setattr(stopping.time, "monotonic", lambda: clock[0])
-    lookout = Lookout(
+    requests = StopRequests(
         machine.start(RunSettings(threads=1)),
         Signals(),
         [tmp_path / "stop", tmp_path / "stop-7"],
         checkpoint_minutes=10.0,
     )
     clock[0] += 599
-    assert lookout.look() == (GO, False)
+    assert requests.look() == (GO, False)
     clock[0] += 2
-    assert lookout.look() == (GO, True)
-    lookout.saved()
-    assert lookout.look() == (GO, False)
+    assert requests.look() == (GO, True)
+    requests.saved()
+    assert requests.look() == (GO, False)

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-import os
+import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,14 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 from torch import Tensor
 
 from facegan.errors import DiskFullError, FaceganError
-from facegan.files import is_disk_full, sync
+from facegan.files import is_disk_full, sha256_file, sync, sync_folder
 
 STATE, META, MANIFEST = "state.safetensors", "checkpoint.json", "manifest.json"
+ATTEMPTS, PAUSE = 4, 2.0  # readings and seconds between them, where a file system says no for a moment
 Warn = Callable[[str], None]
+
+
+class DamagedError(FaceganError):
+    """What a checkpoint holds is not what was written: another reading would find the same."""
 
 
 @dataclass(frozen=True)
@@ -46,42 +52,82 @@ def write_checkpoint(root: Path, nimg: int, tensors: dict[str, Tensor], meta: di
     with disk_full_explained(final):
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, part / STATE)
+        state = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+        (part / STATE).write_bytes(save(state))
         (part / META).write_text(json.dumps(meta | {"nimg": nimg}, indent=2, allow_nan=False) + "\n")
-        manifest = {name: _sha256(part / name) for name in (STATE, META)}
+        manifest = {name: sha256_file(part / name) for name in (STATE, META)}
         for name in manifest:
             sync(part / name)
         (part / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
         sync(part / MANIFEST)
-        sync(part)
-        if final.exists():  # a damaged one, or the same state saved before: kept until the new one is in place
-            final.rename(root / f"{final.name}.replaced-{os.getpid()}")
+        sync_folder(part)
+        if final.exists():  # the same state, saved before
+            final.rename(root / f".{final.name}.{secrets.token_hex(4)}.replaced")
         part.rename(final)
-        sync(root)
+        sync_folder(root)
     return final
 
 
 def newest_checkpoint(root: Path, warn: Warn) -> Checkpoint | None:
-    """The newest whole checkpoint under `root`; each damaged one passed over is named to `warn` and kept."""
-    for path in reversed(checkpoint_folders(root)):
+    """The newest whole checkpoint under `root`, or None where there is none of any kind.
+
+    Damaged newer ones are named to `warn` and renamed to `nimg-....damaged-...`: kept, and never taken for good
+    ones when old ones are deleted. Raises FaceganError where all are damaged, or one cannot be read at the moment.
+    """
+    folders, damaged = checkpoint_folders(root), list[Path]()
+    for path in reversed(folders):
         try:
-            return read_checkpoint(path)
-        except FaceganError as error:
-            warn(f"{error}; it is kept, and the one before it is tried")
+            found = await_checkpoint(path)
+        except DamagedError as error:
+            warn(f"{error}; the one before it is tried")
+            damaged.append(path)
+        else:
+            for bad in damaged:
+                bad.rename(aside := bad.with_name(f"{bad.name}.damaged-{secrets.token_hex(4)}"))
+                warn(f"{aside}: the damaged checkpoint is kept under this name")
+            return found
+    if folders:
+        raise FaceganError(
+            f"{root}: none of its {len(folders)} checkpoints is whole, so the run cannot go on. "
+            f"Restore one of them, or begin anew: give another --run-dir, or move {root} away"
+        )
     return None
 
 
+def await_checkpoint(path: Path) -> Checkpoint:
+    """Read one checkpoint, again and again for some seconds where the file system says no or does not show it yet.
+
+    Raises DamagedError, or FaceganError where it still cannot be read: nothing is known of its content then.
+    """
+    for attempt in range(ATTEMPTS):
+        try:
+            return read_checkpoint(path)
+        except OSError as error:
+            if attempt == ATTEMPTS - 1:
+                raise FaceganError(
+                    f"checkpoint {path} cannot be read ({error}). It may be whole, so the run does not go on "
+                    "without it: run the same command again when the file system is well"
+                ) from None
+            time.sleep(PAUSE)
+    raise AssertionError("not reached")
+
+
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read one checkpoint; raises FaceganError naming the file that is missing, damaged or not a checkpoint's."""
+    """Read one checkpoint; DamagedError names the file that is missing, damaged or not a checkpoint's."""
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
-        for name in (STATE, META):
-            if _sha256(path / name) != manifest[name]:
-                raise FaceganError(f"checkpoint {path}: {name} is damaged (its SHA-256 is not the manifest's)")
-        meta = json.loads((path / META).read_text())
-        return Checkpoint(path, int(meta["nimg"]), load_file(path / STATE), meta)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise FaceganError(f"checkpoint {path} is damaged or incomplete: {error!r}") from None
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        content = {name: (path / name).read_bytes() for name in (STATE, META)}
+        for name, data in content.items():
+            if hashlib.sha256(data).hexdigest() != manifest[name]:
+                raise DamagedError(f"checkpoint {path}: {name} is damaged (its SHA-256 is not the manifest's)")
+        meta = json.loads(content[META])
+        return Checkpoint(path, int(meta["nimg"]), load(content[STATE]), meta)
+    except FileNotFoundError as error:
+        if not path.is_dir():
+            raise  # a name that this node does not see yet
+        raise DamagedError(f"checkpoint {path} is incomplete: {error}") from None
+    except (ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
+        raise DamagedError(f"checkpoint {path} is damaged: {error!r}") from None
 
 
 def checkpoint_folders(root: Path) -> list[Path]:
@@ -90,7 +136,10 @@ def checkpoint_folders(root: Path) -> list[Path]:
 
 
 def prune_checkpoints(root: Path, keep: int, milestones: Callable[[int], bool]) -> None:
-    """Delete what is older than the newest `keep`, except milestones; also leftovers of interrupted writes."""
+    """Delete what is older than the newest `keep`, except milestones; also leftovers of interrupted writes.
+
+    All under a checkpoint's name are whole: written by this start, or what it went on from (`newest_checkpoint`).
+    """
     for path in checkpoint_folders(root)[: -max(1, keep)]:
         if not milestones(int(path.name.removeprefix("nimg-"))):
             _remove_folder(path)
@@ -118,8 +167,3 @@ def _remove_folder(path: Path) -> None:
     doomed = path.with_name(f".{path.name}.doomed")
     path.rename(doomed)
     shutil.rmtree(doomed, ignore_errors=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -15,6 +15,7 @@ import torch
 from facegan import __version__, recipes
 from facegan.errors import FaceganError
 from facegan.files import append_json_line, json_lines, read_object, sync, sync_folder, write_json, write_text
+from facegan.owner import Owner
 from facegan.recipes import Recipe
 from facegan.run import checkout
 from facegan.run.machine import Machine
@@ -25,10 +26,11 @@ log = logging.getLogger("facegan")
 
 
 class RunFolder:
-    """`run_dir` on the rank that writes."""
+    """`run_dir` on the rank that writes: it alone claims and releases it, and asks whether it is still ours."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.owner = Owner(path / "owner.json", "give another --run-dir")
         self.stats = path / "stats.jsonl"
         self.stop_files = [path / "stop"]  # anybody's; a batch script's own is for its job alone
         if job := os.environ.get("SLURM_JOB_ID"):
@@ -36,7 +38,10 @@ class RunFolder:
         self.checkpoints, self.snapshots, self.samples = path / "checkpoints", path / "snapshots", path / "samples"
 
     def begin(self, config: dict[str, Any], nimg: int, machine: Machine, previous: str) -> None:
-        """Record this start, forget the last outcome and stop-file, drop stats lines after `nimg`."""
+        """Record this start; forget the last outcome, stop requests, stats after `nimg`, killed writers' files."""
+        self.owner.check()
+        for stale in (*self.path.glob(".*.part"), *self.samples.glob(".*.part")):
+            stale.unlink(missing_ok=True)
         for stop_file in self.stop_files:
             stop_file.unlink(missing_ok=True)
         (self.path / "outcome.json").unlink(missing_ok=True)
@@ -46,6 +51,7 @@ class RunFolder:
 
     def append_stats(self, row: dict[str, float]) -> None:
         """Add one line to stats.jsonl; it reaches the disk with the next checkpoint."""
+        self.owner.check()
         append_json_line(self.stats, row)
 
     def sync_stats(self) -> None:
@@ -67,6 +73,7 @@ class RunFolder:
         known = best.get("metric") == metric and best.get("nimg", 0) < nimg
         if known and row[metric] >= best["value"]:
             return False
+        self.owner.check()
         write_json(self.path / "best.json", {"metric": metric, "value": row[metric], "nimg": nimg})
         return True
 
@@ -130,8 +137,8 @@ def _identity(name: str, values: dict[str, Any], settings: dict[str, Any], data:
 
     A setting that the run's version did not know yet has its default, which is what that version did.
     """
-    told = {"recipe": name, "data": data.get("fingerprint"), "order": data.get("order")}
-    return told | {field: settings.get(field, getattr(RunSettings, field)) for field in FIXED_SETTINGS} | values
+    identity = {"recipe": name, "data": data.get("fingerprint"), "order": data.get("order")}
+    return identity | {field: settings.get(field, getattr(RunSettings, field)) for field in FIXED_SETTINGS} | values
 
 
 def _length_is_free(recipe: Recipe) -> bool:

@@ -16,6 +16,7 @@ from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 
 from facegan.errors import UsageError
+from facegan.run.failures import Failures
 from facegan.run.settings import RunSettings
 
 # A rank may write a checkpoint or a grid while the others wait for it in a collective; no longer than this.
@@ -30,6 +31,7 @@ class Machine:
     precision: str
     compile: str
     threads: int
+    failures: Failures
 
     @property
     def device(self) -> torch.device:
@@ -80,6 +82,7 @@ class Machine:
         """Part from the other ranks once all have come here; a rank that just exits can abort the others."""
         if dist.is_initialized():
             dist.barrier()
+            self.failures.close()
             dist.destroy_process_group()
 
     def describe(self) -> str:
@@ -105,7 +108,11 @@ def start(settings: RunSettings) -> Machine:
     torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.benchmark = False  # its choice may differ from run to run, and with it the last bits
     machine = Machine(
-        accelerator, resolve_precision(settings.precision, use_cuda), _resolve_compile(settings, use_cuda), threads
+        accelerator,
+        resolve_precision(settings.precision, use_cuda),
+        _resolve_compile(settings, use_cuda),
+        threads,
+        Failures(accelerator.process_index, accelerator.num_processes),
     )
     _set_matmul_precision(machine.precision)
     if not use_cuda:

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import load, save
 from torch import nn
 
 from facegan import __version__, recipes
 from facegan.errors import FaceganError
-from facegan.files import sync
+from facegan.files import sync, sync_folder
 from facegan.networks import build_generator
 from facegan.recipes import Recipe
 from facegan.run.checkpoint import disk_full_explained, folder_name
@@ -47,15 +47,17 @@ def write_snapshot(
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         tensors = {name: t.detach().cpu().contiguous() for name, t in generator.state_dict().items()}
-        save_file(tensors, part / WEIGHTS)
-        digest = hashlib.sha256((part / WEIGHTS).read_bytes()).hexdigest()
+        weights = save(tensors)
+        (part / WEIGHTS).write_bytes(weights)
+        digest = hashlib.sha256(weights).hexdigest()
         identity = {"format": FORMAT, "version": 1, "nimg": nimg, "seed": seed, "sha256": digest}
         made_by = {"recipe": recipe.name, "values": recipes.to_values(recipe), "software": {"facegan": __version__}}
         (part / META).write_text(json.dumps(identity | made_by | about, indent=2, allow_nan=False) + "\n")
-        for path in (part / WEIGHTS, part / META, part):
+        for path in (part / WEIGHTS, part / META):
             sync(path)
+        sync_folder(part)
         part.rename(final)
-        sync(root)
+        sync_folder(root)
     return final
 
 

@@ -9,19 +9,29 @@ from types import FrameType, TracebackType
 from facegan.run.machine import Machine
 
 LOOK_SECONDS = 1.0  # the ranks agree at most about twice this apart
-GO, STOP_FILE, INTERRUPTED, TERMINATED = range(4)
-REASONS = {STOP_FILE: "stop-file", INTERRUPTED: "interrupted (Ctrl-C)", TERMINATED: "terminated (SIGTERM)"}
-EXIT_CODES = {STOP_FILE: 85, INTERRUPTED: 130, TERMINATED: 143}
+GO, STOP_FILE, INTERRUPTED, HUNG_UP, TERMINATED = range(5)
+REASONS = {
+    STOP_FILE: "stop-file",
+    INTERRUPTED: "interrupted (Ctrl-C)",
+    HUNG_UP: "terminal or connection gone (SIGHUP)",
+    TERMINATED: "terminated (SIGTERM)",
+}
+EXIT_CODES = {STOP_FILE: 85, INTERRUPTED: 130, HUNG_UP: 129, TERMINATED: 143}
+REQUESTS = {signal.SIGINT: INTERRUPTED, signal.SIGHUP: HUNG_UP, signal.SIGTERM: TERMINATED}
 
 
 class Signals:
-    """Inside: the first SIGINT or SIGTERM is remembered, a second SIGINT aborts at once."""
+    """Inside: the first SIGINT, SIGHUP or SIGTERM is remembered, a second SIGINT aborts at once.
+
+    A signal that was ignored before stays so: `nohup` means it.
+    """
 
     def __init__(self) -> None:
         self.asked = GO
 
     def __enter__(self) -> "Signals":
-        self._before = {number: signal.signal(number, self._remember) for number in (signal.SIGINT, signal.SIGTERM)}
+        taken = [number for number in REQUESTS if signal.getsignal(number) != signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._remember) for number in taken}
         return self
 
     def __exit__(
@@ -33,10 +43,10 @@ class Signals:
     def _remember(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.asked == INTERRUPTED:
             raise KeyboardInterrupt
-        self.asked = max(self.asked, INTERRUPTED if number == signal.SIGINT else TERMINATED)
+        self.asked = max(self.asked, REQUESTS[signal.Signals(number)])
 
 
-class Lookout:
+class StopRequests:
     """Every few steps, at most about 2 s apart, the ranks agree whether to stop or to save: one short message.
 
     Rank 0 knows the clock and the stop-file; any rank may have been signalled.

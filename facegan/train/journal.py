@@ -13,7 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from facegan import sampling
+from facegan.errors import FaceganError
+from facegan.files import write_text
 from facegan.recipes import Recipe
+from facegan.run.failures import Failure
 from facegan.run.folder import RunFolder
 from facegan.run.outcome import Outcome, write_outcome
 from facegan.run.snapshot import write_snapshot
@@ -66,6 +69,7 @@ class Journal:
         job, path = self.job, self.folder.samples / f"fake-nimg-{nimg:012d}.png"
         if not self.main:
             return
+        self.folder.owner.check()
         z = sampling.latents(job.settings.seed, job.settings.samples, job.recipe.latent_dim)
         sampling.save_png(sampling.grid(sampling.generate(self.state.sampler, z, job.recipe.value_range)), path)
         if job.held_out is not None and len(job.held_out) > 1 and nimg:
@@ -86,28 +90,35 @@ class Journal:
     def snapshot(self, nimg: int) -> None:
         """Write the generator to use."""
         if self.main:
+            self.folder.owner.check()
             about = {"data": self.job.data, "settings": self.config["settings"]}
             seed, root = self.job.settings.seed, self.folder.snapshots
             path = write_snapshot(root, nimg, self.state.sampler, self.job.recipe, seed, about)
             self.tracker.log_snapshot(path, nimg)
 
     def close(self, outcome: Outcome) -> None:
-        """Write the outcome and close W&B; a full disk may refuse the first, and has been said already."""
-        if not self.main:
-            return
-        try:
+        """Write the outcome and close W&B."""
+        if self.main:
+            self.folder.owner.check()
             write_outcome(self.folder.path, outcome)
-        except OSError as error:
-            log.error("%s: the outcome could not be written: %s", self.folder.path, error)
-        self.tracker.finish(outcome.state)
+            self.tracker.finish(outcome.state)
 
-    def record_failure(self, error: BaseException, nimg: int) -> None:
-        """Leave the cause in a file of this rank; rank 0 writes the outcome."""
-        logs = self.folder.path / "logs"
-        logs.mkdir(parents=True, exist_ok=True)
-        (logs / f"rank-{self.job.machine.rank}.error").write_text("".join(traceback.format_exception(error)))
-        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        self.close(Outcome("failed", reason, nimg, 1))
+    def record_failure(self, failure: Failure, nimg: int, error: BaseException | None = None) -> None:
+        """Leave this rank's `error` in a file of its own; rank 0 writes the outcome.
+
+        Nothing is written in a folder that was lost; on a disk that is full or gone, what can be.
+        """
+        if not failure.may_write:
+            return
+        whose = f"rank {failure.rank}: " if failure.rank != self.job.machine.rank else ""
+        try:
+            if error is not None:
+                path = self.folder.path / "logs" / f"rank-{self.job.machine.rank}.error"
+                write_text(path, "".join(traceback.format_exception(error)))
+            self.close(Outcome("failed", whose + failure.reason, nimg, failure.exit_code))
+        except (OSError, FaceganError) as unwritten:
+            log.error("%s: how the run ended could not be written: %s", self.folder.path, unwritten)
+            self.tracker.finish("failed")
 
     def seconds(self) -> float:
         """Seconds of training so far, earlier starts included."""

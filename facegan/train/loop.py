@@ -4,14 +4,18 @@ import logging
 import time
 from pathlib import Path
 
-from facegan.errors import DiskFullError, FaceganError, UsageError
-from facegan.files import is_disk_full
-from facegan.owner import Owner
-from facegan.run.checkpoint import Checkpoint, newest_checkpoint, prune_checkpoints, write_checkpoint
+from facegan.errors import UsageError
+from facegan.run.checkpoint import (
+    Checkpoint,
+    await_checkpoint,
+    folder_name,
+    newest_checkpoint,
+    prune_checkpoints,
+    write_checkpoint,
+)
 from facegan.run.folder import RunFolder, check_resume, make_config
-from facegan.run.machine import Machine
 from facegan.run.outcome import Outcome
-from facegan.run.stopping import EXIT_CODES, GO, REASONS, Lookout, Signals
+from facegan.run.stopping import EXIT_CODES, GO, REASONS, Signals, StopRequests
 from facegan.train.cuda_graphs import compiled
 from facegan.train.draws import Drawer
 from facegan.train.feed import Feed
@@ -32,14 +36,14 @@ def train(job: Job) -> Outcome:
     if job.total_nimg <= 0:
         raise UsageError("the run has no length: give --kimg or --epochs")
     folder = RunFolder(Path(job.settings.run_dir))
-    owner = Owner(folder.path / "owner.json", "give another --run-dir")
-    _claim(owner, job.machine)
-    try:
-        with Signals() as signals:
-            return _Run(job, folder, signals).train()
-    finally:
+    with job.machine.failures, Signals() as signals:
         if job.machine.is_main:
-            owner.release()
+            folder.owner.claim(log.warning)
+        try:
+            return _Run(job, folder, signals).train()
+        finally:
+            if job.machine.is_main:
+                folder.owner.release()
 
 
 class _Run:
@@ -50,21 +54,20 @@ class _Run:
         self.config = make_config(job.recipe, job.settings, job.data, job.sources)
         self.state = State(job.recipe, job.settings.seed, job.machine, sync_bn=job.settings.sync_bn)
         self.journal = Journal(job, folder, self.state, self.config)
-        self.lookout = Lookout(job.machine, signals, folder.stop_files, job.settings.checkpoint_minutes)
+        self.stopping = StopRequests(job.machine, signals, folder.stop_files, job.settings.checkpoint_minutes)
         self.nimg = self.saved_nimg = 0
 
     def train(self) -> Outcome:
         """The loop, and around it what happens when it ends in whichever way."""
+        failures = self.job.machine.failures
+        failures.on_other = lambda failure: self.journal.record_failure(failure, self.nimg)
         try:
             self._begin()
             outcome = self._loop()
+            self.journal.close(outcome)
         except BaseException as error:
-            if not is_disk_full(error):
-                self.journal.record_failure(error, self.nimg)
-                raise
-            log.error("%s", error)
-            outcome = Outcome("failed", f"disk full: {error}", self.nimg, DiskFullError.exit_code)
-        self.journal.close(outcome)
+            self.journal.record_failure(failures.report(error), self.nimg, error)
+            raise
         return outcome
 
     def _loop(self) -> Outcome:
@@ -87,9 +90,11 @@ class _Run:
                 save = self._crossed(settings.checkpoint_kimg, before) or self._is_milestone(self.nimg)
                 if settings.eval_kimg and self._crossed(settings.eval_kimg, before):
                     save |= self.journal.evaluate(self.nimg)
-                looking = self.lookout.due()
+                looking = self.stopping.due()
                 if looking:
-                    asked, due = self.lookout.look()
+                    if self.main:
+                        self.folder.owner.check()
+                    asked, due = self.stopping.look()
                     save |= due
                 if looking or save:
                     trouble = self.state.meter.trouble()
@@ -122,22 +127,16 @@ class _Run:
         return bool(every) and nimg // every > (nimg - self.job.recipe.batch_size) // every
 
     def _save(self) -> None:
-        """Write a checkpoint on rank 0; the others wait, so that a full disk stops all of them."""
-        full, start = 0, time.perf_counter()
+        """Write a checkpoint on rank 0; the others go on to the next message, and wait there."""
+        start = time.perf_counter()
         if self.main:
-            try:
-                self._write_checkpoint()
-            except DiskFullError as error:
-                log.error("%s", error)
-                full = 1
-        (full,) = self.job.machine.highest([full])
-        if full:
-            raise DiskFullError(f"{self.folder.checkpoints}: no space left; the last checkpoint is kept")
+            self._write_checkpoint()
         self.saved_nimg = self.nimg
-        self.lookout.saved()
+        self.stopping.saved()
         log.info("checkpoint at %.1f kimg (%.2f s)", self.nimg / 1000, time.perf_counter() - start)
 
     def _write_checkpoint(self) -> None:
+        self.folder.owner.check()
         self.folder.sync_stats()
         meta = {"config": self.config, "seconds": self.journal.seconds(), "world": self.job.machine.world}
         write_checkpoint(self.folder.checkpoints, self.nimg, self.state.tensors(), meta)
@@ -148,7 +147,7 @@ class _Run:
     def _begin(self) -> None:
         """Load the newest whole checkpoint and bring the run folder to its position."""
         job = self.job
-        found = newest_checkpoint(self.folder.checkpoints, log.warning if self.main else lambda _: None)
+        found = self._newest()
         if found is not None:
             check_resume(found.meta["config"], job.recipe, job.settings, job.data)
             self.state.load(found.tensors)
@@ -158,6 +157,14 @@ class _Run:
         self.journal.open(self.nimg, float(found.meta["seconds"]) if found else 0.0)
         self._say_hello(found)
         job.machine.wait()
+
+    def _newest(self) -> Checkpoint | None:
+        """The checkpoint to go on from: rank 0 picks, all ranks load that one."""
+        found = newest_checkpoint(self.folder.checkpoints, log.warning) if self.main else None
+        (nimg,) = self.job.machine.highest([found.nimg if found else -1])
+        if nimg >= 0 and not self.main:
+            found = await_checkpoint(self.folder.checkpoints / folder_name(nimg))
+        return found
 
     def _say_hello(self, found: Checkpoint | None) -> None:
         job, world = self.job, self.job.machine.world
@@ -171,16 +178,3 @@ class _Run:
             log.warning(
                 "the checkpoint was made on %d ranks, this is %d: equal to rounding", found.meta["world"], world
             )
-
-
-def _claim(owner: Owner, machine: Machine) -> None:
-    """Rank 0 claims the run folder; where it is refused, every rank leaves."""
-    refused, reason = 0, ""
-    if machine.is_main:
-        try:
-            owner.claim(log.warning)
-        except FaceganError as error:
-            refused, reason = 1, str(error)
-    (refused,) = machine.highest([refused])
-    if refused:
-        raise FaceganError(reason or "rank 0 was refused the run folder")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from shards.errors import ShardError
 from shards.format.index import NAME, load_index
+from shards.read import node
 from shards.read import stage as staging
 from shards.read.files import Folder
 from shards.read.remote import LocalSource, is_remote
@@ -32,7 +33,7 @@ def open_set(
     if is_remote(str(path)):
         return staging.open_remote(str(path), resolution, stage, stage_limit, progress)
     folder = find_set(Path(path), resolution)
-    target = stage or staging.automatic_folder(folder)
+    target = stage or node.automatic_folder(folder)
     if target is not None:
         return staging.open_staged(LocalSource(folder), target, stage_limit, progress)
     return ShardSet(load_index(folder), folder, Folder(folder))

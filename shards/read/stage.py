@@ -1,46 +1,48 @@
 """Copies a set shard by shard into a node-local folder, checked by hash, once for all ranks of the node.
 
-The ranks of a node agree through lock files: whoever reads a shard holds its lock shared, whoever fetches or evicts
-it holds it alone. A killed rank's locks are gone with it, and what it had fetched is continued by the next.
+The ranks of a node agree through locks: whoever reads or fetches a shard holds its lock shared, whoever evicts it
+alone; a second lock lets one at a time check or fetch it. A killed rank's locks are gone with it, and what it had
+fetched is continued by the next. What lies there from an earlier start is hashed again before it is read.
 """
 
-import fcntl
 import os
 import queue
 import random
-import shutil
+import stat
 import tempfile
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 from facegan.files import disk_full_said, sha256_file
+from facegan.owner import process_identity
 from shards.errors import ShardError
 from shards.format.index import MAX_INDEX_BYTES, NAME, Shard, ShardIndex, Table, load_index
+from shards.read.locks import FIRST_FILE, LOCK_FILE, ROOM, Locks
+from shards.read.node import make_room, own_folder, slurm_folder
 from shards.read.remote import RemoteSource, Source, fetch, read_whole
 from shards.read.sets import ShardSet
 
-SUBFOLDER = "facegan-shards"  # of $SLURM_TMPDIR
 CONNECTIONS = 4
 ROOM_TIMEOUT, ROOM_PAUSE = 600.0, 0.2  # seconds
-NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "lustre", "gpfs", "beegfs", "ceph", "cifs", "smb3", "panfs", "wekafs", "9p"}
 Progress = Callable[[int], None]
 
 
 def open_staged(source: Source, folder: Path, limit: int | None, progress: Progress | None = None) -> ShardSet:
-    """The set at `source`, its shards staged into a subfolder of `folder` that is named after its content.
+    """The set at `source`, its shards staged into a subfolder of `folder` that is this user's own.
 
     Without a limit, or with one that the set fits in, a split is fetched whole when it is opened. With a smaller
     limit (bytes, over all splits) shards come ahead of need and go when they are done with.
     Raises ShardError where there is no set, or no room for it.
     """
-    index, place = _fetch_index(source, folder)
-    stage = Stage(source, place, index, limit, progress or (lambda count: None))
+    index, place, locks = _fetch_index(source, own_folder(folder))
+    stage = Stage(source, place, locks, index, limit, progress or (lambda count: None))
     if not stage.partial:
-        _check_disk(place, index)
+        make_room(place, stage.missing())
     if index.members == "encoded" and index.table:
         stage.hold(index.table)
     return ShardSet(index, place, stage)
@@ -64,38 +66,21 @@ def open_remote(
     return opened
 
 
-def slurm_folder() -> Path | None:
-    """The stage in the node-local folder that Slurm made for this job, if it made one."""
-    folder = os.environ.get("SLURM_TMPDIR")
-    return Path(folder) / SUBFOLDER if folder else None
-
-
-def automatic_folder(folder: Path) -> Path | None:
-    """Where a set in a mounted folder is staged unasked: in $SLURM_TMPDIR, if the folder is on a network."""
-    return slurm_folder() if slurm_folder() and file_system_of(folder) in NETWORK_FILE_SYSTEMS else None
-
-
-def file_system_of(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str:
-    """The kind of file system that a folder lies on, as Linux names it; "" where that cannot be found out."""
-    if not mounts.exists():
-        return ""
-    fields = [line.split() for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines()]
-    kinds = {each[4]: each[each.index("-") + 1] for each in fields if "-" in each}
-    here = folder.resolve()
-    return next((kinds[str(parent)] for parent in (here, *here.parents) if str(parent) in kinds), "")
-
-
 class Stage:
-    """The files of a set on their way into a local folder (see `shards.read.images.Files`)."""
+    """The files of a set on their way into a local folder (see `shards.read.files.Files`)."""
 
     def __init__(
-        self, source: Source, folder: Path, index: ShardIndex, limit: int | None, progress: Progress
+        self, source: Source, folder: Path, locks: Locks, index: ShardIndex, limit: int | None, progress: Progress
     ) -> None:
-        self.source, self.folder, self.limit, self.progress = source, folder, limit, progress
+        self.source, self.folder, self.locks, self.limit, self.progress = source, folder, locks, limit, progress
         self.sizes = {shard.name: shard.bytes for shard in index.shards}
         self.partial = limit is not None and limit < sum(self.sizes.values())
-        self._room_path = folder / ".room.lock"
-        self._held: dict[str, int] = {}  # the lock, held shared, of each shard in use
+        names = [*self.sizes, *([index.table.name] if index.table else [])]
+        self._numbers = {name: FIRST_FILE + 2 * place for place, name in enumerate(names)}  # held shared; fetched
+        self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)  # of this process's threads
+        self._counting = threading.Lock()
+        self._held: set[str] = set()  # those in use here, their locks held shared
+        self._start = process_identity(os.getppid())  # the same for the ranks of one start: their launcher
         self._born = time.time()
         self._wanted: queue.SimpleQueue[Shard] = queue.SimpleQueue()
         self._fetchers: list[threading.Thread] = []
@@ -106,11 +91,14 @@ class Stage:
 
     def hold(self, file: Shard | Table) -> Path:
         """Fetch a file where need be, and keep it from being evicted."""
-        if file.name not in self._held:
-            lock = self._obtain(file, patient=True)
-            if lock is not None:
-                self._held[file.name] = lock
+        with self._turns[file.name]:
+            if file.name not in self._held and self._obtain(file, patient=True):
+                self._held.add(file.name)
         return self.folder / file.name
+
+    def missing(self) -> int:
+        """Bytes that the folder lacks of the set."""
+        return sum(size for name, size in self.sizes.items() if not (self.folder / name).exists())
 
     def prepare(self, shards: Sequence[Shard]) -> None:
         """Fetch all of them, unless the stage has room for some at a time only."""
@@ -129,10 +117,10 @@ class Stage:
         if self.limit is not None and needed > self.limit and not self._fetchers:
             raise ShardError(
                 f"a stage of {self.limit / 1e9:.2f} GB is too small: this rank reads {len(now)} shards at a time "
-                f"and needs the next {len(then)} beside them: raise the limit to {needed / 1e9:.2f} GB for each "
+                f"and needs the next {len(then)} beside them: raise --stage-gb to {needed / 1e9:.2f} GB for each "
                 "rank of a node"
             )
-        for name in set(self._held) & set(self.sizes) - {shard.name for shard in now}:
+        for name in self._held & set(self.sizes) - {shard.name for shard in now}:
             self._release(name)
         for shard in (*now, *then):
             if not (self.folder / shard.name).exists():
@@ -142,35 +130,50 @@ class Stage:
             self._fetchers[-1].start()
 
     def _release(self, name: str) -> None:
-        os.utime(self.folder / name, (0, 0))  # done with: the first to go when room is needed
-        os.close(self._held.pop(name))
+        with self._turns[name]:
+            os.utime(self._seal_path(name), (0, 0))  # done with: the first to go when room is needed
+            self._held.discard(name)
+            self.locks.free(self._numbers[name])
 
     def _fetch_ahead(self) -> None:
         while True:
             shard = self._wanted.get()
             try:
-                lock = self._obtain(shard, patient=False)
+                with self._turns[shard.name]:
+                    if shard.name not in self._held and self._obtain(shard, patient=False):
+                        self.locks.free(self._numbers[shard.name])
             except (ShardError, OSError):
                 continue  # whoever needs the shard meets the same error, and is told
-            if lock is not None:
-                os.close(lock)
 
-    def _obtain(self, file: Shard | Table, patient: bool) -> int | None:
-        """A shared lock on a file that is there; None where there is no room and one is not to wait for it."""
-        path = self.folder / file.name
-        lock = os.open(self._lock_path(file.name), os.O_RDWR | os.O_CREAT, 0o644)
+    def _obtain(self, file: Shard | Table, patient: bool) -> bool:
+        """Take a shared lock on a file that is there and whole; False where there is no room and no patience."""
+        number = self._numbers[file.name]
+        self.locks.share(number)
         try:
-            while True:
-                fcntl.flock(lock, fcntl.LOCK_SH)
-                if path.exists():
-                    return lock
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                if not path.exists() and not self._fetch(file, patient):
-                    os.close(lock)
-                    return None
+            there = self._is_sealed(file) or self._check_or_fetch(file, patient)
         except BaseException:
-            os.close(lock)
+            self.locks.free(number)
             raise
+        if not there:
+            self.locks.free(number)
+        return there
+
+    def _check_or_fetch(self, file: Shard | Table, patient: bool) -> bool:
+        """Seal what an earlier start left, if it is whole, else fetch it: one process of the node at a time.
+
+        Who reads a file that is replaced keeps the one it has mapped.
+        """
+        turn = self._numbers[file.name] + 1
+        self.locks.alone(turn)
+        try:
+            if self._is_sealed(file):
+                return True
+            if self._identity(file) and sha256_file(self.folder / file.name) == file.sha256:
+                self._seal(file)
+                return True
+            return self._fetch(file, patient)
+        finally:
+            self.locks.free(turn)
 
     def _fetch(self, file: Shard | Table, patient: bool) -> bool:
         path = self.folder / file.name
@@ -182,14 +185,36 @@ class Stage:
                 fetch(self.source, file.name, file.bytes, part, self.progress)
                 found = sha256_file(part)
                 if found == file.sha256:
-                    with _locked(self._room_path):  # names change under this lock only, so that they can be counted
+                    with self._locked_room():  # names change under this lock only, so that they can be counted
                         part.replace(path)
+                    self._seal(file)
                     return True
                 os.truncate(part, 0)  # perhaps a line's fault, or another version's remains: again from the start
         raise ShardError(
             f"{self.source.address}/{file.name}: fetched twice, and its SHA-256 is {found[:12]}..., the index says "
             f"{file.sha256[:12]}...: the shard is damaged at its source; `facegan shards verify` there says where"
         )
+
+    def _seal(self, file: Shard | Table) -> None:
+        """Note that the file as it is now was hashed by this start."""
+        self._seal_path(file.name).write_text(self._identity(file), encoding="utf-8")
+
+    def _is_sealed(self, file: Shard | Table) -> bool:
+        """Whether a rank of this start has hashed the file, and nothing has touched it since."""
+        try:
+            return self._seal_path(file.name).read_text(encoding="utf-8") == self._identity(file) != ""
+        except (FileNotFoundError, UnicodeDecodeError):
+            return False
+
+    def _identity(self, file: Shard | Table) -> str:
+        """This start, and what changes with the file's content; empty where it is not ours or not of its size."""
+        try:
+            found = (self.folder / file.name).lstat()
+        except FileNotFoundError:
+            return ""
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_size != file.bytes:
+            return ""
+        return f"{self._start} {found.st_ino} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
 
     def _make_room(self, file: Shard | Table, patient: bool) -> bool:
         """Reserve room for a file, waiting for it if `patient`."""
@@ -200,14 +225,14 @@ class Stage:
             if time.monotonic() > deadline:
                 raise ShardError(
                     f"{self.folder}: no room for {file.name} within a limit of {self.limit or 0:,} bytes: all "
-                    "shards there are being read. Raise the limit, or run fewer ranks on this node"
+                    "shards there are being read. Raise --stage-gb, or run fewer ranks on this node"
                 )
             time.sleep(ROOM_PAUSE)
         return True
 
     def _reserve(self, file: Shard | Table, everything: bool) -> bool:
         """Evict shards until the file fits: those done with, or any that nobody reads."""
-        with _locked(self._room_path):
+        with self._locked_room():
             if self.limit is not None and file.name in self.sizes:
                 present = self._present(leave_out=file.name)
                 room = self.limit - sum(self.sizes[name] for name in present)
@@ -225,43 +250,44 @@ class Stage:
         for entry in os.scandir(self.folder):
             name = entry.name.removeprefix(".").removesuffix(".part")
             if name in self.sizes and name != leave_out:
-                found[name] = entry.stat().st_mtime
+                seal = self._seal_path(name)
+                found[name] = seal.stat().st_mtime if seal.exists() else entry.stat().st_mtime
         return found
 
     def _evict(self, name: str) -> int:
         """Remove a shard that nobody reads or fetches; the bytes gained."""
-        lock = os.open(self._lock_path(name), os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            (self.folder / name).unlink(missing_ok=True)
-            self._part_path(name).unlink(missing_ok=True)
-            return self.sizes[name]
-        except BlockingIOError:
+        turn = self._turns[name]
+        if not turn.acquire(blocking=False):
             return 0
+        try:
+            if name in self._held or not self.locks.try_alone(self._numbers[name]):
+                return 0
+            for path in (self.folder / name, self._part_path(name), self._seal_path(name)):
+                path.unlink(missing_ok=True)
+            self.locks.free(self._numbers[name])
+            return self.sizes[name]
         finally:
-            os.close(lock)
+            turn.release()
+
+    @contextmanager
+    def _locked_room(self) -> Iterator[None]:
+        with self._counting:
+            self.locks.alone(ROOM)
+            try:
+                yield
+            finally:
+                self.locks.free(ROOM)
 
     def _part_path(self, name: str) -> Path:
         return self.folder / f".{name}.part"
 
-    def _lock_path(self, name: str) -> Path:
-        return self.folder / f".{name}.lock"
+    def _seal_path(self, name: str) -> Path:
+        return self.folder / f".{name}.hashed"
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)
-
-
-def _fetch_index(source: Source, folder: Path) -> tuple[ShardIndex, Path]:
+def _fetch_index(source: Source, folder: Path) -> tuple[ShardIndex, Path, Locks]:
     """Fetch and check the index, into the subfolder of `folder` for data of that fingerprint."""
     raw = read_whole(source, NAME, MAX_INDEX_BYTES)
-    folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".index-") as scratch:
         (Path(scratch) / NAME).write_bytes(raw)
         try:
@@ -269,16 +295,7 @@ def _fetch_index(source: Source, folder: Path) -> tuple[ShardIndex, Path]:
         except ShardError as error:
             raise ShardError(str(error).replace(scratch, source.address)) from None
         place = folder / index.fingerprint[:16]
-        place.mkdir(exist_ok=True)
+        locks = Locks(place)
+        os.utime(place / LOCK_FILE)
         (Path(scratch) / NAME).replace(place / NAME)
-    return index, place
-
-
-def _check_disk(place: Path, index: ShardIndex) -> None:
-    needed = sum(shard.bytes for shard in index.shards if not (place / shard.name).exists())
-    free = shutil.disk_usage(place).free
-    if needed > free:
-        raise ShardError(
-            f"{place}: the set needs {needed / 1e9:.1f} GB more, {free / 1e9:.1f} GB are free: give --stage-limit, "
-            "so that shards come and go, or another --stage folder"
-        )
+    return index, place, locks
