@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import click
 
+from facegan.cores import usable_cores
 from jobs import table
 from shards.errors import ShardError
 
@@ -135,8 +136,8 @@ def check_gpus() -> Check:
     names = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     if names:
         return Check("GPUs", "ok", ", ".join(f"{gpu.name} {gpu.total_memory / 2**30:.0f} GiB" for gpu in names))
-    cores = len(os.sched_getaffinity(0))
-    return Check("GPUs", "note", f"none; training runs on {cores} CPU cores", "use --kimg to keep CPU runs short")
+    found = f"none; training runs on {usable_cores()} CPU cores"
+    return Check("GPUs", "note", found, "use --kimg to keep CPU runs short")
 
 
 def check_nccl() -> Check:

@@ -1,6 +1,5 @@
 """`facegan preprocess`: from a folder, zip, tar or idx files of pictures to sets of shards."""
 
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from facegan.cores import usual_threads
 from facegan.recipes import Size
 from jobs.progress import Progress
 from jobs.values import Written
@@ -118,9 +118,8 @@ def command(
 
     given = {"sizes": tuple(map(tuple, sizes)) or None, "crop": crop, "channels": channels and int(channels)}
     chosen = {**_of_recipe(recipe), **{name: value for name, value in given.items() if value is not None}}
-    cores = len(os.sched_getaffinity(0))
     try:
-        options = Options(source, out, slice=part, workers=workers or cores, **chosen, **others)
+        options = Options(source, out, slice=part, workers=workers or usual_threads(), **chosen, **others)
     except ShardError as error:
         raise click.UsageError(str(error)) from None
     with _progress() as report:

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 
+from facegan.cores import usable_cores
 from facegan.errors import UsageError
 from facegan.run.failures import Failures
 from facegan.run.settings import RunSettings
@@ -186,7 +187,7 @@ def _resolve_compile(settings: RunSettings, use_cuda: bool) -> str:
 
 def _share_of_cores() -> int:
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, len(os.sched_getaffinity(0)) // ranks_here)
+    return max(1, usable_cores() // ranks_here)
 
 
 def _set_matmul_precision(precision: str) -> None:

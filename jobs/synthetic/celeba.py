@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import simplejpeg
 
+from facegan.cores import usual_threads
 from facegan.files import disk_full_said, whole_file
 from jobs.synthetic.attributes import ATTRIBUTES, attributes
 from jobs.synthetic.faces import paint
@@ -51,7 +52,7 @@ def write_celeba(
     images.mkdir(exist_ok=True)
     missing = [index for index in range(count) if not _is_whole(images / picture_name(index))]
     done = count - len(missing)
-    for drawn in _draw_all(images, seed, missing, workers or len(os.sched_getaffinity(0))):
+    for drawn in _draw_all(images, seed, missing, workers or usual_threads()):
         done += drawn
         if progress is not None:
             progress(done, count)

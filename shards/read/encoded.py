@@ -1,6 +1,5 @@
 """Images of anybody's WebDataset tars: JPEG, PNG or WebP members, decoded in threads."""
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from facegan.cores import usable_cores
 from facegan.files import sha256_file
 from shards.errors import ShardError
 from shards.format.index import ShardIndex, Transform
@@ -71,7 +71,7 @@ class EncodedImages(Images):
 
     @cached_property
     def _workers(self) -> int:
-        return len(os.sched_getaffinity(0))
+        return usable_cores()
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:

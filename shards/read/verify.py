@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from facegan.cores import usual_threads
 from facegan.files import sha256_file
 from shards.errors import ShardError
 from shards.format.index import NAME, Shard, ShardIndex, load_index
@@ -51,7 +52,7 @@ def verify_set(folder: Path, progress: Progress | None = None) -> list[Damage]:
     except ShardError as error:
         return [Damage(NAME, str(error))]
     findings = [*_strangers(folder, index), *_side_files(folder, index)]
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="verify") as pool:
+    with ThreadPoolExecutor(usual_threads(), thread_name_prefix="verify") as pool:
         checks = pool.map(lambda number: _check(folder, index, number, progress), range(len(index.shards)))
         return findings + [damage for found in checks for damage in found]
 
