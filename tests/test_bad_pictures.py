@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import draw, encode, write_folder, write_zip
-from PIL import Image
+from PIL import Image, ImageOps
 
 from jobs.cli import main
 from shards.format.index import ShardIndex, load_index
@@ -147,6 +147,50 @@ def test_sixteen_bit_pictures_keep_their_shades(tmp_path: Path) -> None:
     data = np.fromfile(folder / index.shards[0].name, np.uint8)[: index.geometry.stride]
     expected = resize(parse_crop("150").cut((deep >> 8).astype(np.uint8)[:, :, None])[None], 64, 64)
     assert np.array_equal(index.geometry.view(data)[..., :1], expected)
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"iCCP", b"iTXt"])
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_a_png_with_megabytes_of_text_or_profile_is_a_good_picture(kind: bytes, where: str) -> None:
+    """As programs that generate pictures write their settings."""
+    middle = b"\0\0" if kind != b"iTXt" else b"\0\1\0\0\0"
+    extra = chunk(kind, b"workflow" + middle + zlib.compress(bytes(3_000_000)))
+    plain = encode(GOOD, "PNG")
+    place = 33 if where == "before" else len(plain) - 12
+    assert np.array_equal(decode(plain[:place] + extra + plain[place:], 3), GOOD)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize(
+    "exif", [b"garbage!", b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\0\1"]
+)
+def test_a_picture_with_broken_exif_is_taken_as_upright(form: str, exif: bytes) -> None:
+    options = {"lossless": True} if form == "WEBP" else {}
+    assert decode(encode(GOOD, form, exif=exif, **options), 3).shape == GOOD.shape
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(10))
+def test_every_orientation_is_applied_as_pillow_does(form: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(GOOD, form, exif=exif)
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+    assert np.array_equal(decode(data, 3), np.asarray(expected))
+
+
+def test_an_orientation_behind_other_segments_is_found_in_exif_and_in_xmp() -> None:
+    turned = rotated()
+    other = b"\xff\xed" + struct.pack(">H", 65_000) + bytes(64_998)
+    far = turned[:2] + 3 * other + turned[2:]
+    assert decode(far, 3).shape == decode(turned, 3).shape == GOOD.shape
+    packet = b'http://ns.adobe.com/xap/1.0/\0<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    xmp = b"\xff\xff\xe1" + struct.pack(">H", len(packet) + 2) + packet
+    assert decode(JPEG[:2] + xmp + JPEG[2:], 3).shape == (170, 160, 3)
 
 
 HOSTILE = ["../../up.jpg", "/abs.jpg", "with space.jpg", "line\nbreak.jpg", "dots.in.it.jpg", "grüß.jpg"]

@@ -1,6 +1,7 @@
 """Sources: whatever holds the pictures, the same listing, the same bytes, and nothing left out in silence."""
 
 import contextlib
+import errno
 import gzip
 import os
 import random
@@ -17,7 +18,7 @@ from pictures import draw, encode, jpegs, write_folder, write_tar, write_zip
 
 from shards.errors import ShardError
 from shards.format.transform import PictureError, decode
-from shards.make.listing import Listing, Place
+from shards.make.listing import FileReader, Listing, Place, patiently
 from shards.make.sources import list_source, open_reader
 
 
@@ -65,10 +66,10 @@ def test_folder_zip_and_tar_hold_the_same_pictures_in_the_same_order(
 def test_a_compressed_tar_becomes_one_file_and_only_once(tmp_path: Path, files: dict[str, bytes]) -> None:
     source, out = write_tar(tmp_path / "a.tgz", files, "w:gz"), tmp_path / "out"
     first = list_source(source, out)
-    made = [(file.name, file.stat().st_mtime_ns) for file in out.iterdir()]
+    made = [(file.name, file.stat().st_mtime_ns) for file in out.glob(".source*")]
     assert len(made) == 1
     assert list_source(source, out).path == first.path
-    assert [(file.name, file.stat().st_mtime_ns) for file in out.iterdir()] == made
+    assert [(file.name, file.stat().st_mtime_ns) for file in out.glob(".source*")] == made
 
 
 def test_extensions_count_in_any_case_and_everything_else_is_counted(tmp_path: Path) -> None:
@@ -211,6 +212,48 @@ def test_what_is_no_regular_file_is_refused_with_its_reason(tmp_path: Path) -> N
     assert refusal(listing, "broken.jpg").reason == "unreadable"
 
 
+class Stumbling:
+    """A reading that fails so many times, as those of network file systems do."""
+
+    def __init__(self, number: int, failures: int) -> None:
+        self.number, self.failures = number, failures
+
+    def __call__(self) -> bytes:
+        if self.failures:
+            self.failures -= 1
+            raise OSError(self.number, os.strerror(self.number))
+        return b"bytes"
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+def test_a_file_system_that_stumbles_is_asked_again_and_then_given_up(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr("shards.make.listing.PAUSES", (0.0, 0.0))
+    assert patiently(Stumbling(number, 2)) == b"bytes"
+    with pytest.raises(PictureError) as caught:
+        patiently(Stumbling(number, 3))
+    assert caught.value.reason == "unreadable"
+    once = Stumbling(errno.EACCES, 1)
+    with pytest.raises(PictureError, match="Permission denied"):
+        patiently(once)
+
+
+def test_a_picture_that_the_disk_does_not_give_is_rejected_not_fatal(
+    tmp_path: Path, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A directory stands for the archive that became unreadable: reading it is an error of the system."""
+    monkeypatch.setattr("shards.make.listing.PAUSES", (0.0,))
+    listing = list_source(write_zip(tmp_path / "x.zip", files), tmp_path)
+    reader = open_reader("zip", listing.path)
+    assert isinstance(reader, FileReader)
+    folder = os.open(tmp_path, os.O_RDONLY)
+    os.dup2(folder, reader.file)
+    os.close(folder)
+    with pytest.raises(PictureError, match="unreadable"):
+        reader.read("", Place(*listing.places[0].item()))
+
+
 def test_linked_folders_are_followed_and_loops_end(tmp_path: Path) -> None:
     write_folder(tmp_path / "elsewhere", {"b.jpg": b"b"})
     folder = write_folder(tmp_path / "s", {"a.jpg": b"a"})
@@ -300,7 +343,7 @@ def test_a_truncated_archive_is_an_error_not_a_short_set(
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(ShardError, match=r"cut short|neither a folder"):
         list_source(path, tmp_path / "out")
-    assert not list(tmp_path.glob("out/*"))
+    assert not list(tmp_path.glob("out/.source*"))
 
 
 def test_a_damaged_header_in_a_tar_does_not_end_the_listing_in_silence(tmp_path: Path) -> None:

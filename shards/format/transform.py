@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from shards.errors import ShardError
 
@@ -19,8 +19,20 @@ MAX_PIXELS = 89_478_485  # Pillow's own limit; a larger picture is taken for a d
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "GIF")
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm")  # of the files that are taken for pictures
 JPEG_COLOURS = ("YCbCr", "Gray", "RGB")
-EXIF_WITHIN = 1 << 16
+ORIENTATION = 0x0112  # of EXIF
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 DECODER_ERRORS = (OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, ArithmeticError, struct.error)
+SMALLER = "smaller than the crop"  # the reason of a reject
 CROP = re.compile(r"(?P<side>\d+)|(?P<height>\d+)x(?P<width>\d+)|(?P<box>\d+:\d+,\d+:\d+)|none")
 
 MAX_PICTURE_BYTES = 256 << 20  # of a picture's file
@@ -53,7 +65,7 @@ class Crop:
         rows, columns = _slice(self.rows, image.shape[0]), _slice(self.columns, image.shape[1])
         if rows is None or columns is None:
             found = f"{image.shape[0]}x{image.shape[1]} pixels"
-            raise PictureError("smaller than the crop", f"{found} (height x width), crop {self.text}")
+            raise PictureError(SMALLER, f"{found} (height x width), crop {self.text}")
         return image[rows, columns]
 
 
@@ -101,13 +113,26 @@ def decode(data: bytes, channels: int) -> NDArray[np.uint8]:
     if not data:
         raise PictureError("empty", "zero bytes")
     image = None
-    if data[:3] == b"\xff\xd8\xff" and b"Exif\0" not in data[:EXIF_WITHIN]:
+    if data[:3] == b"\xff\xd8\xff" and not _may_be_turned(data):
         image = _decode_jpeg(data)
     if image is None:
         image = _decode_any(data)
     if image.shape[2] == channels:
         return image
     return grey(image) if channels == 1 else np.repeat(image, 3, axis=2)
+
+
+def _may_be_turned(jpeg: bytes) -> bool:
+    """Whether a JPEG has EXIF or an orientation in XMP, in any of the segments before its pixels."""
+    place = 2
+    while jpeg[place : place + 1] == b"\xff" and jpeg[place + 1 : place + 2] != b"\xda":
+        length = int.from_bytes(jpeg[place + 2 : place + 4], "big")
+        if jpeg[place + 1 : place + 2] == b"\xe1":
+            body = jpeg[place + 4 : place + 2 + length]
+            if body.startswith(b"Exif\0") or b"Orientation" in body:
+                return True
+        place += 2 + length if jpeg[place + 1 : place + 2] != b"\xff" else 1  # any number of ff may stand there
+    return False
 
 
 def grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -133,8 +158,7 @@ def _decode_any(data: bytes) -> NDArray[np.uint8]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-                return _pixels(ImageOps.exif_transpose(picture))
+            return _open_any(data)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise PictureError("decompression bomb", str(error)) from None
     except UnidentifiedImageError:
@@ -142,6 +166,40 @@ def _decode_any(data: bytes) -> NDArray[np.uint8]:
     except DECODER_ERRORS as error:
         detail = str(error) or type(error).__name__
         raise PictureError("truncated" if "truncated" in detail.lower() else "damaged", detail) from None
+
+
+def _open_any(data: bytes) -> NDArray[np.uint8]:
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+            return _pixels(_upright(picture))
+    except ValueError:  # Pillow refuses texts and profiles of over a megabyte: programs write their settings there
+        pixels_alone = _without_texts(data)
+        if len(pixels_alone) == len(data):
+            raise
+        return _open_any(pixels_alone)
+
+
+def _without_texts(data: bytes) -> bytes:
+    """A PNG without its texts and colour profile; other bytes as they are."""
+    if not data.startswith(PNG_SIGNATURE):
+        return data
+    kept, place = [PNG_SIGNATURE], len(PNG_SIGNATURE)
+    while place < len(data):
+        end = place + 12 + int.from_bytes(data[place : place + 4], "big")
+        if data[place + 4 : place + 8] not in PNG_TEXTS:
+            kept.append(data[place:end])
+        place = end
+    return b"".join(kept)
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """A picture turned as its EXIF orientation says; as it is where that is damaged or says nothing."""
+    try:
+        orientation = picture.getexif().get(ORIENTATION)
+    except DECODER_ERRORS:
+        return picture
+    turn = UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    return picture if turn is None else picture.transpose(turn)
 
 
 def _pixels(picture: Image.Image) -> NDArray[np.uint8]:

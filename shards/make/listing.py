@@ -1,11 +1,13 @@
 """The pictures of a source in one fixed order, with the place of each in its archive, in little memory."""
 
+import errno
 import hashlib
 import os
 import re
 import struct
+import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -35,6 +37,9 @@ REFUSED = {
     SPARSE: ("unsupported", "a sparse file in the tar"),
 }
 
+PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EREMOTEIO, errno.ENOTCONN}
+PAUSES = (0.1, 2.0)  # seconds before another attempt
+
 PLACE = np.dtype([("offset", "<i8"), ("stored", "<i8"), ("size", "<i8"), ("crc", "<u4"), ("form", "<u4")])
 PLACE_STRUCT = struct.Struct("<qqqII")
 
@@ -56,20 +61,46 @@ class Reader(Protocol):
         """The picture's bytes; PictureError where they cannot be had."""
 
 
+def patiently(read: Callable[[], bytes]) -> bytes:
+    """What `read` gives, tried again where a network file system stumbles; PictureError where it stays so."""
+    for pause in PAUSES:
+        try:
+            return read()
+        except OSError as error:
+            if error.errno not in PASSING:
+                raise PictureError("unreadable", error.strerror or str(error)) from None
+            time.sleep(pause)
+    try:
+        return read()
+    except OSError as error:
+        raise PictureError("unreadable", f"{error.strerror or error} ({len(PAUSES) + 1} attempts)") from None
+
+
 class FileReader:
     """Reads bytes at places of one file."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self.file = os.open(path, os.O_RDONLY)
 
     def bytes_at(self, offset: int, size: int) -> bytes:
-        """Exactly `size` bytes; PictureError where the archive ends before."""
+        """Exactly `size` bytes; PictureError where the archive ends before, or cannot be read."""
         if size > MAX_PICTURE_BYTES:
             raise PictureError("too large", f"{size:,} bytes, at most {MAX_PICTURE_BYTES:,} are read")
-        data = os.pread(self.file, size, offset)
+        data = patiently(lambda: self._read(offset, size))
         if len(data) != size:
             raise PictureError("truncated", f"the archive ends {size - len(data)} bytes before the picture does")
         return data
+
+    def _read(self, offset: int, size: int) -> bytes:
+        try:
+            return os.pread(self.file, size, offset)
+        except OSError as error:
+            if error.errno == errno.ESTALE:  # this handle is good for nothing any more
+                fresh = os.open(self.path, os.O_RDONLY)
+                os.dup2(fresh, self.file)
+                os.close(fresh)
+            raise
 
 
 @dataclass(frozen=True)

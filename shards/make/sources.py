@@ -8,7 +8,7 @@ from pathlib import Path
 from shards.errors import ShardError
 from shards.format.transform import EXTENSIONS, MAX_PICTURE_BYTES, PictureError
 from shards.make.idx import IdxReader, is_images_file, list_idx
-from shards.make.listing import Listing, Place, Reader, collect, is_hidden
+from shards.make.listing import Listing, Place, Reader, collect, is_hidden, patiently
 from shards.make.tarfiles import TarReader, list_tar, recognise
 from shards.make.zipfiles import ZipReader, list_zip
 
@@ -80,15 +80,15 @@ class FolderReader:
 
     def read(self, name: str, place: Place) -> bytes:
         """The bytes of one file."""
-        try:
-            # Not to wait for ever on a named pipe that is called .jpg
-            file = os.open(f"{self.path}/{name}", os.O_RDONLY | os.O_NONBLOCK)
-        except OSError as error:
-            raise PictureError("unreadable", error.strerror or str(error)) from None
-        try:
-            return _read_file(file)
-        finally:
-            os.close(file)
+        return patiently(lambda: _read_path(f"{self.path}/{name}"))
+
+
+def _read_path(path: str) -> bytes:
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # not to wait for ever on a named pipe that is called .jpg
+    try:
+        return _read_file(file)
+    finally:
+        os.close(file)
 
 
 def _read_file(file: int) -> bytes:

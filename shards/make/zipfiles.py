@@ -40,7 +40,7 @@ def list_zip(path: Path) -> Iterator[tuple[str, Place]]:
                 name, place = _entry(stream)
                 wraps += directory.wrapped and place.offset < before
                 count, before = count + 1, place.offset
-                if not name.endswith("/"):
+                if not name.endswith("/") or place.size:
                     yield name, place._replace(offset=place.offset + directory.shift + (wraps << 32))
             if stream.tell() != directory.end or count < directory.entries:
                 raise ValueError(
