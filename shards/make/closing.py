@@ -21,6 +21,8 @@ from shards.format.index import (
     Transform,
     load_index,
 )
+from shards.format.transform import SMALLER
+from shards.make.claims import forget, refuse_live
 from shards.make.parts import CONTENT_MODULUS, FOLDER, Part, read_part, reject_lines, sample_lines
 from shards.make.plan import MAX_REJECTS, PLAN, Plan, read_plan
 
@@ -41,8 +43,10 @@ def close_set(out: Path) -> dict[Path, ShardIndex]:
     folders = sets_begun(out)
     if not folders:
         raise ShardError(f"{out}: no set was begun here by `facegan preprocess` (no {PLAN})")
+    refuse_live(_out_of(out))
     indices = {folder: close_folder(folder) for folder in folders}
     remove_decompressed(out)
+    forget(_out_of(out))
     return indices
 
 
@@ -112,9 +116,19 @@ def _refuse_rejects(folder: Path, plan: Plan, parts: list[Part]) -> None:
         reasons = ", ".join(f"{reason} {count}" for reason, count in _by_reason(parts).items())
         raise ShardError(
             f"{folder}: {rejects:,} of {pictures:,} pictures were rejected ({reasons}), allowed are "
-            f"{plan.max_rejects}. Each is named in {folder / REJECTS}. Mend the source and start with a new OUT, "
-            "or run the same command again with a higher --max-rejects"
+            f"{plan.max_rejects}. Each is named in {folder / REJECTS}. {_advice(folder, parts, plan)}"
         )
+
+
+def _advice(folder: Path, parts: list[Part], plan: Plan) -> str:
+    reasons = _by_reason(parts)
+    if max(reasons, key=lambda reason: reasons[reason]) != SMALLER:
+        return "Mend the source and start with a new OUT, or run the same command again with a higher --max-rejects"
+    first = f"remove what was made of the larger ones (rm -r {folder}), then " if any(folder.glob("*.tar")) else ""
+    return (
+        f"Most are smaller than the crop of {plan.fixed['crop']} pixels: {first}run again with --crop none, which "
+        "takes whole pictures, or with a smaller crop"
+    )
 
 
 def _index(folder: Path, plan: Plan, parts: list[Part]) -> ShardIndex:
@@ -174,11 +188,15 @@ def _write_lines(
     return size, digest.hexdigest()
 
 
+def _out_of(folder: Path) -> Path:
+    """OUT, given it or the folder of one of its sets."""
+    return folder.absolute().parent if (folder / PLAN).exists() else folder
+
+
 def remove_decompressed(out: Path) -> None:
-    """Remove the plain tar that a tar.gz was read from."""
-    for folder in {out, out.parent} if (out / PLAN).exists() else {out}:
-        for file in folder.glob(".source-*.tar*"):
-            file.unlink(missing_ok=True)
+    """Remove the plain tar that a packed one was read from."""
+    for file in _out_of(out).glob(".source-*.tar*"):
+        file.unlink(missing_ok=True)
 
 
 def _version(package: str) -> str:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 import tempfile
 import zlib
@@ -14,6 +13,7 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 
+from facegan.cores import usual_threads
 from facegan.files import sha256_file, whole_file, write_text
 from shards.errors import ShardError
 from shards.format.index import NAME, Rejects, Shard, ShardIndex, Source, Split, Table, Transform, load_index
@@ -66,7 +66,7 @@ def index_tars(
     _refuse_read_only(place)
     transform = _transform(size, crop)
     scan = partial(_scan, transform=transform, side=size, channels=channels, progress=progress)
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="index") as pool:
+    with ThreadPoolExecutor(usual_threads(), thread_name_prefix="index") as pool:
         scans = list(pool.map(scan, paths))
     _refuse_empty(scans, folder)
     height, width = (size, size) if size else _one_size(scans, folder)

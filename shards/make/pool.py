@@ -2,9 +2,12 @@
 
 import ctypes
 import multiprocessing
+import os
 import signal
+import tempfile
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext
 from multiprocessing.forkserver import ensure_running
@@ -15,6 +18,7 @@ from shards.errors import ShardError
 from shards.make.packing import Report, Task, write_shard
 from shards.make.parts import part_path
 
+LONGEST_TEMPORARY = 60  # bytes; multiprocessing appends some forty to make the path of a socket
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # options of glibc's mallopt
 
 
@@ -46,8 +50,22 @@ def start_server() -> ForkServerContext:
     """The processes' context; the server it forks them from starts to import torch now, if it has not yet."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "shards.make.packing"])
-    ensure_running()
+    with _short_names():
+        ensure_running()
     return context
+
+
+@contextmanager
+def _short_names() -> Iterator[None]:
+    """Have the server's socket lie in a folder of a short name: the path of a socket has at most 107 bytes."""
+    before, usual = tempfile.tempdir, tempfile.gettempdir()
+    if len(os.fsencode(usual)) > LONGEST_TEMPORARY:
+        short = [folder for folder in ("/tmp", "/var/tmp", "/dev/shm") if os.access(folder, os.W_OK)]
+        tempfile.tempdir = next(iter(short), usual)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 class Worker:

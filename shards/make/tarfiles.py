@@ -7,14 +7,16 @@ import lzma
 import shutil
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from facegan.files import whole_file
+from facegan.files import remove_stale, whole_file
 from shards.errors import ShardError
 from shards.format.png import BLOCK
 from shards.format.tar import is_tar, members
 from shards.format.transform import PictureError
+from shards.make.claims import made_once
 from shards.make.listing import LINK, REFUSED, SPARSE, FileReader, Place
 
 FORMS = {"file": 0, "link": LINK, "sparse": SPARSE}
@@ -47,8 +49,12 @@ def recognise(path: Path, scratch: Path) -> tuple[str, Path]:
 def _decompressed(path: Path, opener: Opener, scratch: Path) -> Path:
     """A packed tar as one plain tar in `scratch`, made once: compressed, no picture could be read by its place."""
     target = scratch / f".source-{_ends_sha256(path)[:16]}.tar"
-    if target.exists():
-        return target
+    made_once(target, partial(_decompress, path, opener, target))
+    return target
+
+
+def _decompress(path: Path, opener: Opener, target: Path) -> None:
+    remove_stale(target)
     try:
         with whole_file(target) as part, opener(path) as packed, part.open("wb") as plain:
             shutil.copyfileobj(packed, plain, 1 << 20)
@@ -58,7 +64,6 @@ def _decompressed(path: Path, opener: Opener, scratch: Path) -> Path:
         if error.errno is not None:
             raise
         raise ShardError(f"{path}: damaged or cut short ({error}): fetch it again") from None
-    return target
 
 
 def _ends_sha256(path: Path, length: int = 1 << 16) -> str:

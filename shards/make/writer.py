@@ -1,5 +1,6 @@
 """A set of shards from a source of pictures, written in one go or in slices."""
 
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,7 +9,9 @@ from typing import Any
 
 from shards.errors import ShardError
 from shards.format.index import NAME, ShardIndex
+from shards.make.claims import claimed, forget, is_alone
 from shards.make.closing import close_folder, close_set, missing_shards, remove_decompressed, whole_index
+from shards.make.parts import FOLDER as PARTS
 from shards.make.plan import Options, Plan, Survey, asked, read_plan, stamp, survey
 from shards.make.pool import start_server, write_all
 
@@ -33,7 +36,8 @@ def preprocess(options: Options, progress: Progress = lambda read, rejected, tot
     Finished shards of an earlier run are kept, so the same call again continues; the bytes written depend on
     the source and the options alone, not on workers, slices or interruptions. One slice of one closes the sets.
     Raises ShardError where the source or OUT cannot be used, where OUT was begun with other options (naming
-    them), or where more pictures were rejected than `max_rejects`; DiskFullError where there is no room.
+    them), or where more pictures were rejected than `max_rejects`; FaceganError where another process is at work
+    on the same slice; DiskFullError where there is no room.
     """
     folders = [options.folder(size) for size in options.sizes]
     done = {folder: index for folder in folders if (index := whole_index(folder)) is not None}
@@ -41,14 +45,18 @@ def preprocess(options: Options, progress: Progress = lambda read, rejected, tot
         return Outcome(done, [])
     if len(done) < len(folders):
         start_server()  # it imports torch while the source is listed
-    found = survey(options)
-    plans = {options.folder(size): found.plan(size) for size in options.sizes}
-    for folder, plan in plans.items():
-        _agree(folder, plan)
-    todo = {folder: plan for folder, plan in plans.items() if folder not in done}
-    if todo:
-        _write(found, todo, progress)
-    return _outcome(options, found, plans)
+    with claimed(options.out, options.slice):
+        found = survey(options)
+        plans = {options.folder(size): found.plan(size) for size in options.sizes}
+        for folder, plan in plans.items():
+            _agree(folder, plan, is_alone(options.out, options.slice))
+        todo = {folder: plan for folder, plan in plans.items() if whole_index(folder) is None}
+        if todo:
+            _write(found, todo, progress)
+        outcome = _outcome(options, found, plans)
+    if options.slice[1] == 1:
+        forget(options.out)
+    return outcome
 
 
 def _write(found: Survey, plans: dict[Path, Plan], progress: Progress) -> None:
@@ -77,9 +85,12 @@ def _unchanged(folder: Path, options: Options) -> bool:
     return same == asked(options, plan.source["kind"]) and plan.source["stamp"] == stamp(options)
 
 
-def _agree(folder: Path, plan: Plan) -> None:
-    """Keep `plan` in the set's folder; refuse where the set was begun with another."""
+def _agree(folder: Path, plan: Plan, alone: bool) -> None:
+    """Keep `plan` in the set's folder; refuse where the set was begun with another that came to any sample."""
     begun = read_plan(folder)
+    if begun is not None and begun.fixed != plan.fixed and alone and not any(folder.glob("*.tar")):
+        shutil.rmtree(folder / PARTS, ignore_errors=True)  # rejects only, such as pictures smaller than the crop
+        begun = None
     if begun is None:
         others = sorted(file.name for file in folder.glob("*.tar")) + [NAME] * (folder / NAME).exists()
         if others:
@@ -92,7 +103,7 @@ def _agree(folder: Path, plan: Plan) -> None:
         )
         raise ShardError(
             f"{folder}: was begun with other options or another source ({differences}). "
-            "Give the same, or choose another OUT, or remove that folder"
+            f"Give the same, or choose another OUT, or remove that folder: rm -r {folder}"
         )
     if begun != plan:
         plan.write(folder)
