@@ -65,15 +65,13 @@ class Sweep(NamedTuple):
 @click.pass_context
 def command(
     ctx: click.Context,
+    /,
     recipe: str,
     arguments: tuple[str, ...],
     grid: tuple[str, ...],
     seeds: int,
     out: Path | None,
-    slurm: bool,
-    element: int | None,
-    only_table: bool,
-    dry_run: bool,
+    **asked: Any,
 ) -> None:
     """Train RECIPE with every combination of values and seeds; ends with one table and OUT/sweep.csv.
 
@@ -90,6 +88,21 @@ def command(
     RecipeCommand(recipe_classes()[recipe]).make_context(
         f"train {recipe}", list(arguments)
     )  # refuses what train would
+    _act(ctx, sweep, folder, [recipe, *arguments, *_options(grid, seeds, folder)], **asked)
+
+
+def _act(
+    ctx: click.Context,
+    sweep: Sweep,
+    folder: Path,
+    arguments: list[str],
+    *,
+    slurm: bool,
+    element: int | None,
+    only_table: bool,
+    dry_run: bool,
+) -> None:
+    """What is asked of a sweep: to be shown, to run here or to go to Slurm with `arguments`."""
     if dry_run:
         click.echo(
             "\n".join(shlex.join(["facegan", "train", *train_arguments(sweep, folder, r)]) for r in sweep.runs)
@@ -101,7 +114,7 @@ def command(
         track(sweep, folder)
     elif slurm:
         record(sweep, folder)
-        _submit(ctx, sweep, [recipe, *arguments, *_options(grid, seeds, folder)])
+        _submit(ctx, sweep, arguments)
     else:
         record(sweep, folder)
         codes = run_here(sweep, folder)

@@ -250,8 +250,7 @@ come_back() {
     echo "Saved. Slurm requeues job $job itself at the end of the grace time." >&2
     sleep 2h # ended by Slurm
   fi
-  if succeed; then return; fi
-  note stranded "${run[@]}"
+  succeed || note stranded "${run[@]}"
   leave
 }
 

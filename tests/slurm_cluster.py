@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-NODES = ("n1", "n2", "n3", "n4", "n5")
+NODES = tuple(f"n{i}" for i in range(1, 10))
 DAEMONS = ("munged", "slurmctld", "slurmd", "scontrol", "sbatch")
 CONFIG = """\
 ClusterName=facegantest
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={port}
-SlurmctldParameters=preempt_send_user_signal
+SlurmctldParameters={parameters}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
@@ -52,22 +52,29 @@ TCPTimeout=4
 BatchStartTimeout=20
 UnkillableStepTimeout=60
 ReturnToService=2
-JobRequeue=1
+# the batch files ask for what they need themselves
+JobRequeue=0
 # the nodes claim more than this host has
 SlurmdParameters=config_overrides
 PreemptType=preempt/partition_prio
-PreemptMode=REQUEUE
+PreemptMode=SUSPEND,GANG
 GresTypes=gpu
-# n1 and n2 do the work; n3 and n4 are there to be preempted, n5 to be lost. Two CPUs each bound the load.
-NodeName=n[1-5] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{node_ports}] CPUs=2 RealMemory=900000 Gres=gpu:fake:4
-PartitionName=main Nodes=n[1-2] Default=YES MaxTime=INFINITE DefaultTime=20 PriorityTier=10 PreemptMode=off
-PartitionName=lost Nodes=n[1,5] MaxTime=INFINITE DefaultTime=20 PriorityTier=10 PreemptMode=off
-PartitionName=grace Nodes=n3 MaxTime=INFINITE DefaultTime=20 PriorityTier=1 PreemptMode=requeue GraceTime=60
-PartitionName=abrupt Nodes=n4 MaxTime=INFINITE DefaultTime=20 PriorityTier=1 PreemptMode=requeue GraceTime=0
-PartitionName=high Nodes=n[3-4] MaxTime=INFINITE DefaultTime=20 PriorityTier=100 PreemptMode=off
+# n1 and n2 do the work; n5 is there to be lost, the others to be preempted. Two CPUs each bound the load.
+NodeName=n[1-9] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{node_ports}] CPUs=2 RealMemory=900000 Gres=gpu:fake:4
+PartitionName=DEFAULT MaxTime=INFINITE DefaultTime=20
+PartitionName=main Nodes=n[1-2] Default=YES PriorityTier=10 PreemptMode=off
+PartitionName=lost Nodes=n[1,5] PriorityTier=10 PreemptMode=off
+PartitionName=grace Nodes=n3 PriorityTier=1 PreemptMode=requeue GraceTime=40
+PartitionName=patient Nodes=n9 PriorityTier=1 PreemptMode=requeue GraceTime=40
+PartitionName=abrupt Nodes=n4 PriorityTier=1 PreemptMode=requeue GraceTime=0
+PartitionName=cancel Nodes=n6 PriorityTier=1 PreemptMode=cancel GraceTime=40
+PartitionName=cancelnow Nodes=n7 PriorityTier=1 PreemptMode=cancel GraceTime=0
+PartitionName=suspend Nodes=n8 PriorityTier=1 PreemptMode=suspend OverSubscribe=FORCE:1
+PartitionName=high Nodes=n[3-9] PriorityTier=100 PreemptMode=off OverSubscribe=FORCE:1
+PartitionName=hidden Nodes=n1 PriorityTier=10 PreemptMode=off Hidden=YES
 """
 # File= must name character devices that exist; nothing opens them
-GRES = "AutoDetect=off\nNodeName=n[1-5] Name=gpu Type=fake File=/dev/tty[0-3]\n"
+GRES = "AutoDetect=off\nNodeName=n[1-9] Name=gpu Type=fake File=/dev/tty[0-3]\n"
 
 
 def missing() -> str | None:
@@ -82,10 +89,13 @@ def missing() -> str | None:
 
 
 class Cluster:
-    """Nodes n1 to n5 with four fake GPUs each; partitions main, lost, grace, abrupt and high."""
+    """Nodes n1 to n9 with four fake GPUs each; a partition for every way to be preempted, and `high` to do it.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    `parameters` are SlurmctldParameters: most sites do not send the user's signal at a preemption.
+    """
+
+    def __init__(self, root: Path, parameters: str = "enable_configless") -> None:
+        self.root, self.parameters = root, parameters
         self.env = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_", "FACEGAN_"))},
             "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin",
@@ -141,6 +151,7 @@ class Cluster:
             root=self.root,
             host=socket.gethostname().split(".")[0],
             port=ports,
+            parameters=self.parameters,
             node_ports=f"{ports + 1}-{ports + len(NODES)}",
         )
         (self.root / "slurm.conf").write_text(config)

@@ -276,6 +276,28 @@ def test_only_the_first_part_of_the_site_file_goes_to_sbatch(here: Path) -> None
         site.init_slurm()
 
 
+def test_the_site_file_has_a_profile_for_each_stage_that_submit_uses(here: Path) -> None:
+    answering(here, "sinfo", SINFO)
+    answering(here, "sacctmgr", "", code=1)
+    site.init_slurm()
+    files = request.batch_files()
+    for file, stage, partition in (
+        ("preprocess", "preprocess", "cpu"),
+        ("facegan", "report", "cpu"),
+        ("train_64", "train", "gpu"),
+        ("evaluate", "evaluate", "gpu"),
+    ):
+        assert submission.make_call(files[file], (), ("a", "b"), stage).value("partition") == partition
+
+
+def test_a_requeued_job_starts_next_where_slurm_has_that(here: Path) -> None:
+    answers_by_case(here, sbatch="echo '      --requeue[=expedite]'")
+    assert call().options == ("--requeue=expedite",)
+    assert call("--requeue=no").options == ("--requeue=no",)
+    answers_by_case(here, sbatch="echo '      --requeue'")
+    assert call().options == ()
+
+
 def test_the_site_file_takes_a_partition_with_gpus_and_works_without_accounts(here: Path) -> None:
     answering(here, "sinfo", SINFO.replace("gpu*|", "gpu|").replace("cpu|", "cpu*|"))
     answering(here, "sacctmgr", "", code=1)

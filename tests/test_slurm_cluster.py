@@ -27,13 +27,18 @@ from slurm_cluster import Cluster, missing, wait_for
 ROOT = Path(__file__).resolve().parent.parent
 LIVE = {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED"}
 SMALL = shlex.split(
-    "--ngf 4 --ndf 4 --latent-dim 8 --batch-size 4 --threads 1 --wandb off --log-kimg 0.02 --sample-kimg 0"
+    "--ngf 4 --ndf 4 --latent-dim 8 --batch-size 16 --threads 1 --wandb off --log-kimg 0.02 --sample-kimg 0"
     " --snapshot-kimg 0 --checkpoint-minutes 0 --checkpoint-kimg 0.2"
 )
 LONG = [*SMALL, "--kimg", "1000"]  # ended by the test
+VARIABLES = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "FACEGAN_PYTHON": sys.executable}
 PREPROCESS = ["--size", "64", "--size", "128", "--shard-size", "8", "--holdout", "8"]
-LIGHT = ["--mem=1G", "--cpus-per-task=1"]
-EACH = [f"--each={option}" for option in LIGHT]
+EACH = ["--each=--mem-per-cpu=1G"]
+
+
+def light(job: str) -> list[str]:
+    """Options that let a job share a node with another."""
+    return ["--mem-per-cpu=1G", f"--cpus-per-{'task' if job in ('facegan', 'preprocess') else 'gpu'}=1"]
 
 
 class Site:
@@ -41,8 +46,7 @@ class Site:
 
     def __init__(self, cluster: Cluster, folder: Path) -> None:
         self.cluster, self.folder = cluster, folder
-        variables = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "FACEGAN_PYTHON": sys.executable}
-        cluster.env |= variables
+        cluster.env |= VARIABLES
         self.facegan("preprocess", "pictures", "data/shards", *PREPROCESS)
 
     def call(self, *command: str, **extra: str) -> subprocess.CompletedProcess[str]:
@@ -67,7 +71,7 @@ class Site:
         return result.stderr
 
     def submit(self, job: str, *arguments: str, **extra: str) -> str:
-        said = self.facegan("submit", job, *LIGHT, *arguments, **extra)
+        said = self.facegan("submit", job, *light(job), *arguments, **extra)
         found = re.search(r"as job (\d+)", said)
         assert found, said
         return found.group(1)
@@ -211,21 +215,43 @@ def test_a_time_limit_saves_and_requeues_the_job(site: Site) -> None:
     assert site.end(job) == "CANCELLED"
 
 
+def preempt(site: Site, node: str) -> None:
+    """Take a node for a second."""
+    command = [
+        "--partition=high",
+        f"--nodelist={node}",
+        "--cpus-per-task=2",
+        "--wrap=sleep 1",
+        "--output=/dev/null",
+    ]
+    assert site.end(site.sbatch(*command)) == "COMPLETED"
+
+
+def goes_on(site: Site, job: str, run: str) -> None:
+    """The same job trains for the second time, from where it was; what waits for it waits on. Ends it."""
+    site.trains(run, starts=2)
+    assert site.restarts(job) == 1
+    assert len(site.starts(run)) == 2
+    assert site.starts(run)[1] > 0
+    site.facegan("cancel", job)
+    assert site.end(job) == "CANCELLED"
+
+
 @overlapping
-def test_a_preempted_job_saves_in_its_grace_time_and_requeues_itself_whatever_its_names_hold(site: Site) -> None:
+def test_ranks_that_alone_hear_of_a_preemption_save_and_the_job_requeues_itself_whatever_its_names_hold(
+    site: Site,
+) -> None:
     name = "x/y $(touch pwned) `touch pwned` \"q\" 's'\n; touch pwned"
     run = "runs/a b $(touch pwned) \"q\" 's';\n%j"
     job = site.submit("train_64", "--partition=grace", f"--job-name={name}", "--", "--run-dir", run, *LONG)
+    behind = site.submit("facegan", f"--dependency=afterok:{job}", "--kill-on-invalid-dep=yes", "--", "recipes")
     site.trains(run)
-    high = site.sbatch("--partition=high", "--nodelist=n3", "--exclusive", "--wrap=true", "--output=/dev/null")
-    assert site.end(high) == "COMPLETED"
+    preempt(site, "n3")
     site.trains(run, starts=2)
-    assert site.restarts(job) == 1
-    assert site.starts(run)[1] > 0
+    assert site.cluster.state(behind) == "PENDING"
     assert f"job {job}" in site.facegan("logs", job, "-n", "400")
     assert site.status(run)[0]["job"] == job
-    site.facegan("cancel", run)
-    site.end(job)
+    goes_on(site, job, run)
     assert not list(site.folder.rglob("pwned"))
 
 
@@ -234,16 +260,150 @@ def test_a_preemption_without_grace_is_requeued_by_slurm_and_goes_on_in_the_same
     long = [*LONG, "--wandb", "offline"]
     job = site.submit("train_64", "--partition=abrupt", "--", "--run-dir", "runs/abrupt", *long)
     site.trains("runs/abrupt")
-    high = site.sbatch("--partition=high", "--nodelist=n4", "--exclusive", "--wrap=true", "--output=/dev/null")
-    assert site.end(high) == "COMPLETED"
-    site.trains("runs/abrupt", starts=2)
-    assert site.restarts(job) == 1
-    assert site.starts("runs/abrupt")[1] > 0
-    site.facegan("cancel", job)
-    site.end(job)
+    preempt(site, "n4")
+    goes_on(site, job, "runs/abrupt")
     pieces = [path.name for path in (site.folder / "runs/abrupt/wandb").glob("offline-run-*")]
     assert len(pieces) == 2
     assert len({piece.rpartition("-")[2] for piece in pieces}) == 1
+    assert "Traceback" not in (site.folder / "runs/abrupt/logs/rank-0.log").read_text()
+
+
+@overlapping
+def test_where_slurm_would_cancel_a_preempted_job_it_requeues_itself_in_its_grace_time(site: Site) -> None:
+    job = site.submit("train_64", "--partition=cancel", "--", "--run-dir", "runs/cancel", *LONG)
+    site.trains("runs/cancel")
+    preempt(site, "n6")
+    goes_on(site, job, "runs/cancel")
+
+
+@overlapping
+def test_where_slurm_would_cancel_a_preempted_job_at_once_it_requeues_itself_while_it_saves(site: Site) -> None:
+    job = site.submit("train_64", "--partition=cancelnow", "--", "--run-dir", "runs/cancelnow", *LONG)
+    behind = site.submit("facegan", f"--dependency=afterok:{job}", "--kill-on-invalid-dep=yes", "--", "recipes")
+    site.trains("runs/cancelnow")
+    preempt(site, "n7")
+    site.trains("runs/cancelnow", starts=2)
+    assert site.cluster.state(behind) == "PENDING"
+    goes_on(site, job, "runs/cancelnow")
+
+
+@overlapping
+def test_a_suspended_training_goes_on_where_it_was(site: Site) -> None:
+    job = site.submit("train_64", "--partition=suspend", "--", "--run-dir", "runs/suspend", *LONG)
+    site.trains("runs/suspend")
+    preempt(site, "n8")
+    site.trains("runs/suspend")
+    assert "SuspendTime=None" not in site.call("scontrol", "show", "job", job).stdout
+    assert (site.restarts(job), len(site.starts("runs/suspend"))) == (0, 1)
+    site.facegan("cancel", job)
+    assert site.end(job) == "CANCELLED"
+
+
+def without(site: Site, *programs: str) -> dict[str, str]:
+    """The settings of a site whose nodes lack these programs, or whose users may not call them."""
+    path = site.folder / f"without-{'-'.join(programs).replace(' ', '-')}.sh"
+    refusals = [f'{p}() {{ echo "{p}: not here" >&2; return 1; }}' for p in programs]
+    path.write_text("\n".join([*refusals, f"export FACEGAN_PYTHON='{sys.executable}'", ""]))
+    return {"FACEGAN_SITE": str(path)}
+
+
+def signalled(site: Site, run: str, *options: str, **extra: str) -> str:
+    """A training that has been told that its time is up."""
+    job = site.submit("train_64", *options, "--", "--run-dir", run, *LONG, **extra)
+    site.trains(run)
+    site.call("scancel", "--batch", "--signal=USR1", job)
+    return job
+
+
+@overlapping
+def test_where_a_requeue_is_denied_one_new_job_takes_its_place_and_what_waited_waits_for_that(site: Site) -> None:
+    denied = site.folder / "denied.sh"
+    refusal = 'scontrol() { [ "$1" != requeue ] && command scontrol "$@"; }'
+    denied.write_text(f"{refusal}\nexport FACEGAN_PYTHON='{sys.executable}'\n")
+    job = site.submit("train_64", "--", "--run-dir", "runs/denied", *LONG, FACEGAN_SITE=str(denied))
+    waits = [f"--dependency=afterok:{job}", "--kill-on-invalid-dep=yes"]
+    behind = site.submit("facegan", *waits, "--", "recipes")
+    site.trains("runs/denied")
+    site.call("scancel", "--batch", "--signal=USR1", job)
+    assert site.end(job) == "CANCELLED"
+    site.trains("runs/denied", starts=2)
+    rows = site.status("runs/denied")
+    assert len(rows) == 2
+    assert (rows[0]["job"], rows[0]["successor"], rows[1]["state"]) == (job, rows[1]["job"], "RUNNING")
+    assert str(rows[1]["job"]) in site.call("squeue", "-h", "-j", behind, "-o", "%E").stdout
+    site.facegan("cancel", "runs/denied")
+    site.end(str(rows[1]["job"]))
+
+
+@overlapping
+def test_without_scontrol_a_preempted_job_waits_for_slurm_to_requeue_it(site: Site) -> None:
+    run = "runs/waiting"
+    job = site.submit("train_64", "--partition=patient", "--", "--run-dir", run, *LONG, **without(site, "scontrol"))
+    site.trains(run)
+    preempt(site, "n9")
+    goes_on(site, job, run)
+    assert len(site.status(run)) == 1
+
+
+@overlapping
+def test_where_nothing_can_be_asked_the_job_is_cancelled_with_what_to_type(site: Site) -> None:
+    job = signalled(site, "runs/stranded", **without(site, "scontrol", "sbatch"))
+    assert site.end(job) == "CANCELLED"
+    row = site.status(job)[0]
+    assert row["outcome"] == "stopped"
+    assert "to go on: sbatch" in str(row["reason"])
+
+
+@overlapping
+def test_a_signal_in_the_first_seconds_does_not_end_the_job(site: Site) -> None:
+    slow = site.folder / "slow.sh"
+    slow.write_text(f"export FACEGAN_PYTHON='{sys.executable}'\necho loading modules\nsleep 4\n")
+    job = site.submit("train_64", "--", "--run-dir", "runs/early", *LONG, FACEGAN_SITE=str(slow))
+    wait_for(lambda: "loading" in site.log(job), 300, "the batch file has begun")
+    site.call("scancel", "--batch", "--signal=USR1", job)
+    wait_for(lambda: site.restarts(job) == 1, 120, "it is requeued")
+    site.facegan("cancel", job)
+    assert site.end(job) == "CANCELLED"
+
+
+@overlapping
+def test_a_job_that_gets_no_environment_gets_what_was_asked_in_its_arguments_or_says_so(site: Site) -> None:
+    folder = site.folder / "bare"
+    (folder / "slurm").mkdir(parents=True)
+    lines = [f"FACEGAN_PYTHON='{sys.executable}'", f"PYTHONPATH='{ROOT}'"]
+    (folder / "slurm/site.sh").write_text("".join(f"export {line}\n" for line in lines))
+    bare = Site.__new__(Site)
+    bare.cluster, bare.folder = site.cluster, folder
+    asked = {"SBATCH_EXPORT": "NONE", "FACEGAN_RECIPE": "mlp-64"}
+    lost = bare.sbatch(*light("train"), str(ROOT / "slurm/train_64.sh"), **asked)
+    assert bare.end(lost) == "FAILED"
+    assert "give RECIPE behind the file's name" in bare.log(lost)
+    shutil.copytree(site.folder / "data/shards/64", folder / "data/shards/64")
+    job = bare.submit("train_64", "--hold", **asked)
+    assert (
+        "mlp-64 --data data/shards --run-dir runs/mlp-64" in bare.call("squeue", "-h", "-j", job, "-o", "%o").stdout
+    )
+    bare.facegan("cancel", job)
+
+
+@overlapping
+def test_a_site_that_sends_the_user_s_signal_at_a_preemption_is_requeued_by_its_shell(site: Site) -> None:
+    root = Path(tempfile.mkdtemp(prefix="facegan-slurm-"))
+    cluster = Cluster(root, "preempt_send_user_signal")
+    other = Site.__new__(Site)
+    other.cluster, other.folder = cluster, site.folder
+    cluster.env |= VARIABLES
+    try:
+        cluster.start()
+        job = other.submit("train_64", "--partition=grace", "--", "--run-dir", "runs/told", *LONG)
+        other.trains("runs/told")
+        preempt(other, "n3")
+        wait_for(lambda: other.restarts(job) == 1, 120, "it is requeued")
+        assert other.json("runs/told/outcome.json")["reason"] == "stop-file"
+        assert "its shell hears" in other.facegan("doctor", "--json")
+    finally:
+        cluster.stop()
+        shutil.rmtree(root)
 
 
 @overlapping
@@ -343,7 +503,7 @@ def test_the_pipeline_does_everything_once(site: Site) -> None:
         "2",
         *EACH,
     ]
-    pipeline += ["--", *SMALL, "--kimg", "0.1"]
+    pipeline += ["--", *SMALL, "--kimg", "0.128"]
     first = site.facegan(*pipeline)
     jobs = dict(re.findall(r"^(\w+) +job (\d+)", first, flags=re.MULTILINE))
     assert list(jobs) == ["preprocess", "index", "train", "evaluate", "report"]
@@ -379,7 +539,7 @@ def test_a_broken_chain_takes_its_rest_along_and_is_mended_by_the_same_command(s
 
 @overlapping
 def test_the_check_runs_doctor_and_an_all_reduce_in_every_rank_of_two_nodes(site: Site) -> None:
-    job = site.submit("check", "--nodes=2", "--time=5")
+    job = site.submit("check", "--nodes=2", "--ntasks-per-node=2", "--time=5")  # still one launcher a node
     followed = site.facegan("logs", "-f", job)
     assert site.end(job) == "COMPLETED"
     assert "rank 0 on n1" in followed
@@ -406,7 +566,7 @@ def test_a_run_that_a_person_stopped_does_not_come_back(site: Site) -> None:
     job = site.submit("train_64", "--", "--run-dir", "runs/stopped", *LONG)
     site.trains("runs/stopped")
     (site.folder / "runs/stopped/stop").touch()
-    assert site.end(job) == "FAILED"  # exit code 85: what depends on the run does not start
+    assert site.end(job) == "CANCELLED"  # what depends on the run does not start
     assert site.status(job)[0]["outcome"] == "stopped"
     assert site.restarts(job) == 0
 
@@ -417,8 +577,8 @@ def test_train_128_runs_from_a_plain_sbatch_with_a_site_file_and_is_recorded(sit
     lines = [f"FACEGAN_PYTHON='{sys.executable}'", "FACEGAN_PREFIX='env FACEGAN_INSIDE=yes'", "FACEGAN_TOKEN=hush"]
     settings.write_text("".join(f"export {line}\n" for line in lines))
     extra = {"FACEGAN_SITE": str(settings), "FACEGAN_PYTHON": "", "FACEGAN_RECIPE": "wgan-gp-128"}
-    small = [*SMALL, "--kimg", "0.008"]
-    job = site.sbatch(*LIGHT, str(ROOT / "slurm/train_128.sh"), *small, **extra)
+    small = [*SMALL, "--kimg", "0.032"]
+    job = site.sbatch(*light("train"), str(ROOT / "slurm/train_128.sh"), *small, **extra)
     assert site.end(job) == "COMPLETED", site.tail(job)
     assert site.json("runs/wgan-gp-128/outcome.json")["state"] == "finished"
     record = (site.folder / f"runs/wgan-gp-128/logs/job-{job}-0.json").read_text()
@@ -436,7 +596,7 @@ def test_train_128_runs_from_a_plain_sbatch_with_a_site_file_and_is_recorded(sit
 
 @overlapping
 def test_missing_data_ends_in_one_error_with_the_preprocess_command(site: Site) -> None:
-    job = site.sbatch(*LIGHT, "--nodes=2", str(ROOT / "slurm/train_64.sh"), "--data", "no such data")
+    job = site.sbatch(*light("train"), "--nodes=2", str(ROOT / "slurm/train_64.sh"), "--data", "no such data")
     assert site.end(job) == "FAILED"
     assert site.log(job).count("error: ") == 1
     assert r"sbatch slurm/preprocess.sh img_align_celeba.zip no\ such\ data --recipe dcgan-64" in site.log(job)
@@ -456,21 +616,25 @@ def test_arguments_arrive_as_data(site: Site) -> None:
     [
         (["--nodes=9"], "sinfo has"),
         (["--gpus-per-node=5"], "sinfo has"),
-        (["--mem=9999G"], "not available"),
-        (["--partition=nowhere"], "grace, high, lost, main"),
+        (["--mem-per-cpu=9999G"], "not available"),
+        (["--mem=1G"], "--mem-per-cpu=4G in its place"),
+        (["--gpus=2"], "--nodes=N --gpus-per-node=M"),
+        (["--partition=nowhere"], "grace, hidden, high, lost, main"),
         (["--output=nowhere/%j.out"], "mkdir -p"),
         (["--nodes=two"], "--nodes"),
     ],
 )
 def test_an_impossible_request_is_refused_before_submission(site: Site, request_: list[str], said: str) -> None:
     before = site.call("squeue", "-h", "-t", "all", "-o", "%i").stdout.count("\n")
-    assert said in site.refused("submit", "train_64", *LIGHT, *request_, "--", "--batch-size", "180")
+    assert said in site.refused("submit", "train_64", *light("train_64"), *request_, "--", "--batch-size", "1440")
     assert site.call("squeue", "-h", "-t", "all", "-o", "%i").stdout.count("\n") >= before
 
 
 def test_a_job_gets_no_secret_and_no_other_job_of_its_submitter(site: Site) -> None:
     inside = {"WANDB_API_KEY": "hush", "SLURM_JOB_ID": "1", "SLURM_CPU_BIND": "none", "SLURM_NTASKS": "7"}
-    said = site.call(sys.executable, "-m", "jobs", "submit", "facegan", *LIGHT, "--hold", "--", "recipes", **inside)
+    said = site.call(
+        sys.executable, "-m", "jobs", "submit", "facegan", *light("facegan"), "--hold", "--", "recipes", **inside
+    )
     assert "WANDB_API_KEY stays here" in said.stderr
     assert "hush" not in said.stdout + said.stderr
     stored = b"".join(path.read_bytes() for path in (site.cluster.root / "state").rglob("environment"))

@@ -53,6 +53,13 @@ def test_only(call: Call) -> None:
     ask(["sbatch", "--test-only", *call.command[2:]], environment(call.environment), SUBMIT_SECONDS)
 
 
+def knows_expedite() -> bool:
+    """Whether a requeued job can be the next to start (--requeue=expedite, Slurm 25.11)."""
+    with suppress(SlurmError):
+        return "expedite" in ask(["sbatch", "--help"])
+    return False
+
+
 def scancel(jobs: Sequence[str]) -> None:
     """Cancel jobs or array elements; a training saves before it ends."""
     ask(["scancel", "--", *jobs])

@@ -32,6 +32,9 @@ def make_call(batch_file: Path, options: tuple[str, ...], arguments: tuple[str, 
     settings = request.site_settings()
     usual = shlex.split({**os.environ, **settings}.get(f"FACEGAN_SBATCH_{stage.upper()}", ""))
     call = Call(batch_file, (*usual, *options), arguments, settings)
+    given = [word for word in call.options if word.startswith(("--requeue", "--no-requeue"))]
+    if not given and not os.environ.get("SBATCH_REQUEUE") and calls.knows_expedite():
+        call = replace(call, options=("--requeue=expedite", *call.options))
     call = replace(call, arguments=checks.complete(batch_file.stem, call))
     if UNSAFE_IN_FILE.search(call.value("name")) and "%x" in call.value("output"):
         output = call.value("output").replace("%x", batch_file.stem)
