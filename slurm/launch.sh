@@ -146,7 +146,7 @@ look() {
 work() {
   local stop='' step
   if [ "$1" = --stop ]; then stop=$2 && shift 2; fi
-  [ -z "$signal" ] || return 0 # asked to end before anything began
+  [ -z "$signal" ] || { code=143 && return; } # asked to end before anything began
   "$@" &
   step=$!
   while kill -0 "$step" 2>/dev/null; do
@@ -154,8 +154,8 @@ work() {
       wait "$step" || true # a trapped signal ends it early
       continue
     fi
-    # Again and again: ranks that are still starting remove an old one.
-    if [ -n "$stop" ]; then touch "$stop"; else kill -TERM "$step" 2>/dev/null || true; fi
+    # Again and again: ranks that are still starting remove an old one. USR1 has reached nobody but this shell.
+    if [ -n "$stop" ]; then touch "$stop"; elif [ "$signal" = USR1 ]; then kill -TERM "$step" 2>/dev/null || true; fi
     look
     # Slurm is ending a preempted job without grace and will not requeue it (PreemptMode=CANCEL): while it saves, the
     # shell may be killed with it.
@@ -167,11 +167,11 @@ work() {
 
 # ended: the end of a job that leaves no outcome.json; what a preemption has ended goes on
 ended() {
-  [ "$code" != 0 ] || [ -n "$signal" ] || exit 0
+  [ "$code" != 0 ] || exit 0
   look
   if [ -n "$preempted" ] && [ -z "$returned" ]; then come_back; fi
-  [ -z "$returned" ] || exit 0
-  exit $((code ? code : 143))
+  [ -n "$returned" ] || exit "$code"
+  exit 0
 }
 
 # run ARG...: one `facegan` command in this process, recorded for `facegan status`.
@@ -243,11 +243,14 @@ come_back() {
   returned=yes
   trap '' TERM # Slurm ends the job for its requeue
   nodes=$(note worn-out "${run[@]}") || true
-  [ -z "$nodes" ] || scontrol update "jobid=$job" "excnodelist=$nodes" || true
-  if scontrol requeue "$job" || { sleep 2 && scontrol requeue "$job"; }; then return; fi
+  if scontrol requeue "$job" || { sleep 2 && scontrol requeue "$job"; }; then
+    [ -z "$nodes" ] || scontrol update "jobid=$job" "excnodelist=$nodes" || true # Slurm takes it from a waiting job only
+    return
+  fi
   look
   if [ -n "$preempted" ] && [ "$state" = RUNNING ] && slurm_requeues; then
     echo "Saved. Slurm requeues job $job itself at the end of the grace time." >&2
+    trap - TERM
     sleep 2h # ended by Slurm
   fi
   succeed || note stranded "${run[@]}"
@@ -264,17 +267,17 @@ slurm_requeues() {
 
 # succeed: hand in a job like this one behind it, and let what waits for this one wait for that one
 succeed() {
-  local words new waiting dependency
+  local words new waiting dependency id=$SLURM_JOB_ID
   mapfile -d '' -t words < <(note successor --file "$0" --time "$(timeout 20 squeue -h -j "$job" -o %l 2>/dev/null)" || true)
   [ ${#words[@]} -gt 0 ] || return 1
   new=$(cd "$SLURM_SUBMIT_DIR" && for name in $(compgen -e SLURM_); do
     case $name in SLURM_CONF | SLURM_CLUSTERS | SLURM_JWT) ;; *) unset "$name" ;; esac
-  done && sbatch --parsable --dependency="afterany:$SLURM_JOB_ID" "${words[@]}") || return 1
+  done && sbatch --parsable --dependency="afterany:$id" ${nodes:+"--exclude=$nodes"} "${words[@]}") || return 1
   new=$(grep -Eo '^[0-9]+' <<<"$new" | tail -n 1)
   note succeeded "$new"
   timeout 20 squeue -h --me -t PD -o '%i %E' 2>/dev/null | while read -r waiting dependency; do
     case $dependency in
-      afterok:"$SLURM_JOB_ID"\(* | afterok:"$SLURM_JOB_ID") scontrol update "jobid=$waiting" "dependency=afterok:$new" || true ;;
+      afterok:"$id"\(* | afterok:"$id") scontrol update "jobid=$waiting" "dependency=afterok:$new" || true ;;
     esac
   done
   echo "Job $new goes on where job $job was." >&2
