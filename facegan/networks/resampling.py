@@ -6,8 +6,8 @@ convolution is the transposed case. For k = 3 that is 16 products a pixel instea
 The weights stay those of the k x k kernel: the same function, initialisation, updates and penalties.
 """
 
-import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from facegan.networks.convolution import Conv2d, _cast, _convolution, _transposed
 
@@ -37,12 +37,6 @@ class DownConv2d(Conv2d):
 
 
 def summed(weight: Tensor) -> Tensor:
-    """(O, C, k, k) -> (O, C, k + 1, k + 1): the sum of the kernel at its four places in a square one larger.
-
-    One matrix product over the taps, which leaves the weights lying as channels_last has them.
-    """
-    outputs, inputs, side, _ = weight.shape
-    places = torch.eye(side + 1, side) + torch.eye(side + 1, side + 1)[:, 1:]
-    both = torch.kron(places, places).to(weight)  # ((k + 1) * (k + 1), k * k) of 0 and 1
-    taps = weight.permute(0, 2, 3, 1).reshape(outputs, side * side, inputs)
-    return (both @ taps).view(outputs, side + 1, side + 1, inputs).permute(0, 3, 1, 2)
+    """(O, C, k, k) -> (O, C, k + 1, k + 1): the sum of the kernel at its four places in a square one larger."""
+    wide = F.pad(weight, (0, 1)) + F.pad(weight, (1, 0))
+    return F.pad(wide, (0, 0, 0, 1)) + F.pad(wide, (0, 0, 1, 0))
