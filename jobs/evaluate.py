@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from facegan.metrics.features import Extractor
     from facegan.run.snapshot import Snapshot
 
+COUNTS = {"inception": 50_000, "faces": 2048}  # pictures a side; of the others as many as in the published SWD
+
 
 @click.command()
 @click.argument("run", type=click.Path(exists=True, path_type=Path))
@@ -39,9 +42,11 @@ if TYPE_CHECKING:
     "--split", type=click.Choice(SPLITS), help="Real pictures to measure against.  [default: test, or val]"
 )
 @click.option(
-    "--n", type=click.IntRange(8), help="Pictures on each side.  [default: up to 16,384; inception 50,000]"
+    "--n",
+    type=click.IntRange(8),
+    help="Pictures a side.  [default: 16,384; inception 50,000; faces 2,048]",
 )
-@click.option("--metrics", help="Comma-separated.  [default: swd,msssim,randomnet,nearest,overfit and inception]")
+@click.option("--metrics", help="Comma-separated.  [default: all that have what they need]")
 @click.option("--seed", default=0, help="Seed of latents, of the draw of reals, of patches and projections.")
 @click.option(
     "--inception", default="", help="Local TorchScript file inception-2015-12-05.pt, or $FACEGAN_INCEPTION."
@@ -120,7 +125,7 @@ def evaluate(
     stored = [] if again else protocol.read(run_dir)
     found = []
     for name in names:
-        count = min(n or (50_000 if name == "inception" else 16_384), max(len(reals.images), n or 0))
+        count = min(n or COUNTS.get(name, 16_384), max(len(reals.images), n or 0))
         comparison = Comparison(subject, reals, count, seed, train, extractor, default_cache(), Ranks.current())
         fresh = find_done(stored, comparison, name)
         if fresh is None:
@@ -190,6 +195,7 @@ def _metrics(
         "nearest": has_train,
         "overfit": has_train and subject.critic is not None,
         "inception": extractor is not None,
+        "faces": find_spec("cv2") is not None,
     }
     from facegan.metrics.evaluation import METRICS
 

@@ -15,6 +15,7 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("
 # Outside package: the only files, or folders, that may import it.
 OWNERS = {
     "click": ("jobs",),
+    "cv2": ("facegan/metrics/detector.py",),
     "wandb": ("facegan/run/tracking.py",),
     "accelerate": ("facegan/run/machine.py", "jobs/slurm/launcher.py"),
     "webdataset": ("shards",),

@@ -22,7 +22,7 @@ from jobs.cli import main
 from jobs.measuring import during_training
 from shards import open_set
 
-KEYS = ("swd24", "msssim24", "randomnet_kd24", "nearest_ratio24", "overfit_auc24")
+KEYS = ("swd24", "msssim24", "randomnet_kd24", "faces24_real", "nearest_ratio24", "overfit_auc24")
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_every_metric_that_needs_no_file_is_measured_and_kept_with_its_protocol(
     for key in KEYS:
         assert re.search(rf"128 +metrics/{key} +\S+", done.stdout)
     stored = protocol.read(run)
-    assert {m.metric for m in stored} == {"swd", "msssim", "randomnet", "nearest", "overfit"}
+    assert {m.metric for m in stored} == {"swd", "msssim", "randomnet", "faces", "nearest", "overfit"}
     assert {m.nimg for m in stored} == {128_000}
     assert all(m.protocol["split"] == "test" and len(m.protocol["set"]) == 64 for m in stored)
     with Image.open(run / "samples" / "nearest-nimg-000000128000.png") as nearest:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from facegan.errors import FaceganError, UsageError
-from facegan.metrics import fidelity, memorisation, msssim, overfit, precision_recall, swd
+from facegan.metrics import detector, fidelity, memorisation, msssim, overfit, precision_recall, swd
 from facegan.metrics.comparison import CHUNK, Comparison, chunks, common_protocol, draw, short_count
 from facegan.metrics.features import Extractor
 from facegan.metrics.protocol import Measurement
@@ -42,6 +42,14 @@ def _randomnet(c: Comparison) -> Result:
         f"randomnet_recall{c.count}": shares.recall,
     }
     return values, _feature_protocol(c, c.randomnet)
+
+
+def _faces(c: Comparison) -> Result:
+    cascades = detector.detector()
+    real, fake = (detector.FaceShares(*side.double().mean(dim=0).tolist()) for side in c.features(cascades))
+    key = f"faces{c.count}"
+    values = {key: fake.face, f"{key}_real": real.face, f"{key}_eyes": fake.eyes, f"{key}_eyes_real": real.eyes}
+    return values, {"extractor": cascades.name, "extractor_sha256": cascades.sha256, "looked_at": detector.SIDE}
 
 
 def _inception(c: Comparison) -> Result:
@@ -89,6 +97,7 @@ METRICS: dict[str, Callable[[Comparison], Result]] = {
     "swd": _swd,
     "msssim": _msssim,
     "randomnet": _randomnet,
+    "faces": _faces,
     "nearest": _nearest,
     "overfit": _overfit,
     "inception": _inception,
