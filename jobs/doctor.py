@@ -194,7 +194,7 @@ def check_data(data: Path | None) -> Check:
 
 def check_wandb() -> Check:
     """The mode that `--wandb auto` resolves to; the key itself is never shown."""
-    from facegan.run.tracking import resolve_mode
+    from facegan.run.wandb_run import resolve_mode
 
     mode = resolve_mode("auto")
     fix = "online: wandb login; later: wandb sync RUN/wandb/offline-*; never: --wandb off"

@@ -124,8 +124,13 @@ def evaluate(
     names = _metrics(metrics, train is not None, subject, extractor)
     stored = [] if again else protocol.read(run_dir)
     found = []
+    if "overfit" in names and subject.critic is None and train is not None:
+        say(f"overfit: not measured at {snapshot.nimg / 1000:g} kimg: there is no checkpoint of that time")
+        names.remove("overfit")
     for name in names:
-        count = min(n or COUNTS.get(name, 16_384), max(len(reals.images), n or 0))
+        count = n or COUNTS.get(name, 16_384)
+        if name != "inception":  # which takes all reals, however many are generated
+            count = min(count, max(len(reals.images), n or 0))
         comparison = Comparison(subject, reals, count, seed, train, extractor, default_cache(), Ranks.current())
         fresh = find_done(stored, comparison, name)
         if fresh is None:
@@ -165,10 +170,11 @@ def describe(measurements: "Sequence[Measurement]") -> str:
 
 
 def best(measurements: "Sequence[Measurement]") -> str:
-    """The snapshot with the lowest value of the first metric."""
+    """The best snapshot by the first metric."""
+    from facegan.metrics.protocol import best_of
+
     key = next(iter(measurements[0].values))
-    scored = [(m.values[key], m.nimg) for m in measurements if key in m.values]
-    value, nimg = min(scored)
+    value, nimg = best_of(key, [(m.values[key], m.nimg) for m in measurements if key in m.values])
     return f"best {key}: {value:.4g} at {nimg / 1000:g} kimg"
 
 
@@ -193,7 +199,7 @@ def _metrics(
         return wanted.split(",") if isinstance(wanted, str) else list(wanted)
     able = {
         "nearest": has_train,
-        "overfit": has_train and subject.critic is not None,
+        "overfit": has_train,
         "inception": extractor is not None,
         "faces": find_spec("cv2") is not None,
     }
@@ -212,5 +218,5 @@ def _track(run_dir: Path, mode: str, found: "Sequence[tuple[Path, Sequence[Measu
     tracker = Tracker(run_dir, mode, {"protocols": protocols}, f"{run_dir.name}-evaluate", run_dir.name, "evaluate")
     for _, measured in found:
         nimg = measured[0].nimg
-        tracker.log({"progress/nimg": nimg, "progress/kimg": nimg / 1000, **row(measured)})
+        tracker.log({"progress/kimg": nimg / 1000, **row(measured)})  # no step: an older snapshot may come later
     tracker.finish()

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,37 +18,54 @@ if TYPE_CHECKING:
     from facegan.metrics import Reals, Subject
     from facegan.metrics.features import Extractor
     from facegan.recipes import Recipe
+    from facegan.run.checkpoint import Checkpoint
+    from facegan.run.settings import RunSettings
     from facegan.run.snapshot import Snapshot
     from shards import Images, ShardSet
 
 SPLITS = ("test", "val", "train")
-TRAINING_METRICS = ("swd", "msssim")
 
 
 def during_training(
-    opened: "ShardSet", recipe: "Recipe", run_dir: Path, n: int = 1024, metrics: Sequence[str] = TRAINING_METRICS
+    opened: "ShardSet", recipe: "Recipe", settings: "RunSettings", device: "torch.device"
 ) -> "Callable[[nn.Module, int], dict[str, float]]":
     """What a training calls on all ranks every --eval-kimg: (generator, nimg) -> numbers for its stats.
 
-    Uses up to `n` pictures of the test split (else val, else train), the same ones each time.
+    Uses up to `eval_n` pictures, the same each time, of the split val, else of train: what a run is judged by
+    later, test, must not choose its best checkpoint. Raises UsageError for metrics that cannot be made, or a best
+    that none of them gives, before anything is trained.
     """
     from facegan import sampling
     from facegan.metrics import Comparison, Ranks, Subject, evaluate, record, row
+    from facegan.metrics.comparison import default_cache
+    from facegan.metrics.evaluation import require_metrics
 
-    reals = as_reals(opened, default_split(opened))
-    ranks, count = Ranks.current(), min(n, len(reals.images))
+    reals = as_reals(opened, watched_split(opened, settings.split))
+    extractor = inception_extractor(settings.inception, None, device)
+    names = settings.eval_metrics.split(",") + ["inception"] * (extractor is not None)
+    require_metrics(names, settings.best_metric)
+    ranks, count = Ranks.current(), min(settings.eval_n, len(reals.images))
 
     def measure(generator: "nn.Module", nimg: int) -> dict[str, float]:
         def generate(z: "Tensor") -> "Tensor":
             return sampling.generate(generator, z, recipe.value_range)
 
         subject = Subject(generate, recipe.latent_dim, nimg)
-        found = evaluate(Comparison(subject, reals, count, ranks=ranks), metrics)
+        comparison = Comparison(subject, reals, count, inception=extractor, cache=default_cache(), ranks=ranks)
+        measured = evaluate(comparison, names)
         if ranks.rank == 0:
-            record(run_dir, found)
-        return row(found)
+            record(Path(settings.run_dir), measured)
+        return row(measured)
 
     return measure
+
+
+def watched_split(opened: "ShardSet", trained_on: str) -> str:
+    """The split that a training measures itself against: val, or what it is trained on; never test."""
+    if trained_on != "val" and "val" in opened.index.splits:
+        return "val"
+    say(f"no split val: metrics during training compare with pictures of {trained_on}; test stays unseen")
+    return trained_on
 
 
 def as_reals(opened: "ShardSet", split: str) -> "Reals":
@@ -72,19 +89,18 @@ def as_subject(snapshot: "Snapshot", run_dir: Path, device: "torch.device") -> "
         snapshot.recipe.latent_dim,
         snapshot.nimg,
         str(snapshot.meta["sha256"]),
-        _critic(snapshot.recipe, run_dir, device),
+        _critic(snapshot, run_dir, device),
     )
 
 
-def _critic(recipe: "Recipe", run_dir: Path, device: "torch.device") -> "Callable[[Tensor], Tensor] | None":
-    """Scores of the newest whole checkpoint's discriminator, higher for what it takes for real."""
+def _critic(snapshot: "Snapshot", run_dir: Path, device: "torch.device") -> "Callable[[Tensor], Tensor] | None":
+    """Scores of the discriminator of the snapshot's time, higher for what it takes for real; None without one."""
     import torch
 
     from facegan.networks import build_discriminator
-    from facegan.run.checkpoint import newest_checkpoint
     from facegan.train.objective import scale_images
 
-    checkpoint = newest_checkpoint(run_dir / "checkpoints", say)
+    recipe, checkpoint = snapshot.recipe, _checkpoint_of(snapshot, run_dir)
     if checkpoint is None:
         return None
     critic = build_discriminator(recipe)
@@ -99,6 +115,18 @@ def _critic(recipe: "Recipe", run_dir: Path, device: "torch.device") -> "Callabl
         return scores.float().cpu()
 
     return score
+
+
+def _checkpoint_of(snapshot: "Snapshot", run_dir: Path) -> "Checkpoint | None":
+    """The checkpoint of the snapshot's own position; for the newest snapshot the newest whole one."""
+    from facegan.run.checkpoint import folder_name, newest_checkpoint, read_checkpoint
+    from facegan.run.snapshot import snapshot_folders
+
+    own = run_dir / "checkpoints" / folder_name(snapshot.nimg)
+    if own.is_dir():
+        return read_checkpoint(own)
+    is_newest = [path.resolve() for path in snapshot_folders(run_dir)][-1:] == [snapshot.path.resolve()]
+    return newest_checkpoint(run_dir / "checkpoints", say) if is_newest else None
 
 
 def inception_extractor(path: str, trusted: str | None, device: "torch.device") -> "Extractor | None":

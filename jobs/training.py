@@ -57,6 +57,7 @@ def _train(
 ) -> Outcome:
     images = _cached(shard_set.split(settings.split), settings, machine)
     stream = Stream(images, recipe.batch_size, settings.seed, machine.rank, machine.world)
+    measure = during_training(shard_set, recipe, settings, machine.device) if settings.eval_kimg else None
     with _ShownProgress(recipe.name, is_shown=machine.is_main) as progress:
         return train(
             Job(
@@ -69,7 +70,7 @@ def _train(
                 real=first_images(images, settings.samples),
                 held_out=held_out_images(shard_set, settings.split),
                 progress=progress,
-                evaluate=during_training(shard_set, recipe, Path(settings.run_dir)) if settings.eval_kimg else None,
+                evaluate=measure,
             )
         )
 

@@ -16,7 +16,7 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("
 OWNERS = {
     "click": ("jobs",),
     "cv2": ("facegan/metrics/detector.py",),
-    "wandb": ("facegan/run/tracking.py",),
+    "wandb": ("facegan/run/wandb_run.py",),
     "accelerate": ("facegan/run/machine.py", "jobs/slurm/launcher.py"),
     "webdataset": ("shards",),
     "fsspec": ("shards",),

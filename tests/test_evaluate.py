@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,15 +14,19 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from shard_sets import make_set
 from tiny import tiny_recipe
+from torch import nn
 
+from facegan.errors import UsageError
 from facegan.metrics import protocol
 from facegan.networks import build_discriminator, build_generator
 from facegan.run.checkpoint import write_checkpoint
+from facegan.run.settings import RunSettings
 from facegan.run.snapshot import write_snapshot
 from jobs.cli import main
 from jobs.measuring import during_training
 from shards import open_set
 
+CPU = torch.device("cpu")
 KEYS = ("swd24", "msssim24", "randomnet_kd24", "faces24_real", "nearest_ratio24", "overfit_auc24")
 
 
@@ -121,13 +126,55 @@ def test_too_many_pictures_or_an_unknown_metric_are_refused(run: Path) -> None:
 def test_metrics_during_training_are_the_commands_own_and_are_kept(run: Path, home: Path) -> None:
     recipe = tiny_recipe("dcgan-64")
     torch.manual_seed(128_000)
-    measure = during_training(open_set(home / "set"), recipe, run)
+    measure = during_training(open_set(home / "set"), recipe, RunSettings(run_dir=str(run)), CPU)
     row = measure(build_generator(recipe), 128_000)
-    assert row.keys() >= {"metrics/swd24", "metrics/msssim24"}
+    assert row.keys() >= {"metrics/swd12", "metrics/msssim12"}
     (stored, _) = protocol.read(run)
-    by_command = json.loads(facegan(run, "--metrics", "swd", "--again", "--json").stdout)
+    assert stored.protocol["split"] == "val"  # test is what is reported later
+    by_command = json.loads(facegan(run, "--metrics", "swd", "--split", "val", "--again", "--json").stdout)
     assert by_command[0]["values"] == pytest.approx(stored.values)
     assert by_command[0]["protocol"] == stored.protocol | {"snapshot": by_command[0]["protocol"]["snapshot"]}
+
+
+def test_without_val_a_training_measures_on_what_it_trains_on_and_never_on_test(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_set(tmp_path / "set" / "16", {"train": [40], "test": [24]}, 16, 16)
+    settings, recipe = RunSettings(run_dir=str(run), eval_n=16), tiny_recipe("dcgan-64")
+    measure = during_training(open_set(tmp_path / "set"), recipe, settings, CPU)
+    measure(build_generator(recipe), 1000)
+    assert {m.protocol["split"] for m in protocol.read(run)} == {"train"}
+    assert "test stays unseen" in capsys.readouterr().err
+
+
+def test_a_training_measures_what_it_is_told_and_is_refused_a_best_that_nothing_gives(
+    run: Path, home: Path
+) -> None:
+    def measuring(**settings: object) -> Callable[[nn.Module, int], dict[str, float]]:
+        return during_training(
+            open_set(home / "set"), tiny_recipe("dcgan-64"), RunSettings(run_dir=str(run), **settings), CPU
+        )
+
+    measure = measuring(eval_metrics="randomnet", best_metric="randomnet_coverage12")
+    assert "metrics/randomnet_coverage12" in measure(build_generator(tiny_recipe("dcgan-64")), 1000)
+    with pytest.raises(UsageError, match="--best-metric fid1k_full: none of swd,"):
+        measuring(best_metric="fid1k_full")
+    with pytest.raises(UsageError, match="unknown metric 'speed'"):
+        measuring(eval_metrics="speed")
+
+
+def test_overfit_uses_the_critic_of_the_snapshots_own_time_or_says_that_there_is_none(run: Path) -> None:
+    done = facegan(run, "--all", "--metrics", "overfit")
+    assert done.exit_code == 0, done.output
+    assert [m.nimg for m in protocol.read(run)] == [128_000]
+    assert "overfit: not measured at 64 kimg" in done.stderr
+    recipe = tiny_recipe("dcgan-64")
+    torch.manual_seed(9)
+    weights = {f"discriminator/{k}": v for k, v in build_discriminator(recipe).state_dict().items()}
+    write_checkpoint(run / "checkpoints", 64_000, weights, {})
+    facegan(run, "--all", "--metrics", "overfit")
+    early, late = (m.values for m in protocol.read(run))
+    assert early != late
 
 
 def test_two_launched_ranks_share_the_work_and_write_once(run: Path) -> None:

@@ -35,7 +35,7 @@ from facegan.metrics.features import RandomNet, randomnet
 from facegan.metrics.fidelity import frechet_distance, inception_score, kernel_distance
 from facegan.metrics.memorisation import memorisation, nearest
 from facegan.metrics.overfit import overfit
-from facegan.metrics.precision_recall import precision_recall
+from facegan.metrics.precision_recall import density_coverage, precision_recall
 
 
 @pytest.fixture(autouse=True)
@@ -141,6 +141,27 @@ def test_precision_and_recall_of_equal_sets_are_one_and_of_far_ones_zero() -> No
     a = random(300, 4)
     assert precision_recall(a, a) == (1, 1)
     assert precision_recall(a, a + 100) == (0, 0)
+
+
+def test_density_and_coverage_are_counted_by_hand() -> None:
+    """Reals at 0, 1, 3, 6 on a line, k = 1: neighbourhoods [-1, 1], [0, 2], [1, 5], [3, 9]."""
+    real, fake = torch.tensor([[0.0], [1.0], [3.0], [6.0]]), torch.tensor([[0.5], [1.5], [20.0]])
+    assert density_coverage(real, fake, k=1) == ((2 + 2 + 0) / 3, 3 / 4)
+
+
+def test_density_and_coverage_of_one_distribution_are_what_naeem_et_al_derive() -> None:
+    """Density 1, coverage 1 - (n-1)...(n-k) / (2n-1)...(2n-k) whatever the distribution (their equation 9)."""
+    n, k = 1000, 5
+    found = density_coverage(random(n, 8), random(n, 8, seed=1), k)
+    expected = 1 - np.prod([(n - i) / (2 * n - i) for i in range(1, k + 1)])
+    assert found.coverage == pytest.approx(expected, abs=0.02)
+    assert found.density == pytest.approx(1, abs=0.08)
+
+
+def test_one_outlier_among_the_reals_lifts_precision_and_not_density() -> None:
+    real, fake = torch.cat([random(300, 2), torch.tensor([[40.0, 0.0]])]), random(300, 2, seed=1) + 15
+    assert precision_recall(real, fake).precision == 1
+    assert density_coverage(real, fake).density < 0.3
 
 
 def test_missing_variety_lowers_recall_and_not_precision() -> None:
@@ -427,9 +448,27 @@ def test_a_torchscript_file_is_loaded_only_after_its_hash_was_confirmed_once(stu
 def test_inception_metrics_are_made_from_the_file_and_carry_its_hash(stub: Path) -> None:
     extractor = inception.load(stub, lambda digest: True)
     (found,) = evaluate(comparison(inception=extractor), ["inception"])
-    assert found.values.keys() == {f"metrics/{name}64" for name in ("fid", "kid", "is", "precision", "recall")}
+    shares = {f"metrics/inception_{name}64" for name in ("precision", "recall", "density", "coverage")}
+    assert (
+        found.values.keys()
+        == {f"metrics/{name}" for name in ("fid64", "fid64_full", "kid64_full", "is64")} | shares
+    )
+    assert found.protocol["reals"] == 100
     assert found.protocol["extractor_sha256"] == extractor.sha256
     assert extractor([torch.zeros(2, 1, 28, 28, dtype=torch.uint8)]).shape == (2, 2048 + 1008)
+
+
+def test_the_published_fid_compares_with_all_reals_and_may_generate_more_than_there_are(stub: Path) -> None:
+    extractor = inception.load(stub, lambda digest: True)
+    (few,) = evaluate(comparison(inception=extractor), ["inception"])
+    (many,) = evaluate(comparison(n=128, inception=extractor), ["inception"])
+    reals = extractor([make_pictures(100)])[:, : inception.FEATURES]
+    fakes = extractor([torch.cat(list(comparison(n=64)._made()))])[:, : inception.FEATURES]
+    assert few.values["metrics/fid64_full"] == pytest.approx(frechet_distance(reals, fakes), rel=1e-6)
+    assert few.values["metrics/fid64_full"] != few.values["metrics/fid64"]
+    assert "metrics/fid128_full" in many.values
+    assert "metrics/fid128" not in many.values  # there are no 128 reals to take
+    assert "metrics/inception_precision100" in many.values
 
 
 def test_a_missing_or_foreign_inception_file_is_explained(

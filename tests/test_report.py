@@ -179,6 +179,36 @@ def test_runs_measured_differently_are_not_set_side_by_side_and_the_page_says_wh
     assert "Where the runs differ" in text
 
 
+def test_the_best_is_told_for_each_count_by_itself(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "counts", swd=20.0)
+    about = {"n": 16384, "set": "f" * 64, "split": "test", "crop": "150", "seed": 0}
+    record(run, [Measurement("swd", 10_000, {"metrics/swd16k": 12.0, "metrics/swd16k_16": 1.0}, about)])
+    text = Text(report.render([report.Run(run)])).text
+    assert "swd1k 20 at 39 kimg" in text
+    assert "swd16k 12 at 10 kimg" in text
+
+
+def test_runs_of_one_folder_name_are_told_apart(tmp_path: Path) -> None:
+    for parent, swd in (("ours", 20.0), ("theirs", 15.0)):
+        (tmp_path / parent).mkdir()
+        make_run(tmp_path / parent / "run", swd=swd)
+    page = report.write_report([tmp_path / "ours" / "run", tmp_path / "theirs" / "run"], tmp_path / "page.html")
+    assert "ours/run, 39 kimg theirs/run, 39 kimg swd1k 20 15" in Text(page.read_text()).text
+
+
+def test_a_sweeps_folder_is_reported_though_its_table_lies_in_it(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        make_run(tmp_path / name)
+    (tmp_path / "sweep.csv").write_text("run\n")
+    (tmp_path / "wandb").mkdir()
+    everything = sorted(map(str, tmp_path.iterdir()))
+    done = CliRunner().invoke(main, ["report", *everything, "--out", str(tmp_path / "page.html")])
+    assert done.exit_code == 0, done.output
+    assert "passed over" in done.stderr
+    assert "sweep.csv" in done.stderr
+    assert "Report of 2 runs" in (tmp_path / "page.html").read_text()
+
+
 def test_many_large_grids_are_thinned_and_shrunk_to_stay_within_the_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

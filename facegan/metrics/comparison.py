@@ -1,7 +1,6 @@
 """The two sides that a metric compares: generated and real images, read and made when a metric asks for them."""
 
 import hashlib
-import json
 import os
 import platform
 from collections.abc import Callable, Iterator
@@ -113,14 +112,15 @@ class Comparison:
         """The random feature network for these images."""
         return randomnet(self.reals.images.gather(np.zeros(1, np.int64)).shape[3])
 
-    def features(self, extractor: Extractor) -> tuple[Tensor, Tensor]:
-        """Features of the real and of the generated images: (n, D), (n, D) float32."""
-        mine = self.picked[list(self.ranks.share(self.n))]
+    def features(self, extractor: Extractor, *, all_reals: bool = False) -> tuple[Tensor, Tensor]:
+        """Features of the n picked real images, or of all of the split, and of the n generated ones, float32."""
+        picked = np.arange(len(self.reals.images)) if all_reals else self.picked
+        mine = picked[list(self.ranks.share(len(picked)))]
 
         def of_reals() -> Tensor:
-            return self.ranks.gather(extractor(chunks(self.reals.images, mine)), self.n)
+            return self.ranks.gather(extractor(chunks(self.reals.images, mine)), len(picked))
 
-        real = _cached(self._feature_file(extractor), of_reals, self.n)
+        real = _cached(self._feature_file(extractor, picked), of_reals, len(picked))
         return real, self.ranks.gather(extractor(self._made()), self.n)
 
     def _made(self) -> Iterator[Tensor]:
@@ -129,11 +129,11 @@ class Comparison:
             count = min(CHUNK, share.stop - first)
             yield self.subject.generate(normal(self.seed, "evaluate", first, count, (self.subject.latent_dim,)))
 
-    def _feature_file(self, extractor: Extractor) -> Path | None:
+    def _feature_file(self, extractor: Extractor, picked: NDArray[np.int64]) -> Path | None:
         if self.cache is None or not self.reals.fingerprint or self.ranks.world > 1:
             return None  # ranks that found and ranks that missed a file would wait for each other
-        identity = [self.reals.fingerprint, self.reals.split, self.n, self.seed, extractor.sha256]
-        return self.cache / f"{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]}.npy"
+        identity = f"{self.reals.fingerprint} {self.reals.split} {extractor.sha256} ".encode() + picked.tobytes()
+        return self.cache / f"{hashlib.sha256(identity).hexdigest()[:32]}.npy"
 
 
 def common_protocol(c: Comparison) -> dict[str, Any]:

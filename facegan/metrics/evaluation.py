@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from facegan.errors import FaceganError, UsageError
 from facegan.metrics import detector, fidelity, memorisation, msssim, overfit, precision_recall, swd
@@ -35,13 +36,15 @@ def _msssim(c: Comparison) -> Result:
 
 def _randomnet(c: Comparison) -> Result:
     real, fake = c.features(c.randomnet)
-    shares = precision_recall.precision_recall(real, fake)
-    values = {
-        f"randomnet_kd{c.count}": fidelity.kernel_distance(real, fake, c.seed),
-        f"randomnet_precision{c.count}": shares.precision,
-        f"randomnet_recall{c.count}": shares.recall,
-    }
-    return values, _feature_protocol(c, c.randomnet)
+    values = {f"randomnet_kd{c.count}": fidelity.kernel_distance(real, fake, c.seed)}
+    return values | _manifolds("randomnet", real, fake), _feature_protocol(c, c.randomnet)
+
+
+def _manifolds(name: str, real: Tensor, fake: Tensor) -> Values:
+    """Precision, recall, density and coverage on one network's features, as many on each side; named by it."""
+    shares = precision_recall.precision_recall(real, fake)._asdict()
+    shares |= precision_recall.density_coverage(real, fake)._asdict()
+    return {f"{name}_{key}{short_count(len(fake))}": value for key, value in shares.items()}
 
 
 def _faces(c: Comparison) -> Result:
@@ -57,17 +60,19 @@ def _inception(c: Comparison) -> Result:
 
     if c.inception is None:
         raise UsageError("the metric inception needs a local file: --inception FILE or $FACEGAN_INCEPTION")
-    both_real, both_fake = c.features(c.inception)
-    real, fake = both_real[:, :FEATURES], both_fake[:, :FEATURES]
-    shares = precision_recall.precision_recall(real, fake)
+    reals, fakes = c.features(c.inception, all_reals=True)
+    real, fake = reals[:, :FEATURES], fakes[:, :FEATURES]
+    some = torch.from_numpy(draw(len(real), min(c.n, len(real)), c.seed))
     values = {
-        f"fid{c.count}": fidelity.frechet_distance(real, fake),
-        f"kid{c.count}": fidelity.kernel_distance(real, fake, c.seed),
-        f"is{c.count}": fidelity.inception_score(both_fake[:, FEATURES:], c.seed),
-        f"precision{c.count}": shares.precision,
-        f"recall{c.count}": shares.recall,
+        f"fid{c.count}_full": fidelity.frechet_distance(real, fake),
+        f"kid{c.count}_full": fidelity.kernel_distance(real, fake, c.seed),
+        f"is{c.count}": fidelity.inception_score(fakes[:, FEATURES:], c.seed),
     }
-    return values, _feature_protocol(c, c.inception) | {"splits": fidelity.SCORE_SPLITS}
+    if len(some) == c.n:
+        values[f"fid{c.count}"] = fidelity.frechet_distance(real[some], fake)
+    own = {"reals": len(real), "splits": fidelity.SCORE_SPLITS}
+    values |= _manifolds("inception", real[some], fake[: len(some)])
+    return values, _feature_protocol(c, c.inception) | own
 
 
 def _nearest(c: Comparison) -> Result:
@@ -104,6 +109,20 @@ METRICS: dict[str, Callable[[Comparison], Result]] = {
 }
 
 
+# How the numbers of each metric begin, so that one can be named before it is measured.
+KEYS = {"inception": ("fid", "kid", "is", "inception_")}
+
+
+def require_metrics(metrics: Sequence[str], best: str = "") -> None:
+    """Raise UsageError for an unknown metric, or a number to be the best by that none of them gives."""
+    unknown = [name for name in metrics if name not in METRICS]
+    if unknown:
+        raise UsageError(f"unknown metric {unknown[0]!r}; there are {', '.join(METRICS)}")
+    beginnings = [start for name in metrics for start in KEYS.get(name, (name,))]
+    if best and not best.startswith(tuple(beginnings)):
+        raise UsageError(f"--best-metric {best}: none of {', '.join(metrics)} gives such a number; such as swd1k")
+
+
 def evaluate(comparison: Comparison, metrics: Sequence[str] = ("swd", "msssim")) -> list[Measurement]:
     """Measure; every rank calls it and gets the same numbers.
 
@@ -135,11 +154,10 @@ def row(measurements: Sequence[Measurement]) -> Values:
 
 def check(comparison: Comparison, metrics: Sequence[str]) -> None:
     """Refuse at once what would fail later."""
-    unknown = [name for name in metrics if name not in METRICS]
-    if unknown:
-        raise UsageError(f"unknown metric {unknown[0]!r}; there are {', '.join(METRICS)}")
+    require_metrics(metrics)
     available = len(comparison.reals.images)
-    if not 8 <= comparison.n <= available:
+    all_are_used = set(metrics) == {"inception"}
+    if comparison.n < 8 or (comparison.n > available and not all_are_used):
         raise FaceganError(
             f"{comparison.n} images a side asked for; split {comparison.reals.split!r} has {available}, "
             "and a comparison needs at least 8"
@@ -151,5 +169,6 @@ def _feature_protocol(c: Comparison, extractor: Extractor) -> dict[str, Any]:
         "extractor": extractor.name,
         "extractor_sha256": extractor.sha256,
         "neighbours": precision_recall.NEIGHBOURS,
+        "density_neighbours": precision_recall.DENSITY_NEIGHBOURS,
         "kernel_subsets": f"{fidelity.KERNEL_SUBSETS} of {fidelity.kernel_subset(c.n)}",
     }

@@ -1,7 +1,8 @@
 """The protocol beside each number, and the refusal to compare numbers of different protocols."""
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,16 @@ class Measurement:
     nimg: int
     values: dict[str, float]  # by key, such as metrics/swd16k
     protocol: dict[str, Any]
+
+
+def higher_is_better(key: str) -> bool:
+    """Whether more of the number is better; all others are distances, or shares that should be small."""
+    return bool(re.match(r"(metrics/)?(is\d|faces\d|\w+_(precision|recall|density|coverage)\d)", key))
+
+
+def best_of(key: str, scored: Iterable[tuple[float, int]]) -> tuple[float, int]:
+    """The best (value, nimg) of a number; of equal ones the earliest."""
+    return min(scored, key=lambda pair: (-pair[0] if higher_is_better(key) else pair[0], pair[1]))
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from facegan.metrics import protocol
 from facegan.report.charts import Series, line_chart
 from facegan.report.run import Run
 
@@ -43,16 +42,8 @@ def _metric_charts(runs: Sequence[Run]) -> list[tuple[str, list[Series]]]:
         whole = key.rpartition("_")[0]
         groups.setdefault(whole if whole in keys else key, []).append(key)
     if len(runs) > 1:
-        return [(k, [Series(run.name, _measured(run, k), n) for n, run in enumerate(runs)]) for k in groups]
+        return [(k, [Series(run.name, run.measured(k), n) for n, run in enumerate(runs)]) for k in groups]
     return [
-        (group, [Series(key.removeprefix("metrics/"), _measured(runs[0], key), n) for n, key in enumerate(parts)])
+        (group, [Series(key.removeprefix("metrics/"), runs[0].measured(key), n) for n, key in enumerate(parts)])
         for group, parts in groups.items()
-    ]
-
-
-def _measured(run: Run, key: str) -> list[tuple[float, float]]:
-    """(kimg, value) of one number over the training, by the protocol of its last measurement only."""
-    having = [m for m in run.measurements if key in m.values]
-    return [
-        (m.nimg / 1000, m.values[key]) for m in having if not protocol.differences(m.protocol, having[-1].protocol)
     ]

@@ -8,6 +8,7 @@ name or a file is escaped.
 import base64
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -28,8 +29,18 @@ def write_report(run_dirs: Sequence[Path], out: Path) -> Path:
 
     Raises FaceganError where a folder is no run's, or one of its files is damaged.
     """
-    write_text(out, render([Run(path) for path in run_dirs]))
+    write_text(out, render(told_apart([Run(path) for path in run_dirs])))
     return out
+
+
+def told_apart(runs: Sequence[Run]) -> Sequence[Run]:
+    """The same runs; of those with one folder name, each is named by as much of its path as is its own."""
+    for depth in range(2, 1 + max(len(run.path.resolve().parts) for run in runs)):
+        counts = Counter(run.name for run in runs)
+        for run in runs:
+            if counts[run.name] > 1:
+                run.name = "/".join(run.path.resolve().parts[-depth:])
+    return runs
 
 
 def render(runs: Sequence[Run]) -> str:

@@ -74,14 +74,23 @@ class Run:
         return next(iter(reversed(self._values(key))), None)
 
     def _best(self) -> str:
-        scored = [
-            (value, key, m.nimg) for m in self.measurements for key, value in m.values.items() if m.metric == "swd"
+        """The best SWD, by count: numbers of different counts are not one scale."""
+        keys = dict.fromkeys(key for m in self.measurements if m.metric == "swd" for key in m.values)
+        found = [
+            (key, *protocol.best_of(key, ((value, round(1000 * kimg)) for kimg, value in self.measured(key))))
+            for key in keys
+            if "_" not in key
         ]
-        mean = [(value, key, nimg) for value, key, nimg in scored if "_" not in key]
-        if not mean:
-            return "no metric measured yet"
-        value, key, nimg = min(mean)
-        return f"{key.removeprefix('metrics/')} {value:.4g} at {nimg / 1000:g} kimg"
+        named = [
+            f"{key.removeprefix('metrics/')} {value:.4g} at {nimg / 1000:g} kimg" for key, value, nimg in found
+        ]
+        return "; ".join(named) or "no metric measured yet"
+
+    def measured(self, key: str) -> list[tuple[float, float]]:
+        """(kimg, value) of one number over the training, by the protocol of its last measurement only."""
+        having = [m for m in self.measurements if key in m.values]
+        alike = [m for m in having if not protocol.differences(m.protocol, having[-1].protocol)]
+        return [(m.nimg / 1000, m.values[key]) for m in alike]
 
 
 def read_config(run_dir: Path) -> Row:

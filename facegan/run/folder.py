@@ -64,17 +64,14 @@ class RunFolder:
         """The best measurement so far: metric, value, nimg; empty before the first one."""
         return read_object(self.path / "best.json")
 
-    def improve(self, nimg: int, row: dict[str, float]) -> bool:
-        """Whether the first metric of `row` is the lowest so far; it is then remembered."""
-        metric = next((name for name in row if name.startswith("metrics/")), None)
-        if metric is None:
-            return False
+    def improve(self, nimg: int, metric: str, value: float, *, higher: bool) -> bool:
+        """Whether this value is the metric's best so far; it is then remembered."""
         best = self.best()
         known = best.get("metric") == metric and best.get("nimg", 0) < nimg
-        if known and row[metric] >= best["value"]:
+        if known and (value <= best["value"] if higher else value >= best["value"]):
             return False
         self.owner.check()
-        write_json(self.path / "best.json", {"metric": metric, "value": row[metric], "nimg": nimg})
+        write_json(self.path / "best.json", {"metric": metric, "value": value, "nimg": nimg})
         return True
 
     def previous_outcome(self) -> str:

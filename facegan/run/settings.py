@@ -29,6 +29,10 @@ class RunSettings:
     samples: int = _setting(64, "images in a sample grid")
     snapshot_kimg: float = _setting(100.0, "thousands of images between snapshots; 0 for the last only")
     eval_kimg: float = _setting(0.0, "thousands of images between metrics; 0 is off")
+    eval_metrics: str = _setting("swd,msssim", "metrics measured then, and inception where its file is given")
+    eval_n: int = _setting(1024, "pictures a side measured then, of the split val, else of the one trained on")
+    inception: str = _setting("", "local file inception-2015-12-05.pt, whose SHA-256 facegan evaluate confirmed")
+    best_metric: str = _setting("", "number that names the best checkpoint, such as kid1k_full; the first if empty")
     checkpoint_minutes: float = _setting(10.0, "minutes between checkpoints; 0 leaves it to --checkpoint-kimg")
     checkpoint_kimg: float = _setting(0.0, "thousands of images between checkpoints; 0 leaves it to the minutes")
     keep_checkpoints: int = _setting(2, "newest checkpoints kept, besides milestones and the best by metric")
@@ -49,7 +53,7 @@ class RunSettings:
     verify: bool = _setting(False, "check every shard's SHA-256 before starting")
 
     wandb: str = _setting("auto", "auto, online, offline or off")
-    wandb_project: str = _setting("facegan", "W&B project")
+    wandb_project: str = _setting("", "W&B project; $WANDB_PROJECT if empty, else facegan")
     wandb_group: str = _setting("", "W&B group of runs")
 
 

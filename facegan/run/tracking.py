@@ -1,35 +1,29 @@
-"""Weights & Biases behind one door: a mirror of `stats.jsonl` that can be slow, full or gone without harm.
+"""Weights & Biases behind one door: a mirror of the run folder that can be slow, full or gone without harm.
 
 Everything that touches `wandb` happens in one background thread fed by a bounded queue, so neither its
-import, nor its network, nor a dead service ever holds up a training step. The truth stays in the run
-folder; what does not reach W&B is said once and can be sent later with `wandb sync`.
+import, nor its network, nor a dead service ever holds up a training step. The truth stays in the run folder:
+what W&B lacks is told by the last step it knows, and sent from there when the mirror opens the next time.
 """
 
 import logging
-import netrc
 import os
 import queue
-import re
-import secrets
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from facegan.errors import UsageError
-from facegan.files import write_text
+from facegan.run.history import Step
+from facegan.run.wandb_run import Options, close, keep_best, open_run, public, resolve_mode, run_id
 
-MODES = ("auto", "online", "offline", "off")
-AXIS = "progress/kimg"
-LOWER_IS_BETTER = re.compile(r"metrics/(swd|fid|kid|randomnet_kd)\d+k?$")
+FINISH_SECONDS = 60.0  # the upload left at the end; the rest is sent by the next start
+ARTIFACT_SECONDS = 120  # a file of weights that is not taken by then counts as refused, and is tried again
+AGAIN_SECONDS = 60.0  # between attempts at what failed
+QUEUE_LENGTH = 10_000
 
-INIT_SECONDS = 20.0  # a server that has not answered by then is treated as no network
-FINISH_SECONDS = 60.0  # the upload left at the end; the rest stays on disk for `wandb sync`
-QUEUE_ROWS = 10_000
-
-_SECRET_NAME = re.compile(r"api_?key|token|secret|passw|credential", re.IGNORECASE)
-_RUN_ID = re.compile(r"[a-z0-9]{8}")
+Send = Callable[[Any, Any], None]  # (wandb module, its run)
+Replay = Callable[[int], Iterable[Step]]  # the steps past a position, as `history.steps` of a run folder
 
 log = logging.getLogger("facegan.run.tracking")
 
@@ -41,7 +35,8 @@ class Tracker:
     or written), or "auto" ($WANDB_MODE where set, else online where a key is found, else offline). Online
     without a key or a server becomes offline with one warning. `config` is logged without its secrets.
     `group` gathers runs that belong together (a sweep, a pipeline); `job_type` is "preprocess", "train",
-    "evaluate" or "sweep"; `project` is $WANDB_PROJECT, else "facegan". Only one rank makes a tracker.
+    "evaluate" or "sweep"; `project` is by default $WANDB_PROJECT, else "facegan". `replay` gives the steps that W&B
+    may have missed. Only one rank makes a tracker.
 
     Nothing here raises for reasons of network, key, quota or disk. Raises `UsageError` for an unknown mode.
     """
@@ -55,49 +50,38 @@ class Tracker:
         group: str | None = None,
         job_type: str = "train",
         project: str = "",
+        replay: Replay = lambda after: (),
     ) -> None:
-        self.mode = resolve_mode(mode)
-        self._queue: queue.Queue[Callable[[Any, Any], None] | None] = queue.Queue(QUEUE_ROWS)
+        self._queue: queue.Queue[tuple[str, Any] | None] = queue.Queue(QUEUE_LENGTH)
         self._lost = 0
-        self._best_kept: set[str] = set()
         self._thread: threading.Thread | None = None
+        self._mirror = Mirror(resolve_mode(mode), {}, replay)
         if self.mode == "off":
             return
-        self._options = {
+        self._mirror.options = {
             "id": run_id(run_dir, job_type),
             "dir": str(run_dir),
             "config": public(config or {}),
             "name": name or run_dir.name,
             "group": group,
             "job_type": job_type,
-            "project": project or os.environ.get("WANDB_PROJECT", "facegan"),
+            "project": project or os.environ.get("WANDB_PROJECT") or "facegan",
         }
         self._thread = threading.Thread(target=self._work, name="facegan-wandb", daemon=True)
         self._thread.start()
 
+    @property
+    def mode(self) -> str:
+        """What it came to: online, offline or off."""
+        return self._mirror.mode
+
     def log(self, row: Mapping[str, Any]) -> None:
-        """Send the numbers of a row; `progress/nimg` is its step (a job without one counts), AXIS the axis."""
-        numbers = {key: value for key, value in row.items() if isinstance(value, int | float)}
-        step = _step(row)
-
-        def send(_: Any, run: Any) -> None:
-            for key in filter(LOWER_IS_BETTER.match, numbers.keys() - self._best_kept):
-                run.define_metric(key, step_metric=AXIS, summary="min,last")
-                self._best_kept.add(key)
-            run.log(numbers, step=step)
-
-        self._put(send)
+        """Send the numbers of a row; `progress/nimg` is its step, and rows of one step are sent as one."""
+        self._put("rows", (row, {}))
 
     def log_images(self, images: Mapping[str, Path], row: Mapping[str, Any]) -> None:
         """Send picture files, e.g. `{"samples/ema": path}`, at the progress of `row`."""
-        progress = {key: row[key] for key in (AXIS, "progress/epoch") if key in row}
-        step = _step(row)
-
-        def send(wandb: Any, run: Any) -> None:
-            found = {key: wandb.Image(str(path)) for key, path in images.items() if path.is_file()}
-            run.log({**progress, **found}, step=step)
-
-        self._put(send)
+        self._put("rows", (row, images))
 
     def log_table(self, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Send rows of numbers and texts as one table; a column is a key of any row, empty where a row lacks it."""
@@ -106,20 +90,19 @@ class Tracker:
         def send(wandb: Any, run: Any) -> None:
             run.log({key: wandb.Table(columns, [[row.get(name) for name in columns] for row in rows])})
 
-        self._put(send)
+        self._put("the table", send)
 
     def log_data(self, index: Path, fingerprint: str) -> None:
         """Record the set's `index.json` as this run's input artifact (online only: W&B's own limit)."""
 
         def send(wandb: Any, run: Any) -> None:
-            artifact = wandb.Artifact(
-                f"set-{fingerprint[:12]}", type="dataset", metadata={"fingerprint": fingerprint}
-            )
+            about = {"fingerprint": fingerprint}
+            artifact = wandb.Artifact(f"set-{fingerprint[:12]}", type="dataset", metadata=about)
             artifact.add_file(str(index))
             run.use_artifact(artifact)
 
         if index.is_file():
-            self._put_online(send)
+            self._put("the set's index", send)
 
     def log_snapshot(self, folder: Path, nimg: int) -> None:
         """Record a snapshot folder as this run's output artifact (online only)."""
@@ -127,9 +110,9 @@ class Tracker:
         def send(wandb: Any, run: Any) -> None:
             artifact = wandb.Artifact(f"generator-{run.id}", type="model", metadata={"nimg": nimg})
             artifact.add_dir(str(folder))
-            run.log_artifact(artifact, aliases=["latest", f"nimg-{nimg:09d}"])
+            run.log_artifact(artifact, aliases=["latest", f"nimg-{nimg:09d}"]).wait(ARTIFACT_SECONDS)
 
-        self._put_online(send)
+        self._put("a snapshot", send)
 
     def finish(self, state: str = "finished") -> None:
         """End the W&B run as "finished", "stopped" (shown as preempted; a restart continues it) or "failed".
@@ -140,149 +123,144 @@ class Tracker:
         if thread is None:
             return
         try:
-            self._queue.put(lambda _, run: _end(run, state), timeout=FINISH_SECONDS)
+            self._queue.put(("the end", state), timeout=FINISH_SECONDS)
             self._queue.put(None, timeout=FINISH_SECONDS)
         except queue.Full:
             self._lost += 1
-        thread.join(INIT_SECONDS + FINISH_SECONDS)
-        if thread.is_alive() or self._lost:
-            log.warning(
-                "W&B did not take everything (%d rows left out); stats.jsonl is complete, "
-                "and `wandb sync` sends what lies under %s/wandb",
-                self._lost,
-                self._options["dir"],
-            )
+        thread.join(2 * FINISH_SECONDS)
+        if thread.is_alive() or self._lost or self._mirror.run is not None:
+            log.warning("W&B did not take everything in time; the run folder has it, the next start sends the rest")
 
-    def _put(self, send: Callable[[Any, Any], None]) -> None:
+    def _put(self, kind: str, message: Any) -> None:
         if self._thread is None:
             return
         try:
-            self._queue.put_nowait(send)
+            self._queue.put_nowait((kind, message))
         except queue.Full:
             self._lost += 1
 
-    def _put_online(self, send: Callable[[Any, Any], None]) -> None:
-        self._put(lambda wandb, run: send(wandb, run) if self.mode == "online" else None)
-
     def _work(self) -> None:
-        """Run in the thread: open the W&B run, then do what the queue says until it says None."""
-        try:
-            wandb, run = self._open()
-            for send in iter(self._queue.get, None):
-                send(wandb, run)
-        except Exception as error:  # a mirror: whatever the client raises is said, and training goes on
-            log.warning("W&B is off for the rest of this job: %s: %s", type(error).__name__, error)
-            for _ in iter(self._queue.get, None):
-                pass
-
-    def _open(self) -> tuple[Any, Any]:
-        # W&B's own error reports need a network that a compute node may not have.
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        import wandb
-
-        if self.mode == "online":
+        """Run in the thread: do what the queue says until it says None, and in between again what failed."""
+        mirror = self._mirror
+        mirror.connect()
+        while True:
             try:
-                return wandb, self._init(wandb)
-            except (wandb.Error, OSError, TimeoutError) as error:
-                log.warning(
-                    "W&B does not answer (%s); this job is tracked offline, send it later with `wandb sync`",
-                    str(error).splitlines()[0],
-                )
-                wandb.teardown()  # or its service keeps the id as in use
-                self.mode = "offline"
-        return wandb, self._init(wandb)
-
-    def _init(self, wandb: Any) -> Any:
-        settings = wandb.Settings(
-            console="off",
-            silent=True,
-            disable_git=True,
-            disable_code=True,
-            x_disable_meta=True,  # it holds the command line, where a signed URL may stand
-            init_timeout=INIT_SECONDS,
-            finish_timeout=FINISH_SECONDS,
-        )
-        run = wandb.init(
-            mode=self.mode,
-            resume="allow",
-            reinit="create_new",
-            settings=settings,
-            **self._options,
-        )
-        run.define_metric(AXIS)
-        run.define_metric("*", step_metric=AXIS)
-        return run
+                message = self._queue.get(timeout=AGAIN_SECONDS)
+            except queue.Empty:
+                mirror.try_again()
+                continue
+            if message is None:
+                return
+            mirror.take(*message)
 
 
-def resolve_mode(mode: str) -> str:
-    """What `mode` means here: "online", "offline" or "off". Says it when online is not possible."""
-    if mode not in MODES:
-        raise UsageError(f"unknown W&B mode {mode!r}; it is one of {', '.join(MODES)}")
-    if mode == "auto":
-        mode = {"disabled": "off", "dryrun": "offline", "run": "online"}.get(wish := _wish(), wish)
-    if mode == "online" and not has_key():
-        log.warning(
-            "no W&B key ($WANDB_API_KEY or ~/.netrc): this job is tracked offline; "
-            "`wandb login`, then `wandb sync` sends it"
-        )
-        return "offline"
-    return mode
+class Mirror:
+    """W&B's run as the thread sees it: each kind of message fails alone, says so once and is tried again later."""
 
+    def __init__(self, mode: str, options: Options, replay: Replay) -> None:
+        self.mode, self.options, self.replay = mode, options, replay
+        self.wandb: Any = None
+        self.run: Any = None  # None while the service is gone
+        self.step = -1  # of the row that is being gathered; those before it have been sent
+        self.row: dict[str, Any] = {}
+        self.pictures: dict[str, Path] = {}
+        self.sent: int | None = None  # the last step sent, in this process
+        self.shown: set[str] = set()  # keys whose summary W&B has been told of
+        self.later: list[tuple[str, Send]] = []
+        self.said: set[str] = set()
+        self.tried = time.monotonic()
 
-def _wish() -> str:
-    wish = os.environ.get("WANDB_MODE", "")
-    if wish in ("online", "offline", "disabled", "dryrun", "run"):
-        return wish
-    return "online" if has_key() else "offline"
+    def connect(self) -> None:
+        """Open W&B's run and send the steps that it has missed."""
+        self.tried = time.monotonic()
+        try:
+            if self.wandb is not None:
+                self.wandb.teardown()  # forgets the service that is gone
+            self.wandb, self.run, self.mode = open_run(self.mode, self.options, FINISH_SECONDS)
+            after = self.run.starting_step - 1 if self.mode == "online" else self.sent
+            self.shown = set()
+            if after is not None:
+                self.step, self.row, self.pictures = after, {}, {}
+                for step in self.replay(after):
+                    self._gather(step.numbers, step.pictures)
+        except Exception as error:  # a mirror: whatever the client raises is said, and training goes on
+            self._lose_service(error)
 
+    def take(self, kind: str, message: Any) -> None:
+        """Send one message, or keep it for later."""
+        if kind != "the end" and time.monotonic() - self.tried > AGAIN_SECONDS:
+            self.try_again()
+        if kind == "the end":
+            self._end(message)
+        elif kind == "rows":
+            self._take_row(*message)
+        elif self.mode == "online" or kind == "the table":
+            self._send(kind, message)
 
-def has_key() -> bool:
-    """Is there a key for the W&B server in use, without asking anybody and without importing wandb?"""
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc
-    path = os.environ.get("NETRC", str(Path("~/.netrc").expanduser()))
-    try:
-        return host in netrc.netrc(path).hosts
-    except (OSError, netrc.NetrcParseError):
-        return False
+    def try_again(self) -> None:
+        """Send what failed before."""
+        if self.run is None:
+            self.connect()
+        waiting, self.later, self.tried = self.later, [], time.monotonic()
+        for kind, send in waiting:
+            self._send(kind, send)
 
+    def _send(self, kind: str, send: Send) -> None:
+        try:
+            if self.run is None:
+                raise ConnectionError("W&B's service is gone")
+            send(self.wandb, self.run)
+        except Exception as error:  # see connect
+            self._say(kind, error)
+            self.later.append((kind, send))
 
-def run_id(run_dir: Path, job_type: str) -> str:
-    """The W&B id of this folder's run of this job type: made once, kept in `run_dir/wandb`."""
-    path = run_dir / "wandb" / f"{job_type}.id"
-    try:
-        kept = path.read_text(encoding="ascii").strip()
-        if _RUN_ID.fullmatch(kept):
-            return kept
-        log.warning("%s holds no run id; a new W&B run begins", path)
-    except FileNotFoundError:
-        pass
-    fresh = secrets.token_hex(4)
-    write_text(path, fresh + "\n")
-    return fresh
+    def _take_row(self, row: Mapping[str, Any], pictures: Mapping[str, Path]) -> None:
+        try:
+            self._gather(row, pictures)
+        except Exception as error:  # see connect
+            self._lose_service(error)
 
+    def _gather(self, row: Mapping[str, Any], pictures: Mapping[str, Path]) -> None:
+        """Add to the step of `row`, and send the one before it; a step that W&B has already is passed over."""
+        step = int(row["progress/nimg"]) if "progress/nimg" in row else self.step + 1
+        if step > self.step:
+            self._flush()
+            self.step = step
+        if step == self.step and self.run is not None:
+            self.row |= {key: value for key, value in row.items() if isinstance(value, int | float)}
+            self.pictures |= pictures
 
-def public(value: Any, name: str = "") -> Any:
-    """`value` (JSON-like) without secrets: fields named like one, and what URLs carry beside their place."""
-    if _SECRET_NAME.search(name):
-        return "(not logged)"
-    if isinstance(value, Mapping):
-        return {str(key): public(item, str(key)) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [public(item) for item in value]
-    if isinstance(value, str | Path):
-        return re.sub(r"://[^/@\s]+@", "://", re.sub(r"(https?://[^?\s]*)\?\S*", r"\1", str(value)))
-    return value
+    def _flush(self) -> None:
+        row, pictures, self.row, self.pictures = self.row, self.pictures, {}, {}
+        if not row or self.run is None:
+            return
+        for key, path in pictures.items():
+            try:
+                if path.is_file():
+                    row[key] = self.wandb.Image(str(path))
+            except Exception as error:  # see connect
+                self._say("pictures", error)
+        keep_best(self.run, row.keys() - self.shown)
+        self.shown |= row.keys()
+        self.run.log(row, step=self.step, commit=True)
+        self.sent = self.step
 
+    def _lose_service(self, error: Exception) -> None:
+        self._say("rows", error)
+        self.run = None
 
-def _step(row: Mapping[str, Any]) -> int | None:
-    # nimg as W&B's step: lines that a resume repeats are the ones W&B has already, and it drops them.
-    return int(row["progress/nimg"]) if "progress/nimg" in row else None
+    def _say(self, kind: str, error: Exception) -> None:
+        if kind not in self.said:
+            self.said.add(kind)
+            what = str(error).strip().splitlines() or [""]
+            log.warning("W&B: %s not sent (%s: %s); tried again later", kind, type(error).__name__, what[0])
 
-
-def _end(run: Any, state: str) -> None:
-    run.summary["outcome"] = state
-    if state == "stopped":
-        run.mark_preempting()
-    run.finish(exit_code=0 if state == "finished" else 1)
+    def _end(self, state: str) -> None:
+        self.try_again()
+        try:
+            if self.run is not None:
+                self._flush()
+                close(self.run, state)
+                self.run = None
+        except Exception as error:  # see connect
+            self._say("the end", error)

@@ -6,6 +6,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from facegan import sampling
-from facegan.errors import FaceganError
+from facegan.errors import FaceganError, UsageError
 from facegan.files import write_text
+from facegan.metrics.protocol import higher_is_better
 from facegan.recipes import Recipe
+from facegan.run import history
 from facegan.run.failures import Failure
 from facegan.run.folder import RunFolder
 from facegan.run.outcome import Outcome, write_outcome
@@ -47,7 +50,10 @@ class Journal:
             settings, path = self.job.settings, self.folder.path
             self.folder.begin(self.config, nimg, self.job.machine, self.folder.previous_outcome())
             group, project = settings.wandb_group or None, settings.wandb_project
-            self.tracker = Tracker(path, settings.wandb, self.config, path.name, group, project=project)
+            replay = partial(history.steps, path)
+            self.tracker = Tracker(
+                path, settings.wandb, self.config, path.name, group, project=project, replay=replay
+            )
             if "path" in self.job.data:
                 self.tracker.log_data(Path(self.job.data["path"]) / "index.json", self.job.data["fingerprint"])
         if not nimg:
@@ -79,12 +85,16 @@ class Journal:
         self.tracker.log_images(images, self._progress(nimg))
 
     def evaluate(self, nimg: int) -> bool:
-        """Measure the generator; whether the first metric, lower being better, is the best so far. All ranks."""
+        """Measure the generator; whether it is the best so far by --best-metric, else the first. All ranks."""
         if self.job.evaluate is None:
             return False
         row = self.job.evaluate(self.state.sampler, nimg)
         self._write(nimg, self._progress(nimg) | row)
-        improved = self.main and self.folder.improve(nimg, row)
+        metric = f"metrics/{self.job.settings.best_metric}" if self.job.settings.best_metric else next(iter(row))
+        if metric not in row:
+            raise UsageError(f"--best-metric {metric.partition('/')[2]}: measured were {', '.join(row)}")
+        higher = higher_is_better(metric)
+        improved = self.main and self.folder.improve(nimg, metric, row[metric], higher=higher)
         return bool(self.job.machine.highest([int(improved)])[0])
 
     def snapshot(self, nimg: int) -> None:
