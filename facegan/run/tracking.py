@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from facegan.run.history import Step
-from facegan.run.wandb_run import Options, close, keep_best, open_run, public, resolve_mode, run_id
+from facegan.run.wandb_run import Options, close, forget_service, keep_best, open_run, public, resolve_mode, run_id
 
 FINISH_SECONDS = 60.0  # the upload left at the end; the rest is sent by the next start
 ARTIFACT_SECONDS = 120  # a file of weights that is not taken by then counts as refused, and is tried again
@@ -174,8 +174,6 @@ class Mirror:
         """Open W&B's run and send the steps that it has missed."""
         self.tried = time.monotonic()
         try:
-            if self.wandb is not None:
-                self.wandb.teardown()  # forgets the service that is gone
             self.wandb, self.run, self.mode = open_run(self.mode, self.options, FINISH_SECONDS)
             after = self.run.starting_step - 1 if self.mode == "online" else self.sent
             self.shown = set()
@@ -248,6 +246,7 @@ class Mirror:
     def _lose_service(self, error: Exception) -> None:
         self._say("rows", error)
         self.run = None
+        forget_service()
 
     def _say(self, kind: str, error: Exception) -> None:
         if kind not in self.said:
@@ -264,3 +263,4 @@ class Mirror:
                 self.run = None
         except Exception as error:  # see connect
             self._say("the end", error)
+            forget_service()

@@ -5,6 +5,7 @@ import netrc
 import os
 import re
 import secrets
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,17 @@ def open_run(mode: str, options: Options, finish_seconds: float) -> tuple[Any, A
                 "W&B does not answer (%s); this job is tracked offline: the next start, or `wandb sync`, sends it",
                 str(error).splitlines()[0],
             )
-            wandb.teardown()  # or its service keeps the id as in use
+            forget_service()  # or it keeps the id as in use
     return wandb, _init(wandb, "offline", options, finish_seconds), "offline"
+
+
+def forget_service() -> None:
+    """End W&B's service, or what is left of a dead one: the next run gets another, no hook misses it at exit."""
+    try:
+        if wandb := sys.modules.get("wandb"):
+            wandb.teardown()
+    except Exception as error:  # it is dead: whatever the client raises says so
+        log.debug("W&B's service was gone: %s", error)
 
 
 def _init(wandb: Any, mode: str, options: Options, finish_seconds: float) -> Any:
