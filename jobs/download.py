@@ -9,6 +9,7 @@ from jobs.progress import Progress
 NEXT = {
     "celeba": "facegan preprocess {folder}/img_align_celeba.zip data/celeba --size 64 --size 128",
     "lfw": "facegan preprocess {folder}/lfw-deepfunneled.tgz data/lfw --recipe wgan-gp-lfw",
+    "lfw-funneled": "facegan preprocess {folder}/lfw-funneled.tgz data/lfw --recipe wgan-gp-lfw",
     "mnist": "facegan preprocess {folder} data/mnist --size 28",
 }
 
@@ -17,7 +18,9 @@ NEXT = {
 @click.argument("dataset", type=click.Choice(list(NEXT)))
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 def command(dataset: str, folder: Path) -> None:
-    """Fetch CelebA (1.4 GB), LFW (deep-funneled, 100 MB) or MNIST (12 MB) into DIR.
+    """Fetch CelebA (1.4 GB), LFW (deep-funneled 100 MB, funneled 230 MB) or MNIST (12 MB) into DIR.
+
+    lfw's own host does not answer everywhere; lfw-funneled comes from where scikit-learn has it.
 
     Files are kept only where their checksum fits; the same command again continues, or checks what is there.
     CelebA is for non-commercial research only; read the terms of each set.

@@ -13,7 +13,7 @@ from jobs.progress import Progress
 from jobs.values import Written
 
 if TYPE_CHECKING:
-    from shards.make.writer import Outcome
+    from shards.make.writer import Options, Outcome
     from shards.make.writer import Progress as Report
 
 FOLDER = click.Path(path_type=Path)
@@ -65,11 +65,17 @@ class SliceType(click.ParamType[Any]):
     help="Do part I of N, from 0; then `facegan shards index OUT`.",
 )
 @click.option(
-    "--workers", type=click.IntRange(1), help="Processes.  [default: the processor cores this job may use]"
+    "--workers",
+    type=click.IntRange(1),
+    help="Processes.  [default: the cores that this job, its container and OMP_NUM_THREADS allow]",
 )
 @click.option("--shard-size", type=click.IntRange(1), default=1000, show_default=True, help="Pictures in a shard.")
 @click.option("--holdout", type=click.IntRange(0), help="Put N pictures into val, all others into train.")
-@click.option("--annotations", type=FOLDER, help="Folder of CelebA's list_*.txt files.  [default: beside SRC]")
+@click.option(
+    "--annotations",
+    type=FOLDER,
+    help="Folder of CelebA's list_* and identity files, txt or csv.  [default: in SRC and beside it]",
+)
 @click.option("--attributes", is_flag=True, help="Also a .json member of attributes for each sample.")
 @click.option(
     "--max-rejects",
@@ -86,23 +92,13 @@ class SliceType(click.ParamType[Any]):
     show_default=True,
     help="Log the finished sets to W&B, as a job of type preprocess.",
 )
-def command(
-    source: Path,
-    out: Path,
-    sizes: tuple[Size, ...],
-    crop: str | None,
-    channels: str | None,
-    recipe: str | None,
-    part: tuple[int, int],
-    workers: int | None,
-    wandb_mode: str,
-    **others: Any,
-) -> None:
+def command(source: Path, out: Path, recipe: str | None, wandb_mode: str, **given: Any) -> None:
     """Turn the pictures of SRC into shards in OUT/64, OUT/128, ...: one set a size, each picture decoded once.
 
-    SRC is a folder (CelebA's, LFW's, or any tree of jpg, png, webp, bmp, ppm), a zip or tar read in place, a
-    tar.gz, or MNIST's idx files. Each picture is cropped first, then resized. The same command again continues.
-    A picture that cannot be used is named, with the reason, in rejects.jsonl.
+    SRC is a folder (CelebA's, LFW's, or any tree of jpg, png, webp, bmp, ppm), a zip or tar read in place, a packed
+    tar (gz, bz2, xz), or MNIST's idx files. Each picture is cropped first, then resized. The same command again
+    continues; while it runs, a second one on the same shards is refused. A picture that cannot be used is named,
+    with the reason, in rejects.jsonl.
 
     \b
     Examples:
@@ -113,20 +109,32 @@ def command(
       facegan preprocess img_align_celeba.zip data/celeba --slice 3/8   # one of 8 jobs of a Slurm array
       facegan shards index data/celeba                                  # then, once, when all 8 are done
     """
-    from shards.errors import ShardError
-    from shards.make.writer import Options, preprocess
+    from shards.make.writer import preprocess
 
-    given = {"sizes": tuple(map(tuple, sizes)) or None, "crop": crop, "channels": channels and int(channels)}
-    chosen = {**_of_recipe(recipe), **{name: value for name, value in given.items() if value is not None}}
-    try:
-        options = Options(source, out, slice=part, workers=workers or usual_threads(), **chosen, **others)
-    except ShardError as error:
-        raise click.UsageError(str(error)) from None
+    options = _options(source, out, recipe, given)
     with _progress() as report:
         outcome = preprocess(options, report)
     _tell(outcome, options.slice, out)
     if outcome.indices and wandb_mode != "off":
         _track(outcome, out, wandb_mode)
+
+
+def _options(source: Path, out: Path, recipe: str | None, given: dict[str, Any]) -> "Options":
+    """What the flags say; what they leave to the recipe, if one is named, is as it has it."""
+    from shards.errors import ShardError
+    from shards.make.writer import Options
+
+    flags = {
+        "sizes": tuple(map(tuple, given.pop("sizes"))) or None,
+        "crop": given.pop("crop"),
+        "channels": int(channels) if (channels := given.pop("channels")) else None,
+    }
+    chosen = _of_recipe(recipe) | {name: value for name, value in flags.items() if value is not None}
+    workers, part = given.pop("workers") or usual_threads(), given.pop("part")
+    try:
+        return Options(source, out, slice=part, workers=workers, **chosen, **given)
+    except ShardError as error:
+        raise click.UsageError(str(error)) from None
 
 
 def _of_recipe(name: str | None) -> dict[str, Any]:

@@ -43,7 +43,9 @@ def test_a_slice_at_work_refuses_all_that_overlap_and_the_closing_until_it_is_go
     process = hold(out, 0, 2)
     try:
         for part in ((0, 2), (0, 1), (0, 4), (1, 4), (1, 3)):
-            with pytest.raises(FaceganError, match=rf"live job: process {process.pid} on .*choose another OUT"):
+            with pytest.raises(
+                FaceganError, match=rf"out belongs to a live job: process {process.pid} on .*choose another OUT"
+            ):
                 preprocess(Options(source, out, slice=part, shard_size=2))
         preprocess(Options(source, out, slice=(1, 2), shard_size=2))
         with pytest.raises(FaceganError, match="live job"):
@@ -87,8 +89,7 @@ def test_a_packed_tar_is_unpacked_once_for_all_that_come(tmp_path: Path, monkeyp
     target.rename(tmp_path / "known")
     (out / f".{target.name}.0123.part").write_bytes(b"what a killed process left")
     process = hold(out, 0, 1)
-    record = out / claims.FOLDER / f"{target.name.lstrip('.')}.json"
-    (out / claims.FOLDER / "slice-0-of-1.json").rename(record)  # as if it were unpacking
+    (out / ".slice-0-of-1.json").rename(out / f"{target.name}.owner.json")  # as if it were unpacking
     found: list[Path] = []
     waiting = [threading.Thread(target=lambda: found.append(recognise(source, out)[1])) for _ in range(3)]
     for thread in waiting:

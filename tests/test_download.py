@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -45,7 +46,7 @@ class Handler(BaseHTTPRequestHandler):
         self.server.requests.append(wanted)
         count = len(self.server.requests)
         mood = self.server.mood
-        if mood == "missing":
+        if mood == "missing" or self.path == "/gone":
             return self.send_error(404)
         if mood == "busy" or (mood == "stumbles" and count < 3):
             return self.send_error(503)
@@ -133,6 +134,20 @@ def test_a_server_that_does_not_give_the_file_is_a_clear_error(
     with pytest.raises(ShardError, match=message):
         download(server.file(), tmp_path)
     assert not (tmp_path / "faces.zip").exists()
+
+
+def test_a_mirror_is_asked_where_the_first_address_does_not_answer(server: Server, tmp_path: Path) -> None:
+    """What came from one address is continued from the next."""
+    file = server.file()
+    for first in ("http://127.0.0.1:9/faces.zip", file.url.replace("faces.zip", "gone")):
+        (tmp_path / "faces.zip").unlink(missing_ok=True)
+        (tmp_path / ".faces.zip.part").write_bytes(CONTENT[:1000])
+        assert download(replace(file, url=first, mirrors=(file.url,)), tmp_path)
+        assert (tmp_path / "faces.zip").read_bytes() == CONTENT
+        assert "bytes=1000-" in server.requests
+    with pytest.raises(ShardError, match=r"refused.*a page for people"):
+        mirrors = ("http://127.0.0.1:9/x", first)
+        download(replace(file, name="x", url=first, mirrors=mirrors, by_hand="a page for people"), tmp_path)
 
 
 def test_a_machine_without_the_server_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -366,6 +366,19 @@ def test_a_full_disk_is_said_and_what_was_finished_is_kept(many: Path, tmp_path:
     assert load_index(out / "16").splits["train"].samples == 1600
 
 
+def test_a_long_temporary_folder_is_no_trouble(tmp_path: Path) -> None:
+    """The path of a socket may have 107 bytes only."""
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    code = (
+        "from shards.make.pool import start_server\n"
+        "process = start_server().Process(target=print, args=('works',)); process.start(); process.join()"
+    )
+    environment = os.environ | {"TMPDIR": str(folder)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "works\n"), done.stderr
+
+
 def test_the_command_takes_crop_size_and_channels_from_a_recipe(tmp_path: Path) -> None:
     names = [f"{name}/{name}_0001.jpg" for name in ("Ann_Lee", "Bo", "Cy")]
     source = write_folder(tmp_path / "lfw", {name: encode(draw(i, 250, 250)) for i, name in enumerate(names)})

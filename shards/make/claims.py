@@ -2,7 +2,6 @@
 
 import logging
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,8 +10,7 @@ from time import sleep
 from facegan.errors import FaceganError
 from facegan.owner import Owner
 
-FOLDER = ".owners"
-SLICE = re.compile(r"slice-(\d+)-of-(\d+)\.json")
+SLICE = re.compile(r"\.slice-(\d+)-of-(\d+)\.json")
 PAUSE = 0.5  # seconds between two looks at what another process makes
 
 log = logging.getLogger("shards.claims")
@@ -34,7 +32,6 @@ def claimed(out: Path, part: Slice) -> Iterator[None]:
         owner.release()
         owner.path.with_name(f".{owner.path.name}.lock").unlink(missing_ok=True)
         with suppress(OSError):  # not empty: others are at work, or something was made
-            owner.path.parent.rmdir()
             out.rmdir()
 
 
@@ -55,14 +52,15 @@ def is_alone(out: Path, part: Slice) -> bool:
 
 def forget(out: Path) -> None:
     """Remove the records of owners, where nobody is at work any more."""
-    shutil.rmtree(out / FOLDER, ignore_errors=True)
+    for file in (*out.glob(".slice-*.json"), *out.glob("..slice-*.lock"), *out.glob("..source-*.lock")):
+        file.unlink(missing_ok=True)
 
 
 def made_once(target: Path, make: Callable[[], None]) -> None:
     """Have one process make `target`; others that come wait for it. Where it was killed, the next makes it anew."""
     said = False
     while not target.exists():
-        owner = Owner(target.parent / FOLDER / f"{target.name.lstrip('.')}.json", "choose another OUT")
+        owner = Owner(target.with_name(f"{target.name}.owner.json"), "choose another OUT")
         try:
             _claim(owner)
         except FaceganError as error:
@@ -81,18 +79,18 @@ def made_once(target: Path, make: Callable[[], None]) -> None:
 def _claim(owner: Owner) -> None:
     try:
         owner.claim(log.warning)
-    except FileNotFoundError:  # the last one who worked here has just removed the records' folder
+    except FileNotFoundError:  # the last one who worked here has just removed the folder
         owner.claim(log.warning)
 
 
 def _owner(out: Path, part: Slice) -> Owner:
     index, count = part
-    return Owner(out / FOLDER / f"slice-{index}-of-{count}.json", "choose another OUT")
+    return Owner(out / f".slice-{index}-of-{count}.json", "choose another OUT")
 
 
 def _slices(out: Path) -> list[Slice]:
     """The slices of OUT that have an owner, dead or alive."""
-    matches = [SLICE.fullmatch(path.name) for path in (out / FOLDER).glob("slice-*.json")]
+    matches = [SLICE.fullmatch(path.name) for path in out.glob(".slice-*.json")]
     return [(int(match[1]), int(match[2])) for match in matches if match]
 
 

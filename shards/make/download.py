@@ -2,12 +2,14 @@
 
 import hashlib
 import http.client
+import logging
 import re
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 from facegan.files import disk_full_said, sync
@@ -15,25 +17,34 @@ from shards.errors import ShardError
 
 DRIVE = "https://drive.usercontent.google.com/download?export=download&confirm=t&id="
 MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist/"
-LFW = "http://vis-www.cs.umass.edu/lfw/"
+LFW = "https://vis-www.cs.umass.edu/lfw/"  # has not answered for many since 2025
+FIGSHARE = "https://ndownloader.figshare.com/files/"  # where scikit-learn has LFW from
+LFW_BY_HAND = "https://www.kaggle.com/datasets/jessicali9530/lfw-dataset"  # where torchvision sends people
 PIECE = 1 << 18
 ATTEMPTS = 6  # in a row without a byte gained
+ATTEMPTS_BEFORE_A_MIRROR = 2
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds
 TIMEOUT = 60.0
 PASSING = {408, 425, 429}  # states below 500 that are worth another attempt
 PAGE = re.compile(rb"\s*<(!doctype\s+)?html", re.IGNORECASE)
 TITLE = re.compile(rb"<title>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 
+log = logging.getLogger("shards.download")
 Progress = Callable[[int, int | None], None]  # bytes gained since the last call; bytes of the file, if known
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file and how to know it: MD5 as its data set's own loaders state it (torchvision)."""
+    """A file and how to know it: MD5 as its data set's own loaders state it (torchvision).
+
+    mirrors: tried in turn where `url` does not give the file; by_hand: a page from which a person can have it.
+    """
 
     name: str
     url: str
     md5: str
+    mirrors: tuple[str, ...] = ()
+    by_hand: str = ""
 
 
 def _drive(name: str, identifier: str, md5: str) -> RemoteFile:
@@ -47,7 +58,23 @@ DATASETS = {
         _drive("list_attr_celeba.txt", "0B7EVK8r0v71pblRyaVFSWGxPY0U", "75e246fa4810816ffd6ee81facbd244c"),
         _drive("img_align_celeba.zip", "0B7EVK8r0v71pZjFTYXZWM3FlRnM", "00d2c5bc6d35e252742224ab0c1e8fcb"),
     ),
-    "lfw": (RemoteFile("lfw-deepfunneled.tgz", f"{LFW}lfw-deepfunneled.tgz", "68331da3eb755a505a502b5aacb3c201"),),
+    "lfw": (
+        RemoteFile(
+            "lfw-deepfunneled.tgz",
+            f"{LFW}lfw-deepfunneled.tgz",
+            "68331da3eb755a505a502b5aacb3c201",
+            (f"{LFW}lfw-deepfunneled.tgz".replace("https", "http"),),
+            LFW_BY_HAND,
+        ),
+    ),
+    "lfw-funneled": (
+        RemoteFile(
+            "lfw-funneled.tgz",
+            f"{FIGSHARE}5976015",
+            "1b42dfed7d15c9b2dd63d5e5840c86ad",
+            (f"{LFW}lfw-funneled.tgz",),
+        ),
+    ),
     "mnist": tuple(
         RemoteFile(f"{name}.gz", f"{MNIST}{name}.gz", md5)
         for name, md5 in (
@@ -72,7 +99,7 @@ def download(file: RemoteFile, folder: Path, progress: Progress = lambda came, t
         return False
     with disk_full_said(target):
         folder.mkdir(parents=True, exist_ok=True)
-        _fetch(file, part, target, progress)
+        _fetch_somewhere(file, part, target, progress)
         sync(part)
         try:
             _check(file, part, "Run the same command again; if it stays so, the file has changed at its source")
@@ -91,11 +118,22 @@ def _check(file: RemoteFile, path: Path, advice: str) -> None:
         raise ShardError(f"{path}: wrong checksum: MD5 {found}, expected {file.md5}. {advice}")
 
 
+def _fetch_somewhere(file: RemoteFile, part: Path, target: Path, progress: Progress) -> None:
+    """Fetch from the first of the addresses that gives the file: what came from one is continued from the next."""
+    urls = file.url, *file.mirrors
+    for url, following in pairwise(urls):
+        try:
+            return _fetch(replace(file, url=url), part, target, progress, ATTEMPTS_BEFORE_A_MIRROR)
+        except ShardError:
+            log.warning("%s does not give the file, trying %s", url, following)
+    return _fetch(replace(file, url=urls[-1]), part, target, progress, ATTEMPTS)
+
+
 class _CutError(Exception):
     """The line broke or the server stumbled: another attempt may get further."""
 
 
-def _fetch(file: RemoteFile, part: Path, target: Path, progress: Progress) -> None:
+def _fetch(file: RemoteFile, part: Path, target: Path, progress: Progress, attempts: int) -> None:
     """Append to `part` until the server says that this is all of it."""
     failures = 0
     while True:
@@ -104,9 +142,9 @@ def _fetch(file: RemoteFile, part: Path, target: Path, progress: Progress) -> No
             return _append(file, part, target, progress)
         except _CutError as error:
             failures = 1 if _size(part) > size else failures + 1
-            if failures >= ATTEMPTS:
+            if failures >= attempts:
                 raise ShardError(
-                    f"{file.url}: {ATTEMPTS} attempts in a row failed, the last with: {error}. What came is "
+                    f"{file.url}: {attempts} attempts in a row failed, the last with: {error}. What came is "
                     "kept: run the same command again, on a machine with internet (a login node). "
                     f"{_by_hand(file, target)}"
                 ) from None
@@ -185,4 +223,5 @@ def _page(text: bytes, file: RemoteFile, target: Path) -> ShardError:
 
 
 def _by_hand(file: RemoteFile, target: Path) -> str:
-    return f"Or fetch it with a browser and put it at {target}: the same command then checks it"
+    elsewhere = f". Or take the pictures from {file.by_hand}: preprocess reads its zip" if file.by_hand else ""
+    return f"Or fetch it with a browser and put it at {target}: the same command then checks it{elsewhere}"
