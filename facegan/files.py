@@ -5,8 +5,10 @@ import hashlib
 import json
 import os
 import secrets
+import stat
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -43,11 +45,15 @@ def remove_stale(path: Path) -> None:
 
 @contextmanager
 def disk_full_said(path: Path) -> Iterator[None]:
-    """Turn the operating system's "no space left" and "quota exceeded" into a DiskFullError naming `path`."""
+    """Turn the operating system's "no space left" and "quota exceeded" into a DiskFullError naming `path`.
+
+    Any other error of the system's that names no file names `path`.
+    """
     try:
         yield
     except OSError as error:
         if error.errno not in FULL:
+            error.filename = error.filename or str(path)
             raise
         raise DiskFullError(
             f"{path}: {os.strerror(error.errno or 0)}. Everything finished before is kept: "
@@ -88,6 +94,35 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all. NaN and infinity are refused."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def home() -> Path:
+    """The user's home; a private folder for temporary files where there is none to write to (`docker --user`)."""
+    with suppress(RuntimeError):
+        if os.access(found := Path.home(), os.W_OK):
+            return found
+    return private_folder(Path(tempfile.gettempdir()))
+
+
+def private_folder(parent: Path) -> Path:
+    """This user's folder in one that others use as well, made with mode 0700.
+
+    Raises FaceganError where something else has its name, or another user owns it.
+    """
+    folder = parent / f"facegan-{os.geteuid()}"
+    parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        what = "a folder" if stat.S_ISDIR(found.st_mode) else "no folder"
+        raise FaceganError(
+            f"{folder}: {what} of user {found.st_uid}, expected one of user {os.geteuid()}, who works here: "
+            "remove it, or give another folder (--stage, HOME)"
+        )
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        folder.chmod(0o700)
+    return folder
 
 
 def sha256_file(path: Path) -> str:

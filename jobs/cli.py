@@ -5,6 +5,7 @@
 
 import errno
 import importlib
+import resource
 from typing import Any
 
 import click
@@ -57,6 +58,7 @@ class Facegan(click.Group):
         return items + click.Command.shell_complete(self, ctx, incomplete)
 
     def invoke(self, ctx: click.Context) -> Any:
+        raise_open_files()
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -70,13 +72,21 @@ class Facegan(click.Group):
             ctx.exit(code)
 
 
+def raise_open_files(most: int = 1 << 16) -> None:
+    """Let this process open as many files as it may: the usual soft limit of 1,024 is for programs of select(2)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def exit_code(error: FaceganError | OSError) -> int | None:
     """The command's exit code for an error a user can mend: 74 for a full disk; None for a fault of the program."""
     if not isinstance(error, OSError):
         return error.exit_code
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return 74
-    return 1 if error.filename is not None else None
+    return 1 if error.errno is not None else None
 
 
 @click.group(

@@ -13,3 +13,8 @@ def real_pictures() -> Path:
     if not folder:
         pytest.skip("FACEGAN_TEST_DATA is not set: no real pictures to test on")
     return Path(folder)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--faults all` lets every file operation fail in tests/test_faults.py (hours), instead of a fixed sample."""
+    parser.addoption("--faults", choices=("sample", "all"), default="sample")

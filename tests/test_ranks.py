@@ -2,16 +2,21 @@
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_resume import finish, run_ranks, wait_for_stats
+from test_owner import ISOLATED
+from test_resume import TINY, finish, run_ranks, wait_for_stats
 from tiny import MadeUpImages, result, tiny_recipe
 
+from facegan.files import json_lines
 from facegan.recipes import recipe_classes
 from facegan.train.draws import Drawer, StepDraws
 from facegan.train.state import build_discriminator, build_generator
@@ -142,6 +147,56 @@ def test_a_failure_of_any_rank_reaches_those_that_wait_for_it_in_a_message():
     said = [process.communicate(timeout=60)[0] for process in processes]
     assert [process.returncode for process in processes] == [74, 1, 74]
     assert said == ["1 no room on this rank's disk\n", "", "1 no room on this rank's disk\n"]
+
+
+@pytest.mark.skipif(
+    shutil.which("unshare") is None or subprocess.run([*ISOLATED, "true"], capture_output=True).returncode != 0,
+    reason="a PID namespace of its own needs root",
+)
+def test_two_that_fight_for_a_run_with_pauses_write_one_at_a_time_and_lose_nothing(tmp_path):
+    """Each in a container of its own; the one that writes is paused until the other takes over, three times."""
+    run = tmp_path / "fought"
+    arguments = ["mlp-64", str(run), "600", "checkpoint_kimg=0.6", "log_kimg=0.06", "sample_kimg=0"]
+    environment = os.environ | {"TINY_STALE_AFTER": "3", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+    def start() -> subprocess.Popen[str]:
+        command = [*ISOLATED, sys.executable, str(TINY), *arguments]
+        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+
+    def signalled(process: subprocess.Popen[str], number: signal.Signals) -> None:
+        os.kill(int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()), number)
+
+    def starts() -> int:
+        return len(list(json_lines(run / "starts.jsonl")))
+
+    writer = start()
+    for fight in range(1, 4):
+        before = newest(run)
+        while starts() < fight or newest(run) == before:
+            assert writer.poll() is None, writer.communicate()[1][-2000:]
+            time.sleep(0.05)
+        signalled(writer, signal.SIGSTOP)
+        other = start()
+        while starts() < fight + 1:
+            assert other.poll() is None, other.communicate()[1][-2000:]
+            time.sleep(0.05)
+        signalled(writer, signal.SIGCONT)
+        said = writer.communicate(timeout=60)[1]
+        assert writer.returncode == 1 and "stops and writes nothing more" in said
+        assert not (run / "outcome.json").exists() and not (run / "logs" / "rank-0.error").exists()
+        writer = other
+    signalled(writer, signal.SIGTERM)
+    writer.communicate(timeout=60)
+    seen = [row["progress/nimg"] for row in json_lines(run / "stats.jsonl")]
+    assert seen == sorted(set(seen))
+    kimg = str(json.loads((run / "outcome.json").read_text())["nimg"] / 1000 + 0.06)
+    for folder in (run, tmp_path / "whole"):
+        assert finish(run_ranks(["mlp-64", str(folder), kimg, "log_kimg=0.06", "sample_kimg=0"], 1), 300) == [0]
+    assert result(run) == result(tmp_path / "whole")
+
+
+def newest(run: Path) -> str:
+    return max((path.name for path in (run / "checkpoints").glob("nimg-*")), default="")
 
 
 def test_a_stop_file_stops_all_ranks_at_the_same_step(tmp_path):

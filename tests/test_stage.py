@@ -17,6 +17,8 @@ import pytest
 from shard_sets import encode, make_set, pictures, write_tar
 
 import shards
+from facegan.errors import FaceganError
+from facegan.files import private_folder
 from shards.errors import ShardError
 from shards.format.index import load_index
 from shards.make.foreign import index_tars
@@ -142,7 +144,7 @@ def test_what_came_before_a_cut_is_not_fetched_again(
 def test_a_killed_fetch_is_continued_by_the_next(server: Server, tmp_path: Path) -> None:
     written = make_set(server.folder, {"train": [30]})
     index = load_index(server.folder)
-    place = node.own_folder(tmp_path / "stage") / index.fingerprint[:16]
+    place = private_folder(tmp_path / "stage") / index.fingerprint[:16]
     place.mkdir()
     (place / ".train-00000.tar.part").write_bytes((server.folder / "train-00000.tar").read_bytes()[:10_000])
     images = shards.open_set(server.address, stage=tmp_path / "stage").split("train")
@@ -326,12 +328,12 @@ def test_a_staged_shard_is_hashed_once_a_start_and_again_by_the_next(server: Ser
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make another user's folder")
 def test_another_users_folder_is_not_used(server: Server, tmp_path: Path) -> None:
     make_set(server.folder, {"train": [4]})
-    own = node.own_folder(tmp_path / "stage")
+    own = private_folder(tmp_path / "stage")
     assert own.stat().st_mode & 0o777 == 0o700
     own.chmod(0o777)
-    assert node.own_folder(tmp_path / "stage").stat().st_mode & 0o777 == 0o700
+    assert private_folder(tmp_path / "stage").stat().st_mode & 0o777 == 0o700
     os.chown(own, 12345, 12345)
-    with pytest.raises(ShardError, match="a folder of user 12345, expected one of user 0"):
+    with pytest.raises(FaceganError, match="a folder of user 12345, expected one of user 0"):
         shards.open_set(server.address, stage=tmp_path / "stage")
 
 

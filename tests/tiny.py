@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from facegan import recipes
+from facegan import owner, recipes
 from facegan.recipes import Recipe
 from facegan.run import machine
 from facegan.run.settings import RunSettings
@@ -82,6 +82,9 @@ def result(run_dir: Path) -> tuple[str, list[dict[str, float]]]:
 
 
 def main() -> None:
+    if "TINY_STALE_AFTER" in os.environ:
+        owner.STALE_AFTER = float(os.environ["TINY_STALE_AFTER"])
+        owner.HEARTBEAT = owner.STALE_AFTER / 10
     name, run_dir, kimg, *changes = sys.argv[1:]
     values = {key: json.loads(value) for key, value in (change.split("=", 1) for change in changes)}
     settings = {key: values.pop(key) for key in list(values) if key in RunSettings.__dataclass_fields__}

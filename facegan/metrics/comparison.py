@@ -17,7 +17,7 @@ from torch import Tensor
 
 from facegan import __version__
 from facegan.errors import UsageError
-from facegan.files import whole_file
+from facegan.files import home, whole_file
 from facegan.metrics import memorisation
 from facegan.metrics.features import Extractor, randomnet
 from facegan.metrics.ranks import Ranks
@@ -160,8 +160,8 @@ def versions() -> dict[str, str]:
 
 def default_cache() -> Path:
     """Where features of real images are kept: $FACEGAN_FEATURES, else the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    return Path(os.environ.get("FACEGAN_FEATURES") or Path(home) / "facegan" / "features")
+    folder = os.environ.get("XDG_CACHE_HOME") or home() / ".cache"
+    return Path(os.environ.get("FACEGAN_FEATURES") or Path(folder) / "facegan" / "features")
 
 
 def short_count(n: int) -> str:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from facegan.errors import FaceganError
-from facegan.files import write_json
+from facegan.files import home, write_json
 from facegan.metrics.features import Extractor
 
 VARIABLE = "FACEGAN_INCEPTION"
@@ -74,8 +74,8 @@ def _runner(network: Any, device: torch.device) -> Callable[[Tensor], Tensor]:
 
 
 def _trust_file() -> Path:
-    home = os.environ.get("XDG_CONFIG_HOME") or Path("~/.config").expanduser()
-    return Path(home) / "facegan" / "trusted.json"
+    folder = os.environ.get("XDG_CONFIG_HOME") or home() / ".config"
+    return Path(folder) / "facegan" / "trusted.json"
 
 
 def _trusted() -> set[str]:

@@ -155,6 +155,8 @@ def disk_full_explained(path: Path) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         shutil.rmtree(path.with_name(f".{path.name}.part"), ignore_errors=True)
         if not is_disk_full(error):
+            if isinstance(error, OSError):
+                error.filename = error.filename or str(path)
             raise
         raise DiskFullError(
             f"no space left to write {path}; what was saved before is kept. "

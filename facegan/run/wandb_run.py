@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from facegan.errors import UsageError
-from facegan.files import write_text
+from facegan.files import home, write_text
 
 MODES = ("auto", "online", "offline", "off")
 AXIS = "progress/kimg"
@@ -111,7 +111,7 @@ def has_key() -> bool:
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc
-    path = os.environ.get("NETRC", str(Path("~/.netrc").expanduser()))
+    path = os.environ.get("NETRC", str(home() / ".netrc"))
     try:
         return host in netrc.netrc(path).hosts
     except (OSError, netrc.NetrcParseError):

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from facegan.errors import UsageError
+from facegan.run import crash
 from facegan.run.checkpoint import (
     Checkpoint,
     await_checkpoint,
@@ -63,7 +64,8 @@ class _Run:
         failures.on_other = lambda failure: self.journal.record_failure(failure, self.nimg)
         try:
             self._begin()
-            outcome = self._loop()
+            with crash.recorded(self.folder.path / "logs" / f"rank-{self.job.machine.rank}.crash"):
+                outcome = self._loop()
             self.journal.close(outcome)
         except BaseException as error:
             self.journal.record_failure(failures.report(error), self.nimg, error)
@@ -160,6 +162,8 @@ class _Run:
 
     def _newest(self) -> Checkpoint | None:
         """The checkpoint to go on from: rank 0 picks, all ranks load that one."""
+        if self.main and (crashed := crash.last_crash(self.folder.path, self.job.settings.data)):
+            log.warning("the last start of this run: %s", crashed)
         found = newest_checkpoint(self.folder.checkpoints, log.warning) if self.main else None
         (nimg,) = self.job.machine.highest([found.nimg if found else -1])
         if nimg >= 0 and not self.main:

@@ -38,7 +38,10 @@ def begin(run_dir: Path | None, given: list[str], arguments: list[str], ranks: i
     known = load(job) or load(job.partition("_")[0]) or Record(job, name=arguments[0], submitted=now())
     folder = str(run_dir or known.run_dir)
     known = replace(known, job=job, run_dir=folder, log=log, arguments=tuple(arguments), given=tuple(given))
-    save(known)
+    try:
+        save(known)
+    except OSError as error:  # a submit folder that this node may only read: the job itself needs nothing of it
+        print(f"warning: `facegan status` will not know this job: {error}", file=sys.stderr)
     if run_dir is None:
         return
     logs = run_dir / "logs"

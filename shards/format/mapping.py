@@ -5,6 +5,7 @@ a mapping at a chosen place.
 """
 
 import ctypes
+import errno
 import mmap
 import os
 import weakref
@@ -69,5 +70,8 @@ def _mmap(address: int | None, size: int, protection: int, flags: int, file: int
     found = _libc.mmap(address, size, protection, flags, file, 0)
     if found in (None, ctypes.c_void_p(-1).value):
         code = ctypes.get_errno()
-        raise OSError(code, f"{os.strerror(code)}: {size:,} bytes could not be mapped (see `ulimit -v`)", str(what))
+        why = "see `ulimit -v`"
+        if code == errno.ENODEV:
+            why = "its file system cannot map files: give --stage DIR, a folder on a local disk"
+        raise OSError(code, f"{os.strerror(code)}: {size:,} bytes could not be mapped ({why})", str(what))
     return int(found)

@@ -161,6 +161,8 @@ def _written(task: Task, report: Report) -> BaseException | None:
         return error
     except (BrokenPipeError, ConnectionResetError):
         raise
+    except OSError as error:  # the disk or its file system: said as it is
+        return error
     except Exception:  # handed on whole, with its traceback
         return RuntimeError(f"in a worker, while it wrote {task.shard}:\n{traceback.format_exc()}")
     return None

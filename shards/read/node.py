@@ -1,10 +1,8 @@
 """The folder of a node that shards are staged into: one a user, closed to others, cleaned of what nobody reads."""
 
-import contextlib
 import os
 import secrets
 import shutil
-import stat
 import time
 from pathlib import Path
 
@@ -34,27 +32,6 @@ def file_system_of(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) ->
     kinds = {each[4]: each[each.index("-") + 1] for each in fields if "-" in each}
     here = folder.resolve()
     return next((kinds[str(parent)] for parent in (here, *here.parents) if str(parent) in kinds), "")
-
-
-def own_folder(stage: Path) -> Path:
-    """This user's folder in a stage that others may use as well, made with mode 0700.
-
-    Raises ShardError where something else has its name, or another user owns it.
-    """
-    folder = stage / f"facegan-{os.geteuid()}"
-    stage.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-        what = "a folder" if stat.S_ISDIR(found.st_mode) else "no folder"
-        raise ShardError(
-            f"{folder}: {what} of user {found.st_uid}, expected one of user {os.geteuid()}, who stages here: "
-            "remove it, or give another --stage"
-        )
-    if stat.S_IMODE(found.st_mode) & 0o077:
-        folder.chmod(0o700)
-    return folder
 
 
 def make_room(place: Path, needed: int) -> None:

@@ -18,12 +18,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from facegan.files import disk_full_said, sha256_file
+from facegan.files import disk_full_said, private_folder, sha256_file
 from facegan.owner import process_identity
 from shards.errors import ShardError
 from shards.format.index import MAX_INDEX_BYTES, NAME, Shard, ShardIndex, Table, load_index
 from shards.read.locks import FIRST_FILE, LOCK_FILE, ROOM, Locks
-from shards.read.node import make_room, own_folder, slurm_folder
+from shards.read.node import make_room, slurm_folder
 from shards.read.remote import RemoteSource, Source, fetch, read_whole
 from shards.read.sets import ShardSet
 
@@ -39,7 +39,7 @@ def open_staged(source: Source, folder: Path, limit: int | None, progress: Progr
     limit (bytes, over all splits) shards come ahead of need and go when they are done with.
     Raises ShardError where there is no set, or no room for it.
     """
-    index, place, locks = _fetch_index(source, own_folder(folder))
+    index, place, locks = _fetch_index(source, private_folder(folder))
     stage = Stage(source, place, locks, index, limit, progress or (lambda count: None))
     if not stage.partial:
         make_room(place, stage.missing())
