@@ -81,7 +81,7 @@ def describe(record: Record, state: State) -> dict[str, Any]:
         "images/s": stats.get("speed/imgs_per_sec"),
         "left": None if left is None else progress.duration(left),
         "in time": None if left is None or limit is None else "yes" if left < limit else "no",
-        "memory": _memory(state),
+        "memory": _memory(state.peak or _own_peak(run_dir, record.job), state.memory),
         "gpu": f"{state.gpu} %" if state.gpu else None,
         "run": record.run_dir,
         "outcome": known,
@@ -102,10 +102,16 @@ def seconds_left(run_dir: Path, stats: dict[str, Any]) -> float | None:
         return None
 
 
-def _memory(state: State) -> str | None:
-    """The most that one process held, of what was asked for."""
-    peak = f"{state.peak / 2**30:.1f}G" if state.peak else ""
-    return f"{peak} of {state.memory}" if peak and state.memory else peak or None
+def _memory(peak: int, asked: str) -> str | None:
+    """The most that one process held, of what the job was given."""
+    held = f"{peak / 2**30:.1f}G" if peak else ""
+    return f"{held} of {asked}" if held and asked else held or None
+
+
+def _own_peak(run_dir: Path | None, job: str) -> int:
+    """What the ranks of a training left of it when they ended; 0 where they have not."""
+    left = run_dir.glob(f"logs/memory-{job}-*.json") if run_dir else ()
+    return max((int(read_object(path).get("peak", 0)) for path in left), default=0)
 
 
 def _run(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:

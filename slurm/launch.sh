@@ -238,17 +238,20 @@ train() {
 # come_back: this job goes on later, and not twice: Slurm requeues it, else a new job takes its place. What is saved
 # is saved; where neither can be, it is said what to type.
 come_back() {
-  local nodes
+  local nodes said
   local -a run=(${run_dir:+"$run_dir"})
   returned=yes
   trap '' TERM # Slurm ends the job for its requeue
   nodes=$(note worn-out "${run[@]}") || true
-  if scontrol requeue "$job" || { sleep 2 && scontrol requeue "$job"; }; then
+  if said=$(scontrol requeue "$job" 2>&1) || { sleep 2 && said=$(scontrol requeue "$job" 2>&1); }; then
     [ -z "$nodes" ] || scontrol update "jobid=$job" "excnodelist=$nodes" || true # Slurm takes it from a waiting job only
     return
   fi
+  printf '%s\n' "$said" >&2
+  case $said in *"pending execution"*) return ;; esac # Slurm itself has been before us
   look
-  if [ -n "$preempted" ] && [ "$state" = RUNNING ] && slurm_requeues; then
+  if [ -n "$preempted" ] && slurm_requeues; then
+    [ "$state" = RUNNING ] || return 0
     echo "Saved. Slurm requeues job $job itself at the end of the grace time." >&2
     trap - TERM
     sleep 2h # ended by Slurm

@@ -570,6 +570,15 @@ def test_an_id_that_slurm_gave_to_another_job_since_is_told_apart_by_its_submit_
     assert shown["8"]["state"] == "RUNNING"
 
 
+def test_without_accounting_the_memory_is_the_job_s_own_word(here: Path) -> None:
+    records.save(Record("7", "train_64", "runs/a"))
+    Path("runs/a/logs").mkdir(parents=True)
+    for name, gigabytes in (("7-0-0", 2), ("7-1-1", 3), ("71-0-0", 9)):
+        Path(f"runs/a/logs/memory-{name}.json").write_text(json.dumps({"peak": gigabytes << 30}))
+    queued(here, "7|COMPLETED|None|0|5:00|n1|||1:00|5|cpu=8,mem=32G,node=1")
+    assert rows()["7"]["memory"] == "3.0G of 32G"
+
+
 def test_a_thousand_records_cost_one_call_each_of_squeue_and_sacct(here: Path) -> None:
     for number in range(1000):
         records.save(Record(str(number), "check"))

@@ -212,7 +212,8 @@ def test_a_time_limit_saves_and_requeues_the_job(site: Site) -> None:
     deaths = site.folder / "runs/limit/logs/deaths.jsonl"
     deaths.write_text(2 * (json.dumps({"rank": 0, "node": "n1"}) + "\n"))  # as if ranks had died there before
     wait_for(lambda: site.restarts(job) == 1, 500, "the time limit is noticed")
-    assert "ExcNodeList=n1" in site.call("scontrol", "show", "job", job).stdout
+    show = ("scontrol", "show", "job", job)
+    wait_for(lambda: "ExcNodeList=n1" in site.call(*show).stdout, 60, "the node is left out")
     site.trains("runs/limit", starts=2)
     assert site.starts("runs/limit")[1] > 0
     site.facegan("cancel", job)
@@ -236,6 +237,7 @@ def goes_on(site: Site, job: str, run: str) -> None:
     site.trains(run, starts=2)
     assert site.restarts(job) == 1
     assert len(site.starts(run)) == 2
+    assert len(site.status(run)) == 1  # and no other job in its place
     assert site.starts(run)[1] > 0
     site.facegan("cancel", job)
     assert site.end(job) == "CANCELLED"

@@ -55,17 +55,17 @@ def read() -> dict[str, State]:
         "WorkDir",
         "TimeLeft",
     )
-    layout = ",".join(f"{name}:|" for name in (*wanted, "SubmitTime", "MinMemory"))
+    layout = ",".join(f"{name}:|" for name in (*wanted, "SubmitTime", "tres-alloc"))
     command = ["squeue", "--noheader", "--array", "--me", "--states=all", "--Format", layout]
     rows = (line.split("|") for line in calls.ask(command, calls.environment(EPOCH)).splitlines())
     return {row[0]: _state(*row[1:]) for row in rows if len(row) >= 9}
 
 
 def _state(state: str, reason: str, restarts: str, *rest: str) -> State:
-    elapsed, nodes, comment, directory, left, submitted, memory = (*rest, "", "", "")[:7]
-    return State(
-        state, reason, _number(restarts), elapsed, nodes, comment, directory, left, _seconds(submitted), memory
-    )
+    elapsed, nodes, comment, directory, left, submitted, given = (*rest, "", "", "")[:7]
+    memory = re.search(r"\bmem=([^,]+)", given)
+    known = State(state, reason, _number(restarts), elapsed, nodes, comment, directory, left, _seconds(submitted))
+    return known._replace(memory=memory[1] if memory else "")
 
 
 def accounting(jobs: Iterable[str]) -> dict[str, list[State]]:
@@ -109,7 +109,7 @@ def joined(state: State, starts: list[State], submitted: float) -> State:
     counted = of_record(starts, submitted)
     if state is UNKNOWN:
         return counted
-    return state._replace(memory=counted.memory, peak=counted.peak, gpu=counted.gpu)
+    return state._replace(memory=counted.memory or state.memory, peak=counted.peak, gpu=counted.gpu)
 
 
 def of_record(starts: list[State], submitted: float) -> State:

@@ -4,11 +4,14 @@ Run by slurm/launch.sh as `accelerate launch -m jobs.slurm.rank train ...`. A fi
 signal could take away between a rank and its last words.
 """
 
+import atexit
 import os
+import resource
 import sys
 from datetime import datetime
 from pathlib import Path
 
+from facegan.files import write_json
 from jobs.slurm import deaths
 
 
@@ -18,6 +21,7 @@ def main() -> None:
         redirect(Path(folder) / f"rank-{rank}.log")
         # a launcher has given each of its ranks a place; what @record writes there is the cause of a failure
         os.environ.setdefault("TORCHELASTIC_ERROR_FILE", str(deaths.error_file(Path(folder))))
+        atexit.register(note_memory, Path(folder), rank)
     node, job = os.environ.get("SLURMD_NODENAME", "this machine"), os.environ.get("SLURM_JOB_ID", "none")
     start = datetime.now().astimezone().isoformat(timespec="seconds")
     # one write: unbuffered ranks that share a log would mix their lines
@@ -27,6 +31,12 @@ def main() -> None:
     from jobs.cli import main as facegan
 
     record(facegan)()
+
+
+def note_memory(logs: Path, rank: str) -> None:
+    """Leave the most memory this rank held, in bytes, for `facegan status` where there is no accounting."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    write_json(logs / f"memory-{deaths.start()}-{rank}.json", {"peak": peak})
 
 
 def redirect(log: Path) -> None:
