@@ -14,7 +14,6 @@ from jobs.slurm.request import Call
 
 TRAINING = {"train_64": "dcgan-64", "train_128": "dcgan-128"}
 FREE_FOR_RUN = 2 << 30  # two checkpoints of the largest recipe, snapshots and grids
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm")
 IN_ARGUMENTS = ("FACEGAN_RECIPE", "FACEGAN_DATA", "FACEGAN_RUN_DIR", "FACEGAN_PYTHON")  # what `complete` hands on
 
 
@@ -134,6 +133,9 @@ def check_training(name: str, call: Call) -> str:
 
 def check_preprocess(call: Call) -> None:
     """The pictures are there and the shards have room (counted for a zip; a folder is not walked here)."""
+    from shards.format.transform import EXTENSIONS
+    from shards.make.zipfiles import list_zip
+
     if len(call.arguments) < 2 or call.arguments[0].startswith("-") or call.arguments[1].startswith("-"):
         raise UsageError("preprocess needs SRC OUT as the first arguments behind --")
     source, out = map(Path, call.arguments[:2])
@@ -142,8 +144,7 @@ def check_preprocess(call: Call) -> None:
     sizes = [int(size) for size in re.findall(r"--size[ =](\d+)", " ".join(call.arguments))] or [64]
     needed = FREE_FOR_RUN
     if zipfile.is_zipfile(source):
-        with zipfile.ZipFile(source) as archive:
-            pictures = sum(entry.lower().endswith(IMAGE_EXTENSIONS) for entry in archive.namelist())
+        pictures = sum(name.lower().endswith(EXTENSIONS) for name, _ in list_zip(source))
         needed = pictures * sum(3 * size * size + 6 * size + 1024 for size in sizes)
     check_space(out, needed)
 
