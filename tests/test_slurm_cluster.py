@@ -214,6 +214,7 @@ def test_a_time_limit_saves_and_requeues_the_job(site: Site) -> None:
     wait_for(lambda: site.restarts(job) == 1, 500, "the time limit is noticed")
     show = ("scontrol", "show", "job", job)
     wait_for(lambda: "ExcNodeList=n1" in site.call(*show).stdout, 60, "the node is left out")
+    site.call("scontrol", "update", f"jobid={job}", "TimeLimit=20")
     site.trains("runs/limit", starts=2)
     assert site.starts("runs/limit")[1] > 0
     site.facegan("cancel", job)
