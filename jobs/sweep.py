@@ -272,14 +272,17 @@ def _row(run: Run, folder: Path) -> dict[str, Any]:
 
 
 def _numbers(stats: Path) -> dict[str, float]:
-    """The last losses and speed, and of each metric the last and the best (lowest) value of a run."""
+    """The last losses and speed, and of each metric the last and the best value of a run."""
+    from facegan.metrics.protocol import higher_is_better
+
     numbers: dict[str, float] = {}
     for line in json_lines(stats):
         for key, value in line.items():
             group, _, name = key.partition("/")
             if group == "metrics":
                 numbers[name] = value
-                numbers[f"{name} best"] = min(value, numbers.get(f"{name} best", value))
+                better = max if higher_is_better(name) else min
+                numbers[f"{name} best"] = better(value, numbers.get(f"{name} best", value))
             elif group == "loss" and name in ("discriminator", "generator"):
                 numbers[f"loss {name[0].upper()}"] = value
     return numbers

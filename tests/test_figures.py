@@ -118,8 +118,11 @@ def test_statistics_survive_a_cut_last_line_but_no_other_damage(run: Path) -> No
 
 def test_loss_curves_draw_the_panels_that_have_values() -> None:
     rows = [{"progress/kimg": k, "loss/generator": float(k), "loss/real": 1.0} for k in range(3)]
-    two, one = figures.loss_curves(rows), figures.loss_curves([{"progress/kimg": 1, "loss/generator": 0.5}])
-    assert two.width == 2 * one.width
+    two, one = (
+        figures.loss_curves(rows),
+        figures.loss_curves([{"progress/kimg": k, "loss/generator": 0.5} for k in range(2)]),
+    )
+    assert two.width == 2 * one.width + figures.GAP
     with pytest.raises(FaceganError, match="no losses"):
         figures.loss_curves([{"progress/kimg": 1}])
 

@@ -458,6 +458,15 @@ def test_inception_metrics_are_made_from_the_file_and_carry_its_hash(stub: Path)
     assert extractor([torch.zeros(2, 1, 28, 28, dtype=torch.uint8)]).shape == (2, 2048 + 1008)
 
 
+def test_features_of_the_same_reals_are_computed_once_in_a_training() -> None:
+    reals = Reals(Array(make_pictures(100)), "val", "f" * 64)
+    asked = []
+    for _ in range(2):
+        evaluate(comparison(reals=reals), ["randomnet"])
+        asked.append(reals.images.asked)  # type: ignore[attr-defined]
+    assert asked[1] - asked[0] < 10  # their size is asked for, no more
+
+
 def test_the_published_fid_compares_with_all_reals_and_may_generate_more_than_there_are(stub: Path) -> None:
     extractor = inception.load(stub, lambda digest: True)
     (few,) = evaluate(comparison(inception=extractor), ["inception"])

@@ -261,6 +261,19 @@ def test_a_chart_puts_values_where_they_belong() -> None:
     assert charts.ticks(0, 1) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
 
 
+def test_a_picture_shows_the_same_line_in_the_same_place() -> None:
+    line = Series("a", [(0, 0), (10, 1)], colour=1)
+    drawn = charts.picture("Losses", [line, Series("alone", [(0, 1)])], "kimg")
+    assert drawn is not None
+    pixels = np.asarray(drawn)
+    rows, columns = np.nonzero((pixels == (0xE8, 0x59, 0x0C)).all(axis=2))
+    in_chart = rows < (24 + charts.HEIGHT) * charts.SCALE  # below stands the legend
+    ends = columns[in_chart].min() / charts.SCALE, columns[in_chart].max() / charts.SCALE
+    assert ends == pytest.approx((charts.LEFT, charts.WIDTH - charts.RIGHT), abs=2)
+    assert rows[columns.argmin()] > rows[in_chart][columns[in_chart].argmax()]  # it rises
+    assert charts.picture("Losses", [Series("alone", [(0, 1)])], "kimg") is None
+
+
 def test_thinning_keeps_every_spike() -> None:
     points = [(float(k), 100.0 if k == 5003 else 0.0) for k in range(10_000)]
     thinned = charts.thin(points)

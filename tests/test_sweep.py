@@ -226,3 +226,12 @@ def test_slurm_gets_the_whole_sweep_as_one_array(
     assert len(json.loads((tmp_path / "runs/sweep-dcgan-64/sweep.json").read_text())["runs"]) == 4
     assert "77" in result.output
     assert "--table" in result.output
+
+
+def test_the_best_of_a_share_is_its_highest_and_of_a_distance_its_lowest(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    rows = [{"metrics/swd1k": a, "metrics/randomnet_recall1k": b} for a, b in ((9.0, 0.2), (7.0, 0.6), (8.0, 0.4))]
+    (tmp_path / "one" / "stats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    summarise(Sweep("dcgan-64", [], [Run("one", {}, 0)]), tmp_path)
+    (line,) = csv.DictReader((tmp_path / "sweep.csv").read_text().splitlines())
+    assert (line["swd1k best"], line["randomnet_recall1k best"]) == ("7.0", "0.6")

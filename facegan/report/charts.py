@@ -1,26 +1,33 @@
-"""Line charts as inline SVG: no script, no font, no network; colours come from the page's style sheet."""
+"""Line charts: as inline SVG in the page, whose style sheet colours them, and as a picture for a file.
+
+Neither needs a script, a font or a network; both come from the same frame, ticks and thinned lines.
+"""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from PIL import Image, ImageDraw, ImageFont
+
 WIDTH, HEIGHT = 560, 240
 LEFT, RIGHT, TOP, BOTTOM = 58, 12, 10, 28
 MOST_POINTS = 600  # more cannot be told apart, and the page has to stay small
-COLOURS = 8  # classes c0 .. c7 of the style sheet
+# Classes c0 .. c7 of the style sheet, here as in its light form.
+COLOURS = ("#2563eb", "#e8590c", "#0f9d58", "#b5179e", "#c92a2a", "#0891b2", "#7c6f00", "#6741d9")
+INK, SOFT, LINE = "#1d2129", "#667085", "#e3e6eb"
+SCALE = 2  # pixels of the picture to a unit of the chart
 
 Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Series:
-    """One line: its label, its points by rising x, and which colour and dash of the style sheet it has."""
+    """One line: its label, its points by rising x, and which colour of the style sheet it has."""
 
     label: str
     points: Sequence[Point]
     colour: int = 0
-    dash: int = 0
 
 
 def line_chart(series: Sequence[Series], x_label: str) -> str:
@@ -29,19 +36,48 @@ def line_chart(series: Sequence[Series], x_label: str) -> str:
     Labels are escaped. The y axis spans all values but the most extreme 1 % at each end, so that one
     outlier does not flatten the rest.
     """
-    drawn = [Series(s.label, thin(_finite(s.points)), s.colour, s.dash) for s in series]
-    drawn = [s for s in drawn if len(s.points) > 1]
+    drawn = _drawable(series)
     if not drawn:
         return ""
     frame = Frame.around(drawn)
     lines = "".join(_polyline(s, frame) for s in drawn)
     label = escape(", ".join(s.label for s in drawn))
-    legend = "".join(f'<span class="c{s.colour % COLOURS}">{escape(s.label)}</span>' for s in drawn)
+    legend = "".join(f'<span class="c{s.colour % len(COLOURS)}">{escape(s.label)}</span>' for s in drawn)
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label} over {escape(x_label)}">'
         f"{_axes(frame, x_label)}{lines}</svg>"
         f'<div class="legend">{legend}</div>'
     )
+
+
+def picture(title: str, series: Sequence[Series], x_label: str) -> Image.Image | None:
+    """The same chart under its title, with its legend, as a picture; None where no series has two finite points."""
+    drawn = _drawable(series)
+    if not drawn:
+        return None
+    frame, top, font = Frame.around(drawn), 24, ImageFont.load_default(11 * SCALE)
+    sheet = Image.new("RGB", (WIDTH * SCALE, (top + HEIGHT + 20 * len(drawn)) * SCALE), "white")
+    draw = ImageDraw.Draw(sheet)
+
+    def at(x: float, y: float) -> Point:
+        return x * SCALE, (top + y) * SCALE
+
+    draw.text(at(LEFT, -20), title, INK, ImageFont.load_default(14 * SCALE))
+    for value in ticks(frame.y0, frame.y1):
+        _, y = frame.place(frame.x0, value)
+        draw.line([at(LEFT, y), at(WIDTH - RIGHT, y)], LINE, SCALE)
+        draw.text(at(LEFT - 6, y), f"{value:.6g}", SOFT, font, anchor="rm")
+    for value in ticks(frame.x0, frame.x1):
+        draw.text(
+            at(frame.place(value, frame.y0)[0], HEIGHT - BOTTOM + 12), f"{value:.6g}", SOFT, font, anchor="mm"
+        )
+    draw.text(at(WIDTH - RIGHT, HEIGHT - 2), x_label, SOFT, font, anchor="rm")
+    for k, s in enumerate(drawn):
+        colour, y = COLOURS[s.colour % len(COLOURS)], HEIGHT + 8 + 20 * k
+        draw.line([at(*frame.place(*point)) for point in s.points], colour, 3, joint="curve")
+        draw.line([at(LEFT, y), at(LEFT + 14, y)], colour, 3 * SCALE)
+        draw.text(at(LEFT + 20, y), s.label, INK, font, anchor="lm")
+    return sheet
 
 
 @dataclass(frozen=True)
@@ -92,13 +128,17 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     return [k * step for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
-def _finite(points: Sequence[Point]) -> list[Point]:
-    return [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
+def _drawable(series: Sequence[Series]) -> list[Series]:
+    """The series with at least two finite points, thinned."""
+    finite = [[(x, y) for x, y in s.points if math.isfinite(x) and math.isfinite(y)] for s in series]
+    return [
+        Series(s.label, thin(points), s.colour) for s, points in zip(series, finite, strict=True) if len(points) > 1
+    ]
 
 
 def _polyline(series: Series, frame: Frame) -> str:
     points = " ".join(f"{x:.1f},{y:.1f}" for x, y in (frame.place(*p) for p in series.points))
-    return f'<polyline class="c{series.colour % COLOURS} d{series.dash % 3}" points="{points}"/>'
+    return f'<polyline class="c{series.colour % len(COLOURS)}" points="{points}"/>'
 
 
 def _axes(frame: Frame, x_label: str) -> str:

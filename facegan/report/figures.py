@@ -17,6 +17,7 @@ from facegan.networks import build_generator
 from facegan.randomness import keep_mask
 from facegan.recipes import Recipe, load
 from facegan.recipes.checks import FAMILIES
+from facegan.report import charts
 from facegan.sampling import Picture
 
 GAP = 12
@@ -154,35 +155,21 @@ def read_stats(run_dir: Path) -> list[dict[str, Any]]:
 def loss_curves(rows: Sequence[Row]) -> Picture:
     """Curves over thousands of images: both losses, the discriminator's on real and on fake, and its scores.
 
-    A panel without a value in `rows` is left out. Raises FaceganError where that is all of them.
+    A panel without two values in `rows` is left out. Raises FaceganError where that is all of them.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    panels = [(title, found) for title, curves in PANELS if (found := _curves(rows, curves))]
+    drawn = [charts.picture(title, _curves(rows, curves), "thousands of images") for title, curves in PANELS]
+    panels = [panel for panel in drawn if panel is not None]
     if not panels:
         raise FaceganError("no losses in stats.jsonl: expected loss/generator, loss/discriminator, ...")
-    figure = Figure(figsize=(5.5 * len(panels), 4), dpi=110, layout="constrained")
-    for axis, (title, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        for label, (x, y) in curves.items():
-            axis.plot(x, y, label=label, linewidth=1.2)
-        axis.set(title=title, xlabel="thousands of real images seen")
-        axis.grid(alpha=0.3)
-        axis.legend()
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # type: ignore[no-untyped-call]
-    pixels = canvas.buffer_rgba()  # type: ignore[no-untyped-call]
-    return Image.frombuffer("RGBA", canvas.get_width_height(), pixels).convert("RGB")
+    return _stack(panels, horizontal=True)
 
 
-def _curves(rows: Sequence[Row], keys: Sequence[tuple[str, str]]) -> dict[str, tuple[list[float], list[float]]]:
-    """Points of each curve that has any: label -> (kimg, value)."""
-    curves: dict[str, tuple[list[float], list[float]]] = {}
-    for key, label in keys:
-        points = [(row["progress/kimg"], row[key]) for row in rows if row.get(key) is not None]
-        if points:
-            curves[label] = ([x for x, _ in points], [y for _, y in points])
-    return curves
+def _curves(rows: Sequence[Row], keys: Sequence[tuple[str, str]]) -> list[charts.Series]:
+    """One series a key: (kimg, value) of the rows that have it."""
+    return [
+        charts.Series(label, [(row["progress/kimg"], row[key]) for row in rows if row.get(key) is not None], k)
+        for k, (key, label) in enumerate(keys)
+    ]
 
 
 def _stack(pictures: Sequence[Picture], *, horizontal: bool, gap: int = GAP) -> Picture:
