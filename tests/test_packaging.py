@@ -88,7 +88,7 @@ def imported(*folders: str) -> set[str]:
     distributions = importlib.metadata.packages_distributions()
     files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
     modules = {name.split(".")[0] for path in files for name in imports(path)} - set(sys.stdlib_module_names)
-    own = {path.stem for path in (ROOT / "tests").glob("*.py")} | {"facegan"}
+    own = {path.stem for room in ("tests", "bench") for path in (ROOT / room).glob("*.py")} | {"facegan"}
     return {normal(name) for module in modules - own for name in distributions.get(module, [module])} - {"facegan"}
 
 

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from PIL import Image
 from wandb_server import Server
@@ -185,8 +184,12 @@ def test_a_service_that_slurms_signal_kills_first_leaves_no_traceback_and_no_row
     child = start(tmp_path)
     wait_for(lambda: server.runs)
     time.sleep(1)
-    for process in psutil.Process(child.pid).children(recursive=True):
-        process.send_signal(signal.SIGTERM)
+    services = [
+        pid for path in Path(f"/proc/{child.pid}/task").glob("*/children") for pid in path.read_text().split()
+    ]
+    assert services
+    for pid in services:
+        os.kill(int(pid), signal.SIGTERM)
     _, errors = child.communicate("go on\n", timeout=120)
     assert child.returncode == 0
     assert "Traceback" not in errors
