@@ -60,7 +60,7 @@ class Result:
 class Server:
     """The process that commands are forked from."""
 
-    limit: float = 60.0  # seconds a command may take
+    limit: float = 240.0  # seconds a command may take: a hang, not a slow machine
     process: subprocess.Popen[str] = field(init=False)
 
     def __post_init__(self) -> None:
