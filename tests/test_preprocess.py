@@ -284,7 +284,7 @@ def parts(out: Path) -> int:
     return len(list(out.glob("128/.parts/*.jsonl")))
 
 
-def wait_for(condition: Any, process: "subprocess.Popen[bytes]", seconds: float = 60) -> None:
+def wait_for(condition: Any, process: "subprocess.Popen[bytes]", seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not condition() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.002)
