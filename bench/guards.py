@@ -62,7 +62,7 @@ def bare(batches: int, options: argparse.Namespace) -> float:
     import torch
 
     from facegan.train import step as steps
-    from facegan.train.draws import Drawer
+    from facegan.train.draws import RandomNumbers
     from facegan.train.feed import Feed
     from facegan.train.state import State
 
@@ -70,12 +70,12 @@ def bare(batches: int, options: argparse.Namespace) -> float:
     state = State(job.recipe, 0, job.machine)
     state.meter = NoMeter()  # type: ignore[assignment]
     step = steps.Step(job.recipe, state, job.machine)
-    drawer = Drawer(job.recipe, 0, state.generator, state.discriminator)
+    numbers = RandomNumbers(job.recipe, 0, state.generator, state.discriminator)
     zero = torch.zeros(())
     rates, since, every = [], time.perf_counter(), round(1000 / job.recipe.batch_size)
     with (
         patch.object(steps, "get_total_norm", lambda grads, foreach: zero),
-        Feed(job.stream, drawer, job.recipe, job.machine, 0, job.total_nimg) as feed,
+        Feed(job.stream, numbers, job.recipe, job.machine, 0, job.total_nimg) as feed,
     ):
         for count, batch in enumerate(feed, 1):
             step(batch)

@@ -42,7 +42,7 @@ def train(images: Any, precision: str, seed: int, options: argparse.Namespace) -
     from facegan import sampling
     from facegan.run import machine
     from facegan.run.settings import RunSettings
-    from facegan.train.draws import Drawer
+    from facegan.train.draws import RandomNumbers
     from facegan.train.feed import Feed
     from facegan.train.state import State
     from facegan.train.step import Step
@@ -53,8 +53,8 @@ def train(images: Any, precision: str, seed: int, options: argparse.Namespace) -
     state = State(recipe, seed, here)
     step, stream = Step(recipe, state, here), Endless((SIDE, SIDE, 3), recipe.batch_size, here.device)
     stream.images, stream.samples = images, len(images) // recipe.batch_size * recipe.batch_size
-    drawer = Drawer(recipe, seed, state.generator, state.discriminator)
-    with Feed(stream, drawer, recipe, here, 0, options.batches * recipe.batch_size) as feed:
+    numbers = RandomNumbers(recipe, seed, state.generator, state.discriminator)
+    with Feed(stream, numbers, recipe, here, 0, options.batches * recipe.batch_size) as feed:
         for batch in feed:
             step(batch)
     z = sampling.latents(seed, len(images), recipe.latent_dim)

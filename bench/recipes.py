@@ -69,7 +69,7 @@ def measure(name: str, data: Path, options: argparse.Namespace) -> Row:
     command = facegan("train", recipe, *flags, "--data", str(data), "--run-dir", str(run_dir), "--wandb", "off")
     command += ["--kimg", "1000000", "--log-kimg", str(batches * size / 1000), "--snapshot-kimg", "0"]
     command += ["--sample-kimg", "0", "--epochs", "0", "--device", options.device, "--precision", options.precision]
-    command += ["--compile", options.compile, "--cache", options.cache, "--batch-size", str(size)]
+    command += ["--cuda-graphs", options.cuda_graphs, "--cache", options.cache, "--batch-size", str(size)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     begun, rows = 0.0, list[Row]()
     while process.poll() is None:
@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="of each recipe, when it runs")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--precision", default="auto")
-    parser.add_argument("--compile", default="auto")
+    parser.add_argument("--cuda-graphs", default="auto")
     parser.add_argument("--cache", default="none")
     parser.add_argument("--batch-size", type=int, default=0, help="0 takes the recipe's")
     parser.add_argument("--quick", action="store_true")

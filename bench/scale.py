@@ -137,7 +137,7 @@ def main() -> None:
     """Measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--compile", default="auto", help="as facegan train --compile")
+    parser.add_argument("--cuda-graphs", default="auto", help="as facegan train --cuda-graphs")
     parser.add_argument("--precision", default="", help="fp32 or bf16; default: what facegan train takes here")
     parser.add_argument("--threads", type=int, default=0, help="0 takes all cores")
     parser.add_argument("--rounds", type=int, default=3)

@@ -2,7 +2,7 @@
 
     python bench/train.py                    all cases, float32 and bf16: some ten minutes
     python bench/train.py --quick --json     plain PyTorch and ours as this machine takes it, within two minutes
-    python bench/train.py --device cuda      one NVIDIA GPU, nothing to download; graphs where --compile allows
+    python bench/train.py --device cuda      one NVIDIA GPU, nothing to download; graphs where --cuda-graphs allows
     python bench/train.py --cases dcgan-64 --rounds 9
 
 Every contestant is a process of its own that is warmed up once and then waits; they take turns, so that what else
@@ -34,7 +34,7 @@ NAMES = {
     "fp32": "ours, fp32",
     "tf32": "ours, tf32",
     "bf16": "ours, bf16",
-    "bf16-off": "ours, bf16, --compile off",
+    "bf16-off": "ours, bf16, --cuda-graphs off",
 }
 
 
@@ -100,30 +100,30 @@ def our_runner(case: Case, options: argparse.Namespace, precision: str) -> tuple
 
     from facegan.run import machine
     from facegan.run.settings import RunSettings
-    from facegan.train.cuda_graphs import compiled
-    from facegan.train.draws import Drawer
+    from facegan.train.cuda_graphs import recorded
+    from facegan.train.draws import RandomNumbers
     from facegan.train.feed import Feed
     from facegan.train.state import State
     from facegan.train.step import Step
 
     recipe = case_recipe(case, options.set)
     settings = RunSettings(
-        precision=precision, threads=options.threads, device=options.device, compile=options.compile
+        precision=precision, threads=options.threads, device=options.device, cuda_graphs=options.cuda_graphs
     )
     here = machine.start(settings)
     state = State(recipe, 0, here)
-    step = compiled(Step(recipe, state, here), here)
-    drawer = Drawer(recipe, 0, state.generator, state.discriminator)
+    step = recorded(Step(recipe, state, here), here)
+    numbers = RandomNumbers(recipe, 0, state.generator, state.discriminator)
     where = here.device if here.device.type == "cuda" else torch.device("cpu")
     stream = Endless((*recipe.resolution, recipe.channels), recipe.batch_size // here.world, where)
-    batches = iter(Feed(stream, drawer, recipe, here, 0, 10**9).__enter__())
+    batches = iter(Feed(stream, numbers, recipe, here, 0, 10**9).__enter__())
 
     def run(count: int) -> None:
         for _ in range(count):
             step(next(batches))
         finish(here.device)
 
-    about = {"parameters": parameters(state.generator, state.discriminator), "compile": here.compile}
+    about = {"parameters": parameters(state.generator, state.discriminator), "cuda_graphs": here.cuda_graphs}
     return run, about
 
 
@@ -169,7 +169,7 @@ def serve(options: argparse.Namespace) -> None:
     imported = time.perf_counter() - begun
     case, who = CASES[options.cases[0]], options.contestant
     precision, _, mode = who.partition("-")
-    options.compile = mode or options.compile
+    options.cuda_graphs = mode or options.cuda_graphs
     run, about = plain_runner(case, options) if who == "pytorch" else our_runner(case, options, precision)
     cycle = case_recipe(case, options.set).n_critic
     seconds = []
@@ -198,8 +198,8 @@ class Contestant:
         self, case: Case, who: str, options: argparse.Namespace, env: dict[str, str] | None = None
     ) -> None:
         command = [sys.executable, "-W", "ignore", __file__, "--contestant", who, "--cases", case.name]
-        for name in ("device", "threads", "compile"):
-            command += [f"--{name}", str(getattr(options, name))]
+        for name in ("device", "threads", "cuda_graphs"):
+            command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
         command += ["--set", json.dumps(options.set)]
         self.who, self.rates, self.about = who, list[float](), Row()
         pipe, own = subprocess.PIPE, {**os.environ, **(env or {})}
@@ -370,7 +370,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
     parser.add_argument("--contestants", nargs="+", default=None, choices=NAMES, help="the first is the base")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--compile", default="auto", help="as facegan train --compile")
+    parser.add_argument("--cuda-graphs", default="auto", help="as facegan train --cuda-graphs")
     parser.add_argument("--threads", type=int, default=0, help="0 takes all cores")
     parser.add_argument("--set", type=json.loads, default={}, help='recipe values, as in {"batch_size": 256}')
     parser.add_argument("--rounds", type=int, default=7)

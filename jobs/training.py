@@ -18,7 +18,7 @@ from facegan.recipes import Recipe
 from facegan.run import machine as machines
 from facegan.run.machine import Machine
 from facegan.run.outcome import Outcome
-from facegan.run.settings import RunSettings
+from facegan.run.settings import RunSettings, current
 from facegan.train.job import Job, Row
 from facegan.train.loop import train
 from jobs.measuring import during_training
@@ -104,10 +104,11 @@ def keep_resolved(settings: RunSettings) -> RunSettings:
         stored = json.loads((Path(settings.run_dir) / "config.json").read_text(encoding="utf-8"))["settings"]
     except FileNotFoundError:
         return settings
-    free = {"precision": "auto", "compile": "auto", "threads": 0}
+    stored = current(stored)
+    free = {"precision": "auto", "cuda_graphs": "auto", "threads": 0}
     kept = {name: stored[name] for name, auto in free.items() if getattr(settings, name) == auto}
-    if kept.get("compile") == "graph":
-        kept["compile"] = "auto"
+    if kept.get("cuda_graphs") == "on":
+        kept["cuda_graphs"] = "auto"
     return dataclasses.replace(settings, **kept)
 
 

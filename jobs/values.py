@@ -10,7 +10,7 @@ import click
 
 from facegan.errors import UsageError
 from facegan.recipes import Range, Recipe, Size
-from facegan.run.settings import RunSettings
+from facegan.run.settings import RunSettings, current
 
 SETTINGS = {field.name: field for field in dataclasses.fields(RunSettings)}
 
@@ -74,7 +74,7 @@ def read_config(path: Path, recipe: type[Recipe]) -> dict[str, Value]:
     """The values in a file of the form of a run's config.json; raises UsageError where it is of another form."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        name, fields = content["recipe"], {**content["values"], **content.get("settings", {})}
+        name, fields = content["recipe"], {**content["values"], **current(content.get("settings", {}))}
     except (ValueError, KeyError, TypeError) as error:
         example = {"recipe": recipe.name, "values": {"g_lr": 0.0002}, "settings": {"seed": 1}}
         raise UsageError(

@@ -10,7 +10,7 @@ from tiny import MadeUpImages, tiny_recipe
 from facegan.networks import build_discriminator, build_generator
 from facegan.run import machine
 from facegan.run.settings import RunSettings
-from facegan.train.draws import Drawer
+from facegan.train.draws import RandomNumbers
 from facegan.train.feed import Feed
 
 READ = 0.05  # seconds
@@ -28,8 +28,8 @@ def waited(busy: float | None) -> float:
     """Seconds counted over six batches, by a device that is busy for that long after each; None: it is the host."""
     recipe = tiny_recipe("mlp-64")
     here = machine.start(RunSettings(threads=1, precision="fp32"))
-    drawer = Drawer(recipe, 0, build_generator(recipe), build_discriminator(recipe))
-    feed = Feed(Slow(recipe), drawer, recipe, here, 0, 6 * recipe.batch_size)
+    numbers = RandomNumbers(recipe, 0, build_generator(recipe), build_discriminator(recipe))
+    feed = Feed(Slow(recipe), numbers, recipe, here, 0, 6 * recipe.batch_size)
     if busy is not None:
         until = [0.0]
         launched: Any = SimpleNamespace(

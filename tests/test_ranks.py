@@ -18,8 +18,9 @@ from tiny import MadeUpImages, result, tiny_recipe
 
 from facegan.files import json_lines
 from facegan.recipes import recipe_classes
-from facegan.train.draws import Drawer, StepDraws
+from facegan.train.draws import RandomNumbers, StepDraws
 from facegan.train.state import build_discriminator, build_generator
+from facegan.train.tensors import map_tensors, tensors_of
 
 pytestmark = pytest.mark.ranks
 ROOT = Path(__file__).parent.parent
@@ -78,22 +79,18 @@ def test_the_random_numbers_of_a_sample_do_not_depend_on_the_ranks(name):
     recipe = tiny_recipe(name, diffaugment="color", real_labels="0.7,1.2", flip=True)
     with torch.device("meta"):
         networks = build_generator(recipe), build_discriminator(recipe)
-    drawer = Drawer(recipe, 3, *networks)
-    whole = drawer.step(60, 6)
+    numbers = RandomNumbers(recipe, 3, *networks)
+    whole = numbers.step(60, 6)
     for world in (2, 3):
         part = 6 // world
         for rank in range(world):
-            mine = drawer.step(60 + rank * part, part)
-            assert_equal(mine, whole.map(lambda t, r=rank, p=part: t[r * p : (r + 1) * p]))
+            mine = numbers.step(60 + rank * part, part)
+            assert_equal(mine, map_tensors(whole, lambda t, r=rank, p=part: t[r * p : (r + 1) * p]))
 
 
 def assert_equal(mine: StepDraws, theirs: StepDraws) -> None:
-    found: list[torch.Tensor] = []
-    for draws in (mine, theirs):
-        draws.map(lambda t: found.append(t) or t)
-    half = len(found) // 2
-    assert half > 0
-    for a, b in zip(found[:half], found[half:], strict=True):
+    assert tensors_of(mine)
+    for a, b in zip(tensors_of(mine), tensors_of(theirs), strict=True):
         assert torch.equal(a, b)
 
 

@@ -107,6 +107,17 @@ def test_settings_that_change_nothing_computed_may_differ(tmp_path):
     assert train(job).nimg == 90
 
 
+def test_a_run_from_before_cuda_graphs_had_a_flag_goes_on(tmp_path):
+    train(tiny_job(tiny_recipe("mlp-64"), tmp_path))
+    for path in [tmp_path / "config.json", *tmp_path.glob("checkpoints/nimg-*/*.json")]:
+        config = json.loads(path.read_text())
+        settings = config.get("config", config).get("settings")
+        if settings:
+            settings["compile"] = "graph" if settings.pop("cuda_graphs") == "on" else "off"
+            path.write_text(json.dumps(config))
+    assert train(tiny_job(tiny_recipe("mlp-64", kimg=0.09), tmp_path)).nimg == 90
+
+
 def test_unsynced_files_lost_with_the_power_change_nothing(tmp_path):
     """What was written after the last checkpoint is torn away or left half, as a power loss may do."""
     recipe = tiny_recipe("dcgan-64", kimg=0.12)
@@ -242,20 +253,21 @@ def test_a_loss_that_is_not_finite_stops_the_run_by_name_and_keeps_the_last_chec
     job.stream.__class__ = Poisoned
     from facegan.train import step
 
-    real_apply = step.Step._apply
+    real_update = step.Step._update
 
-    def apply(self, which, batch, grads, terms):
-        if batch.nimg == 60 and which == "discriminator":
+    def update(self, which, parts, gradients):
+        grads, terms = gradients
+        if parts[0].nimg == 60 and which == "discriminator":
             grads = [g * float("nan") for g in grads]
-        real_apply(self, which, batch, grads, terms)
-        if batch.nimg == 60 and which == "generator":
+        real_update(self, which, parts, (grads, terms))
+        if parts[0].nimg == 60 and which == "generator":
             state["weights"] = [p.clone() for p in self.state.discriminator.parameters()]
 
-    step.Step._apply = apply
+    step.Step._update = update
     try:
         outcome = train(job)
     finally:
-        step.Step._apply = real_apply
+        step.Step._update = real_update
     assert outcome.state == "failed" and outcome.exit_code == 1
     assert "grad/discriminator" in outcome.reason and "60" in outcome.reason
     assert all(torch.isfinite(p).all() for p in state["weights"])

@@ -20,11 +20,13 @@ from facegan.networks.resampling import DownConv2d, UpConv2d
 from facegan.recipes import Recipe
 from facegan.run import machine
 from facegan.run.settings import RunSettings
-from facegan.train.cuda_graphs import Replayed, Run, _map, _on_device, _wrong
-from facegan.train.draws import Drawer, knobs
+from facegan.train.cuda_graphs import Replayed, Run, _on_device, _wrong
+from facegan.train.draws import RandomNumbers
 from facegan.train.objective import discriminator_objective, scale_images
+from facegan.train.schedules import schedule_values
 from facegan.train.state import State
 from facegan.train.step import Batch, Step
+from facegan.train.tensors import map_tensors
 
 PAIRS = {
     "first map": (FirstMap(5, 6, 4, bias=False), nn.ConvTranspose2d(5, 6, 4, bias=False), (3, 5, 1, 1)),
@@ -111,7 +113,7 @@ def test_leaky_relu_is_pytorchs_and_does_not_send_zeros_back_through_the_first_p
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
 
     x.requires_grad_()
-    with inputs_only():
+    with inputs_only(ours):
         (slope,) = torch.autograd.grad(ours(x).sum(), x, create_graph=True)
     ran.clear()
     torch.autograd.grad(slope.square().sum(), [ours[0].weight, ours[2].weight])
@@ -165,7 +167,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
 def test_a_gradient_for_images_alone_computes_none_for_weights(computed: list[Tensor]) -> None:
     layers = nn.Sequential(Conv2d(3, 4, 4, 2, 1), nn.Tanh(), Conv2d(4, 5, 4, 2, 1))
     x = torch.randn(2, 3, 8, 8, requires_grad=True)
-    with inputs_only():
+    with inputs_only(layers):
         (slope,) = torch.autograd.grad(layers(x).sum(), x, create_graph=True)
     assert not computed
     torch.autograd.grad(slope.square().sum(), [layers[0].weight, layers[2].weight])
@@ -177,8 +179,8 @@ def test_the_generators_step_computes_no_gradient_for_the_discriminator(computed
     recipe = tiny_recipe("dcgan-64")
     here = machine.start(RunSettings(threads=1, precision="fp32"))
     state = State(recipe, 0, here)
-    draws = Drawer(recipe, 0, state.generator, state.discriminator).step(0, recipe.batch_size)
-    Step(recipe, state, here)(Batch(0, next(MadeUpImages(recipe)), draws, knobs(recipe, 0, 1000)))
+    draws = RandomNumbers(recipe, 0, state.generator, state.discriminator).step(0, recipe.batch_size)
+    Step(recipe, state, here)(Batch(0, next(MadeUpImages(recipe)), draws, schedule_values(recipe, 0, 1000)))
     places = [weight.data_ptr() for weight in computed]
     for network, passes in ((state.discriminator, 2), (state.generator, 1)):
         for layer in network.modules():
@@ -196,14 +198,14 @@ def test_one_pass_over_real_and_fake_gives_the_gradients_of_two(name: str, chang
     machine.start(RunSettings(threads=1, precision="fp32"))
     torch.manual_seed(0)
     generator, critic = build_generator(recipe).double(), build_discriminator(recipe).double()
-    draws = Drawer(recipe, 0, generator, critic).step(0, 6).critic[0].map(Tensor.double)
+    draws = map_tensors(RandomNumbers(recipe, 0, generator, critic).step(0, 6).critic[0], Tensor.double)
     images = torch.randint(0, 256, (6, recipe.channels, *recipe.resolution), dtype=torch.uint8)
     real, fake = scale_images(images, recipe.value_range).double(), generator(draws.z).detach()
     recipe = dataclasses.replace(recipe, gp_weight=0.0)
     found = []
     for calls in (1, 2):
         split = dataclasses.replace(recipe, minibatch_std=calls == 2)  # asks for a pass each
-        loss, terms = discriminator_objective(split, critic, real, fake, draws, knobs(recipe, 0, 1000))
+        loss, terms = discriminator_objective(split, critic, real, fake, draws, schedule_values(recipe, 0, 1000))
         found.append([loss, *terms.values(), *torch.autograd.grad(loss, list(critic.parameters()))])
     for one, two in zip(*found, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-9)
@@ -247,17 +249,17 @@ def test_a_step_neither_waits_for_its_device_nor_feeds_it_from_the_host(
     recipe = tiny_recipe(name, ema_kimg=0.01)
     monkeypatch.setattr("facegan.train.state._optimizer", plain)
     monkeypatch.setattr("torch.nn.utils.clip_grad._device_has_foreach_support", lambda device: True)
-    here = OnMeta(None, "fp32", "off", 1)
+    here = OnMeta(None, "fp32", False, 1)
     state = State(recipe, 0, here)
     monkeypatch.setattr(state, "set_learning_rates", lambda *rates: None)
     step, stream, size = Step(recipe, state, here), MadeUpImages(recipe), recipe.batch_size
-    drawer = Drawer(recipe, 0, build_generator(recipe), build_discriminator(recipe))
+    numbers = RandomNumbers(recipe, 0, build_generator(recipe), build_discriminator(recipe))
     with Devices() as devices:
         for at in range(0, 2 * recipe.n_critic * size, size):
-            batch = Batch(at, next(stream), drawer.step(at, size), knobs(recipe, at, 10**4))
-            batch = _map(_on_device(batch), lambda t: t.to("meta"))
+            batch = Batch(at, next(stream), numbers.step(at, size), schedule_values(recipe, at, 10**4))
+            batch = map_tensors(_on_device(batch), lambda t: t.to("meta"))
             if not recorded:
-                batch = dataclasses.replace(batch, noted=None, knobs=knobs(recipe, at, 10**4))
+                batch = dataclasses.replace(batch, device_nimg=None, values=schedule_values(recipe, at, 10**4))
             devices.on_host.clear()
             step(batch)
             assert not devices.on_host
@@ -266,14 +268,14 @@ def test_a_step_neither_waits_for_its_device_nor_feeds_it_from_the_host(
 def trained(recipe: Recipe, record: Callable[[Run], Run] | None) -> tuple[State, int]:
     """A recipe's state after several steps, and how many recordings were made; None takes the step as it is."""
     plain = machine.start(RunSettings(threads=1, precision="fp32"))
-    here = dataclasses.replace(plain, compile="graph" if record else "off")
+    here = dataclasses.replace(plain, cuda_graphs=record is not None)
     state = State(recipe, 0, here)
-    drawer = Drawer(recipe, 0, state.generator, state.discriminator)
+    numbers = RandomNumbers(recipe, 0, state.generator, state.discriminator)
     step = Step(recipe, state, here)
     run = Replayed(step, step.kind, record, state.weights, state.statistics) if record else step
     stream, size = MadeUpImages(recipe), recipe.batch_size
     for at in range(0, 14 * size, size):
-        run(Batch(at, next(stream), drawer.step(at, size), knobs(recipe, at, 14 * size)))
+        run(Batch(at, next(stream), numbers.step(at, size), schedule_values(recipe, at, 14 * size)))
     return state, len(run.recordings) if isinstance(run, Replayed) else 0
 
 
@@ -351,7 +353,7 @@ def test_a_recording_that_differs_from_the_step_is_not_used(
 
 
 @pytest.mark.parametrize("name", ["dcgan-64", "wgan-gp-128"])
-def test_knobs_on_the_device_change_nothing_but_rounding(name: str) -> None:
+def test_schedule_values_on_the_device_change_nothing_but_rounding(name: str) -> None:
     recipe = tiny_recipe(name, ema_kimg=0.01, lr_schedule="linear", instance_noise=0.1)
     (plain, _), (replayed, _) = trained(recipe, None), trained(recipe, run_again)
     for (key, a), (_, b) in zip(plain.tensors().items(), replayed.tensors().items(), strict=True):
@@ -363,8 +365,8 @@ def test_a_step_that_cannot_be_recorded_runs_on_and_says_so(caplog: pytest.LogCa
     step = Replayed(lambda batch: taken.append(batch.nimg), lambda batch: 0, refuse, lambda: [torch.zeros(1)], list)
     recipe = tiny_recipe("mlp-64")
     networks = build_generator(recipe), build_discriminator(recipe)
-    draws = Drawer(recipe, 0, *networks).step(0, 6)
+    draws = RandomNumbers(recipe, 0, *networks).step(0, 6)
     for at in range(6):
-        step(Batch(at, next(MadeUpImages(recipe)), draws, knobs(recipe, at, 100)))
+        step(Batch(at, next(MadeUpImages(recipe)), draws, schedule_values(recipe, at, 100)))
     assert taken == list(range(6))
     assert caplog.text.count("operation not permitted") == 1

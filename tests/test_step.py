@@ -11,8 +11,9 @@ from facegan.recipes import Recipe
 from facegan.run import machine
 from facegan.run.settings import RunSettings
 from facegan.train import penalties
-from facegan.train.draws import Drawer, knobs
+from facegan.train.draws import RandomNumbers
 from facegan.train.objective import scale_images
+from facegan.train.schedules import schedule_values
 from facegan.train.state import State
 from facegan.train.step import Batch, Step
 
@@ -30,12 +31,17 @@ class Side:
         self.recipe = recipe
         self.machine = machine.start(RunSettings(threads=1, precision="fp32"))
         self.state = State(recipe, 0, self.machine)
-        self.drawer = Drawer(recipe, 0, self.state.generator, self.state.discriminator)
+        self.numbers = RandomNumbers(recipe, 0, self.state.generator, self.state.discriminator)
 
     def batches(self) -> list[Batch]:
         stream, size = MadeUpImages(self.recipe), self.recipe.batch_size
         return [
-            Batch(k * size, next(stream), self.drawer.step(k * size, size), knobs(self.recipe, k * size, 10**6))
+            Batch(
+                k * size,
+                next(stream),
+                self.numbers.step(k * size, size),
+                schedule_values(self.recipe, k * size, 10**6),
+            )
             for k in range(STEPS)
         ]
 

@@ -220,10 +220,19 @@ def test_verify_finds_a_flipped_bit_before_the_training(tmp_path: Path) -> None:
 
 
 def test_what_the_first_start_resolved_is_kept_but_for_recordings_that_need_one_gpu(tmp_path: Path) -> None:
-    stored = {"precision": "bf16", "compile": "graph", "threads": 3}
+    stored = {"precision": "bf16", "cuda_graphs": "on", "threads": 3}
     (tmp_path / "config.json").write_text(json.dumps({"settings": stored}), encoding="utf-8")
     kept = keep_resolved(RunSettings(run_dir=str(tmp_path)))
-    assert (kept.precision, kept.compile, kept.threads) == ("bf16", "auto", 3)
-    assert keep_resolved(RunSettings(run_dir=str(tmp_path), compile="off")).compile == "off"
-    (tmp_path / "config.json").write_text(json.dumps({"settings": stored | {"compile": "off"}}), encoding="utf-8")
-    assert keep_resolved(RunSettings(run_dir=str(tmp_path))).compile == "off"
+    assert (kept.precision, kept.cuda_graphs, kept.threads) == ("bf16", "auto", 3)
+    assert keep_resolved(RunSettings(run_dir=str(tmp_path), cuda_graphs="off")).cuda_graphs == "off"
+    (tmp_path / "config.json").write_text(
+        json.dumps({"settings": stored | {"cuda_graphs": "off"}}), encoding="utf-8"
+    )
+    assert keep_resolved(RunSettings(run_dir=str(tmp_path))).cuda_graphs == "off"
+
+
+@pytest.mark.parametrize(("before", "now"), [("graph", "auto"), ("off", "off")])
+def test_a_run_folder_from_before_cuda_graphs_had_a_flag_is_read(before: str, now: str, tmp_path: Path) -> None:
+    stored = {"precision": "fp32", "compile": before, "threads": 3}
+    (tmp_path / "config.json").write_text(json.dumps({"settings": stored}), encoding="utf-8")
+    assert keep_resolved(RunSettings(run_dir=str(tmp_path))).cuda_graphs == now

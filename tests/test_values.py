@@ -84,6 +84,13 @@ def test_a_run_s_config_gives_the_same_run(tmp_path: Path) -> None:
     assert values["ngf"].origin == f"--config {path}"
 
 
+def test_a_config_from_before_cuda_graphs_had_a_flag_gives_the_same_run(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"recipe": "dcgan-64", "values": {}, "settings": {"compile": "graph", "seed": 3}}))
+    _, settings = build(DCGAN, resolve(DCGAN, read_config(path, DCGAN)))
+    assert settings == RunSettings(seed=3, cuda_graphs="on")
+
+
 def test_a_config_of_another_recipe_or_form_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"recipe": "mlp-64", "values": {}}))

@@ -9,6 +9,7 @@ are (B, C, H, W), all weights (O, C, k, k) with C on the side of the larger map,
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,24 +18,31 @@ from torch.autograd import Function
 from torch.nn import functional as F
 
 Context = Any  # what autograd keeps between a function's two directions
-Geometry = tuple[int, int]  # stride, padding
 
-_weight_gradients = True
+
+@dataclass
+class Geometry:
+    """How a layer moves its kernel, and whether going back through it gives gradients for its weights."""
+
+    stride: int
+    padding: int
+    learns: bool = True
 
 
 @contextmanager
-def inputs_only() -> Iterator[None]:
-    """No gradients for the weights from an `autograd.grad` in here, which asks for those of images alone.
-
-    Autograd does not tell a Python function which of its gradients are wanted. It may go back on threads of its
-    own, which no context variable reaches: hence a global.
+def inputs_only(network: object) -> Iterator[None]:
+    """No gradients for the weights of `network`'s convolutions from an `autograd.grad` in here, which asks for
+    those of images alone: autograd does not tell a Python function which of its gradients are wanted.
     """
-    global _weight_gradients
-    before, _weight_gradients = _weight_gradients, False
+    modules = network.modules() if isinstance(network, nn.Module) else ()
+    layers = [module for module in modules if isinstance(module, Conv2d | ConvTranspose2d)]
+    for layer in layers:
+        layer.geometry.learns = False
     try:
         yield
     finally:
-        _weight_gradients = before
+        for layer in layers:
+            layer.geometry.learns = True
 
 
 class Conv2d(nn.Conv2d):
@@ -44,7 +52,7 @@ class Conv2d(nn.Conv2d):
         self, inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int = 0, *, bias: bool = True
     ) -> None:
         super().__init__(inputs, outputs, kernel, stride, padding, bias=bias)
-        self.geometry = (stride, padding)
+        self.geometry = Geometry(stride, padding)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, O, H', W'), in autocast's dtype where that is on."""
@@ -66,12 +74,12 @@ class ConvTranspose2d(nn.ConvTranspose2d):
         bias: bool = True,
     ) -> None:
         super().__init__(inputs, outputs, kernel, stride, padding, output_padding, bias=bias)
-        self.geometry = (stride, padding)
+        self.geometry = Geometry(stride, padding)
         self.extent = kernel - stride - 2 * padding + output_padding  # output's side - stride * input's side
 
     def forward(self, y: Tensor, output_size: list[int] | None = None) -> Tensor:
         """(B, O, H', W') -> (B, C, H, W), in autocast's dtype where that is on."""
-        height, width = (side * self.geometry[0] + self.extent for side in y.shape[2:])
+        height, width = (side * self.geometry.stride + self.extent for side in y.shape[2:])
         return _transposed(*_cast(y, self.weight, self.bias), self.geometry, (height, width))
 
 
@@ -80,7 +88,7 @@ class _Convolution(Function):
     def forward(ctx: Context, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.geometry = geometry
-        stride, padding = geometry
+        stride, padding = geometry.stride, geometry.padding
         side = _side_after(x, weight, geometry)
         if _as_product(x, side, len(weight) // 32):
             shape = (len(x), len(weight), *side)
@@ -95,8 +103,8 @@ class _Convolution(Function):
         (x, weight), geometry = ctx.saved_tensors, ctx.geometry
         for_x, for_weight, for_bias, _ = ctx.needs_input_grad
         dx = _transposed(dy, weight, None, geometry, tuple(x.shape[2:])) if for_x else None
-        dweight = _weight_gradient(x, dy, weight, geometry) if for_weight and _weight_gradients else None
-        return dx, dweight, dy.sum((0, 2, 3)) if for_bias and _weight_gradients else None, None
+        dweight = _weight_gradient(x, dy, weight, geometry) if for_weight and geometry.learns else None
+        return dx, dweight, dy.sum((0, 2, 3)) if for_bias and geometry.learns else None, None
 
 
 class _Transposed(Function):
@@ -106,7 +114,7 @@ class _Transposed(Function):
     ) -> Tensor:
         ctx.save_for_backward(y, weight)
         ctx.geometry = geometry
-        stride, padding = geometry
+        stride, padding = geometry.stride, geometry.padding
         least = [(side - 1) * stride - 2 * padding + weight.shape[2] for side in y.shape[2:]]
         more = [side - shortest for side, shortest in zip(size, least, strict=True)]
         return F.conv_transpose2d(y, weight, bias, stride, padding, more)
@@ -116,8 +124,8 @@ class _Transposed(Function):
         (y, weight), geometry = ctx.saved_tensors, ctx.geometry
         for_y, for_weight, for_bias, *_ = ctx.needs_input_grad
         dy = _convolution(dx, weight, None, geometry) if for_y else None
-        dweight = _weight_gradient(dx, y, weight, geometry) if for_weight and _weight_gradients else None
-        return dy, dweight, dx.sum((0, 2, 3)) if for_bias and _weight_gradients else None, None, None
+        dweight = _weight_gradient(dx, y, weight, geometry) if for_weight and geometry.learns else None
+        return dy, dweight, dx.sum((0, 2, 3)) if for_bias and geometry.learns else None, None, None
 
 
 class _WeightGradient(Function):
@@ -131,7 +139,7 @@ class _WeightGradient(Function):
             flat = y.permute(0, 2, 3, 1).flatten(0, 2).t() @ _patches(x, weight.shape[2], geometry)
             side = weight.shape[2]
             return flat.view(len(weight), side, side, -1).permute(0, 3, 1, 2)
-        stride, padding = geometry
+        stride, padding = geometry.stride, geometry.padding
         gradients = torch.ops.aten.convolution_backward(
             y, x, weight, None, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1, [False, True, False]
         )
@@ -162,14 +170,14 @@ def _as_product(x: Tensor, side: tuple[int, ...], most: int) -> bool:
 
 
 def _side_after(x: Tensor, weight: Tensor, geometry: Geometry) -> tuple[int, int]:
-    stride, padding = geometry
+    stride, padding = geometry.stride, geometry.padding
     height, width = ((side + 2 * padding - weight.shape[2]) // stride + 1 for side in x.shape[2:])
     return height, width
 
 
 def _patches(x: Tensor, kernel: int, geometry: Geometry) -> Tensor:
     """What the kernel sees of `x` at each position: (B * H' * W', k * k * C)."""
-    stride, padding = geometry
+    stride, padding = geometry.stride, geometry.padding
     padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, *[padding] * 4))
     seen = padded.unfold(1, kernel, stride).unfold(2, kernel, stride)  # (B, H', W', C, k, k), a view
     return seen.permute(0, 1, 2, 4, 5, 3).flatten(3).flatten(0, 2)

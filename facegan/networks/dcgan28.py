@@ -80,7 +80,7 @@ class Discriminator(Network):
         for index, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
             x = norm(convolution(x))
             if index:  # the first layer has no dropout
-                x = layers.keep(x, masks, index - 1)
+                x = layers.dropout(x, masks, index - 1)
             x = self.activation(x)
         logits: Tensor = self.to_logit(x.flatten(1)).flatten()
         return logits

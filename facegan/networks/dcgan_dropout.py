@@ -72,6 +72,6 @@ class Discriminator(Network):
     def forward(self, images: Tensor, masks: Masks = None) -> Tensor:
         x = images
         for index, stage in enumerate(self.shrink):
-            x = layers.keep(stage(x), masks, index)
+            x = layers.dropout(stage(x), masks, index)
         logits: Tensor = self.to_logit(x.flatten(1)).flatten()
         return logits

@@ -37,7 +37,7 @@ class Network(nn.Module):
             self.mask_shapes, self.dropout = shapes, probability
 
 
-def keep(x: Tensor, masks: Masks, index: int) -> Tensor:
+def dropout(x: Tensor, masks: Masks, index: int) -> Tensor:
     """`x` times its `index`-th dropout mask; `x` itself where there are no masks."""
     return x if masks is None or not masks else x * masks[index].to(x.dtype)
 

@@ -46,7 +46,7 @@ class Generator(Network):
     def forward(self, z: Tensor, masks: Masks = None) -> Tensor:
         x = self.activation(self.project(z)).unflatten(1, self.start)
         for index, stage in enumerate(self.grow):
-            x = layers.keep(stage(x), masks, index)
+            x = layers.dropout(stage(x), masks, index)
         for layer in self.refine:
             x = layer(x)
         rows, columns = self.crop

@@ -52,6 +52,6 @@ class Discriminator(Network):
     def forward(self, images: Tensor, masks: Masks = None) -> Tensor:
         x = images.flatten(1)
         for index, layer in enumerate(self.hidden):
-            x = layers.keep(layer(x), masks, index)
+            x = layers.dropout(layer(x), masks, index)
         logits: Tensor = self.to_logit(x).flatten()
         return logits

@@ -9,7 +9,7 @@ The weights stay those of the k x k kernel: the same function, initialisation, u
 from torch import Tensor
 from torch.nn import functional as F
 
-from facegan.networks.convolution import Conv2d, _cast, _convolution, _transposed
+from facegan.networks.convolution import Conv2d, Geometry, _cast, _convolution, _transposed
 
 
 class UpConv2d(Conv2d):
@@ -17,12 +17,13 @@ class UpConv2d(Conv2d):
 
     def __init__(self, inputs: int, outputs: int, kernel: int, *, bias: bool = True) -> None:
         super().__init__(inputs, outputs, kernel, padding=kernel // 2, bias=bias)
+        self.geometry = Geometry(2, kernel // 2)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, O, 2 H, 2 W), in autocast's dtype where that is on."""
         kernel = summed(self.weight.flip(2, 3)).transpose(0, 1)
         height, width = x.shape[2:]
-        return _transposed(*_cast(x, kernel, self.bias), (2, self.kernel_size[0] // 2), (2 * height, 2 * width))
+        return _transposed(*_cast(x, kernel, self.bias), self.geometry, (2 * height, 2 * width))
 
 
 class DownConv2d(Conv2d):
@@ -30,10 +31,11 @@ class DownConv2d(Conv2d):
 
     def __init__(self, inputs: int, outputs: int, kernel: int, *, bias: bool = True) -> None:
         super().__init__(inputs, outputs, kernel, padding=kernel // 2, bias=bias)
+        self.geometry = Geometry(2, kernel // 2)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, 2 H, 2 W) -> (B, O, H, W), in autocast's dtype where that is on."""
-        return _convolution(*_cast(x, summed(self.weight) / 4, self.bias), (2, self.kernel_size[0] // 2))
+        return _convolution(*_cast(x, summed(self.weight) / 4, self.bias), self.geometry)
 
 
 def summed(weight: Tensor) -> Tensor:

@@ -6,9 +6,11 @@ keep the neutral defaults below (technique off). No torch here: `facegan train -
 """
 
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 
 from facegan.errors import UsageError
+
+Value = TypeVar("Value")
 
 
 class Size(NamedTuple):
@@ -50,12 +52,16 @@ class Range(NamedTuple):
         return cls(bounds[0], bounds[-1])
 
 
-def cite(value: Any, source: str, help: str = "") -> Any:
-    """A dataclass field with its default, where the number comes from, and (new fields) a help line."""
-    return field(default=value, metadata={"source": source, "help": help})
+def cite(value: Value, source: str, help: str = "") -> Value:
+    """A dataclass field with its default, where the number comes from, and (new fields) a help line.
+
+    To the type checker it is the value, so that a default of another type than its field's is found.
+    """
+    made: Any = field(default=value, metadata={"source": source, "help": help})
+    return cast(Value, made)
 
 
-def _off(value: Any, help: str) -> Any:
+def _off(value: Value, help: str) -> Value:
     return cite(value, "neutral default", help)
 
 

@@ -34,7 +34,7 @@ def _flags(run: Run) -> list[str]:
     if known := recipes.recipe_classes().get(run.recipe):
         defaults |= recipes.to_values(known())
         flags |= set(known.options())
-    placed = ("data", "run_dir", "precision", "compile", "threads")  # given above, or resolved by the machine
+    placed = ("data", "run_dir", "precision", "cuda_graphs", "threads")  # given above, or resolved by the machine
     given = {**run.config["values"], **run.config["settings"]}
     changed = {k: v for k, v in given.items() if k not in placed and k in defaults and v != defaults[k]}
     return [part for name, value in changed.items() for part in _flag(name, value, name in flags)]

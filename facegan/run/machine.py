@@ -26,11 +26,11 @@ _COLLECTIVE_TIMEOUT = timedelta(minutes=10)
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a run computes and how. `precision`, `compile` and `threads` are resolved: never "auto"."""
+    """Where a run computes and how. `precision`, `cuda_graphs` and `threads` are resolved: never "auto"."""
 
     accelerator: Accelerator
     precision: str
-    compile: str
+    cuda_graphs: bool
     threads: int
     failures: Failures
 
@@ -92,7 +92,7 @@ class Machine:
             torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.processor() or "CPU"
         )
         ranks = f"{self.world} rank{'s' if self.world > 1 else ''}"
-        how = f"{self.precision}, compile {self.compile}, {self.threads} threads"
+        how = f"{self.precision}, {'CUDA graphs, ' if self.cuda_graphs else ''}{self.threads} threads"
         return f"{ranks} on {self.device.type} ({name}), {how}"
 
 
@@ -111,7 +111,7 @@ def start(settings: RunSettings) -> Machine:
     machine = Machine(
         accelerator,
         resolve_precision(settings.precision, use_cuda),
-        _resolve_compile(settings, use_cuda),
+        _resolve_graphs(settings, use_cuda),
         threads,
         Failures(accelerator.process_index, accelerator.num_processes),
     )
@@ -125,9 +125,8 @@ def start(settings: RunSettings) -> Machine:
 
 def resolved(settings: RunSettings, machine: Machine) -> RunSettings:
     """The settings with what the machine decided written in: the form that is stored and kept on resume."""
-    return dataclasses.replace(
-        settings, precision=machine.precision, compile=machine.compile, threads=machine.threads
-    )
+    graphs = "on" if machine.cuda_graphs else "off"
+    return dataclasses.replace(settings, precision=machine.precision, cuda_graphs=graphs, threads=machine.threads)
 
 
 def keep_freed_memory() -> None:
@@ -172,17 +171,15 @@ def _cpu_multiplies_bf16() -> bool:
     return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
-def _resolve_compile(settings: RunSettings, use_cuda: bool) -> str:
-    if settings.compile not in ("auto", "off", "graph"):
-        raise UsageError(f"--compile {settings.compile}: expected auto, off or graph")
-    if settings.compile == "graph" and not use_cuda:
-        raise UsageError("--compile graph: CUDA graphs need a CUDA GPU; expected off on the CPU")
+def _resolve_graphs(settings: RunSettings, use_cuda: bool) -> bool:
+    if settings.cuda_graphs not in ("auto", "on", "off"):
+        raise UsageError(f"--cuda-graphs {settings.cuda_graphs}: expected auto, on or off")
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
-    if settings.compile == "graph" and not alone:
-        raise UsageError("--compile graph: one rank only; the message between ranks is not recorded. Expected off")
-    if settings.compile == "auto":
-        return "graph" if use_cuda and alone else "off"
-    return settings.compile
+    if settings.cuda_graphs == "on" and not use_cuda:
+        raise UsageError("--cuda-graphs on: CUDA graphs need a CUDA GPU; expected off on the CPU")
+    if settings.cuda_graphs == "on" and not alone:
+        raise UsageError("--cuda-graphs on: one rank only; the message between ranks is not recorded. Expected off")
+    return settings.cuda_graphs == "on" or (settings.cuda_graphs == "auto" and use_cuda and alone)
 
 
 def _share_of_cores() -> int:

@@ -2,16 +2,19 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
+
+Value = TypeVar("Value")
 
 
-def _setting(value: Any, help: str) -> Any:
-    return dataclasses.field(default=value, metadata={"help": help, "fixed": False})
+def _setting(value: Value, help: str, *, fixed: bool = False) -> Value:
+    made: Any = dataclasses.field(default=value, metadata={"help": help, "fixed": fixed})
+    return cast(Value, made)
 
 
-def _fixed(value: Any, help: str) -> Any:
+def _fixed(value: Value, help: str) -> Value:
     """A setting that decides what is computed: a resume with another value is refused."""
-    return dataclasses.field(default=value, metadata={"help": help, "fixed": True})
+    return _setting(value, help, fixed=True)
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class RunSettings:
 
     device: str = _setting("auto", "auto, cpu or cuda")
     precision: str = _fixed("auto", "auto, fp32, tf32 or bf16")
-    compile: str = _setting("auto", "auto, off, or graph (CUDA graphs of the whole step; auto: on one GPU)")
+    cuda_graphs: str = _setting("auto", "the whole step as CUDA graphs: on, off, or auto (on one GPU)")
     threads: int = _fixed(0, "CPU threads a rank; 0 shares the cores among the node's ranks")
     batch_per_rank: int = _setting(0, "largest batch a rank computes at once (gradients add up); 0 is all of it")
     sync_bn: bool = _fixed(False, "BatchNorm statistics over all ranks (CUDA only)")
@@ -62,3 +65,12 @@ LENGTH_FIELDS = frozenset({"kimg", "epochs"})
 
 # Settings that a resumed run has to share with its checkpoint.
 FIXED_SETTINGS = tuple(field.name for field in dataclasses.fields(RunSettings) if field.metadata["fixed"])
+
+
+def current(stored: dict[str, Any]) -> dict[str, Any]:
+    """The settings in a config.json of any age, under today's names."""
+    settings = dict(stored)
+    if "compile" in settings:  # until CUDA graphs had a flag of their own name
+        graphs = {"graph": "on"}
+        settings["cuda_graphs"] = graphs.get(mode := settings.pop("compile"), mode)
+    return settings

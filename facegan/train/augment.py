@@ -109,6 +109,6 @@ def _cutout(images: Tensor, u: Tensor) -> Tensor:
     return images * keep.to(images.dtype)
 
 
-def instance_noise(images: Tensor, normals: Tensor, std: float) -> Tensor:
+def instance_noise(images: Tensor, normals: Tensor, std: float | Tensor) -> Tensor:
     """`images` with noise N(0, std) added (Sonderby et al. 2017, arXiv:1610.04490); normals: as images, N(0, 1)."""
     return images + std * normals

@@ -1,24 +1,23 @@
 """The step as CUDA graphs: recorded once for each kind of batch, then replayed without the host launching kernels.
 
-A recorded step reads nothing but tensors that stay where they are: a batch's images, random numbers and knobs are
-copied into them before each replay. It is the whole step, the penalty's double backward and the optimizers too.
+A recorded step reads nothing but tensors that stay where they are: a batch's images, random numbers and schedule
+values are copied into them before each replay. It is the whole step, its double backward and the optimizers too.
 Each recording is compared with the step once, on a real batch, before it is used.
 """
 
-import dataclasses
 import logging
 import warnings
 from collections import Counter
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import astuple, dataclass, replace
 
 import torch
 from torch import Tensor
 
 from facegan.run.machine import Machine
-from facegan.train.draws import Knobs
+from facegan.train.schedules import ScheduleValues
 from facegan.train.step import Batch, Step
+from facegan.train.tensors import map_tensors, tensors_of
 
 log = logging.getLogger("facegan")
 
@@ -28,9 +27,9 @@ TOLERANCE = 0.1  # of a step's change: rounding moves an Adam step more than one
 Run = Callable[[], None]
 
 
-def compiled(step: Step, machine: Machine) -> Callable[[Batch], None]:
-    """The step as the machine's compile mode has it."""
-    if machine.compile != "graph":
+def recorded(step: Step, machine: Machine) -> Callable[[Batch], None]:
+    """The step, as CUDA graphs where the machine has them."""
+    if not machine.cuda_graphs:
         return step
     # The steps before the recording are meant to be as they are: no advice on what only recordings need.
     warnings.filterwarnings("ignore", message=".*capturable=True", category=UserWarning)
@@ -60,7 +59,7 @@ class Replayed:
         self.failed = False
 
     def __call__(self, batch: Batch) -> None:
-        """Take the step: as it is at first (with the knobs as tensors, to the same bits), then replayed."""
+        """Take the step: as it is at first (schedule values as tensors, to the same bits), then replayed."""
         kind, batch = self.kind(batch), _on_device(batch)
         self.seen[kind] += 1
         if kind in self.recordings:
@@ -77,8 +76,8 @@ class Replayed:
         right = _copies(self._all())
         _restore(self._all(), before)
         try:
-            still = _map(batch, torch.empty_like)  # a replay has to fill it
-            recording = _Recording(still, self.record(lambda: self.step(still)))
+            inputs = map_tensors(batch, torch.empty_like)  # a replay has to fill them
+            recording = _Recording(inputs, self.record(lambda: self.step(inputs)))
             recording(batch)
             self._compare(before, right)
             self.recordings[kind] = recording
@@ -86,14 +85,14 @@ class Replayed:
             self.failed = True
             self.recordings.clear()
             cause = error.__context__ or error  # what a broken capture reports itself says nothing
-            log.warning("going on without CUDA graphs (--compile off says so at once): %s", cause)
+            log.warning("going on without CUDA graphs (--cuda-graphs off says so at once): %s", cause)
         _restore(self._all(), right)
 
     def _compare(self, before: list[Tensor], right: list[Tensor]) -> None:
         """RuntimeError where the state is not what the step, by itself, made of `before`: `right`."""
-        found, weights = self._all(), len(self.weights())
-        shares = [_wrong(*tensors) for tensors in zip(before, right, found, strict=True)]
-        sizes = [tensor.numel() for tensor in found]
+        replayed, weights = self._all(), len(self.weights())
+        shares = [_wrong(*tensors) for tensors in zip(before, right, replayed, strict=True)]
+        sizes = [tensor.numel() for tensor in replayed]
         # Over all weights together: of a few, such as biases before BatchNorm, the gradient is rounding alone.
         moved = [(share, size) for share, size in zip(shares[:weights], sizes[:weights], strict=True) if share >= 0]
         mean = sum(share * size for share, size in moved) / max(sum(size for _, size in moved), 1)
@@ -116,7 +115,7 @@ class _Recording:
     replay: Run
 
     def __call__(self, batch: Batch) -> None:
-        torch._foreach_copy_(_tensors(self.inputs), _tensors(batch))
+        torch._foreach_copy_(tensors_of(self.inputs), tensors_of(batch))
         self.replay()
 
 
@@ -132,34 +131,12 @@ def record_cuda(run: Run) -> Run:
 
 
 def _on_device(batch: Batch) -> Batch:
-    """The batch with its position and its knobs as 0-d tensors: one copy to the device."""
-    values = [float(value) for value in dataclasses.astuple(batch.knobs)]
-    numbers = torch.tensor([*values, batch.nimg], dtype=torch.float64)
+    """The batch with its position and its schedule values as 0-d tensors: one copy to the device."""
+    numbers = torch.tensor([*astuple(batch.values), batch.nimg], dtype=torch.float64)
     if batch.images.device.type == "cuda":
         numbers = numbers.pin_memory().to(batch.images.device, non_blocking=True)
-    knobs: list[Any] = list(numbers[:-1].float().unbind())
-    return dataclasses.replace(batch, knobs=Knobs(*knobs), noted=numbers[-1].long())
-
-
-def _map(batch: Batch, change: Callable[[Tensor], Any]) -> Batch:
-    """The batch with `change` applied to each of its tensors; its knobs are tensors."""
-    values: list[Any] = [getattr(batch.knobs, field.name) for field in dataclasses.fields(Knobs)]
-    images, noted, *knobs = [change(value) for value in (batch.images, batch.noted, *values)]
-    return dataclasses.replace(
-        batch, images=images, noted=noted, knobs=Knobs(*knobs), draws=batch.draws.map(change)
-    )
-
-
-def _tensors(batch: Batch) -> list[Tensor]:
-    """Every tensor of a batch, in one order."""
-    found: list[Tensor] = []
-
-    def collect(tensor: Tensor) -> Tensor:
-        found.append(tensor)
-        return tensor
-
-    _map(batch, collect)
-    return found
+    values = ScheduleValues(*numbers[:-1].float().unbind())
+    return replace(batch, values=values, device_nimg=numbers[-1].long())
 
 
 def _copies(tensors: list[Tensor]) -> list[Tensor]:
@@ -171,9 +148,9 @@ def _restore(tensors: list[Tensor], values: list[Tensor]) -> None:
         tensor.copy_(value)
 
 
-def _wrong(before: Tensor, right: Tensor, found: Tensor) -> float:
-    """How far `found` is from `right`, as a share of the step from `before` to `right`; -1 where it was none."""
-    change, error = (float((t.double() - right.double()).norm()) for t in (before, found))
+def _wrong(before: Tensor, right: Tensor, replayed: Tensor) -> float:
+    """How far `replayed` is from `right`, as a share of the step from `before` to `right`; -1 where it was none."""
+    change, error = (float((t.double() - right.double()).norm()) for t in (before, replayed))
     rounding = 1e-6 * float(right.double().norm())
     if change <= rounding and error <= rounding:
         return -1.0

@@ -5,15 +5,17 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from facegan.recipes import Recipe
 from facegan.run.machine import Machine
-from facegan.train.draws import Drawer, knobs
+from facegan.train.draws import RandomNumbers
+from facegan.train.schedules import schedule_values
 from facegan.train.step import Batch
+from facegan.train.tensors import map_tensors
 
 
 class Stream(Protocol):
@@ -36,9 +38,9 @@ class Feed:
     """Iterates the batches from `nimg` up to `total_nimg`; a thread prepares the next one meanwhile."""
 
     def __init__(
-        self, stream: Stream, drawer: Drawer, recipe: Recipe, machine: Machine, nimg: int, total_nimg: int
+        self, stream: Stream, numbers: RandomNumbers, recipe: Recipe, machine: Machine, nimg: int, total_nimg: int
     ) -> None:
-        self.stream, self.drawer, self.recipe, self.machine = stream, drawer, recipe, machine
+        self.stream, self.numbers, self.recipe, self.machine = stream, numbers, recipe, machine
         self.nimg, self.total_nimg = nimg, total_nimg
         self.waited = 0.0  # seconds the training has waited for data: its device, where it works by itself
         self._launched = torch.cuda.Event() if machine.device.type == "cuda" else None  # type: ignore[no-untyped-call]
@@ -64,7 +66,7 @@ class Feed:
                 raise batch
             if batch is None:
                 return
-            yield _map(batch, self._send)
+            yield map_tensors(batch, self._send)
             if self._launched is not None:
                 self._launched.record()
 
@@ -95,10 +97,9 @@ class Feed:
     def _prepare(self, nimg: int) -> Batch:
         images = next(self.stream)
         position = nimg + self.machine.rank * len(images)
-        batch = Batch(
-            nimg, images, self.drawer.step(position, len(images)), knobs(self.recipe, nimg, self.total_nimg)
-        )
-        return _map(batch, _pinned) if self.machine.device.type == "cuda" else batch
+        draws = self.numbers.step(position, len(images))
+        batch = Batch(nimg, images, draws, schedule_values(self.recipe, nimg, self.total_nimg))
+        return map_tensors(batch, _pin) if self.machine.device.type == "cuda" else batch
 
     def _put(self, item: Batch | BaseException | None) -> None:
         while not self._closed.is_set():
@@ -114,11 +115,6 @@ class Feed:
         return tensor.to(self.machine.device, non_blocking=True)
 
 
-def _pinned(tensor: Tensor) -> Tensor:
+def _pin(tensor: Tensor) -> Tensor:
     """A copy in page-locked memory, dense: of images without the bytes that a stream leaves between their rows."""
-    return torch.empty_like(tensor, pin_memory=True).copy_(tensor)
-
-
-def _map(batch: Batch, change: Any) -> Batch:
-    images = batch.images if batch.images.device.type == "cuda" else change(batch.images)
-    return Batch(batch.nimg, images, batch.draws.map(change), batch.knobs)
+    return tensor if tensor.is_cuda else torch.empty_like(tensor, pin_memory=True).copy_(tensor)

@@ -21,7 +21,7 @@ class Job:
     """One run: what to compute, on what, where."""
 
     recipe: Recipe
-    settings: RunSettings  # resolved: precision, compile and threads are not "auto"
+    settings: RunSettings  # resolved: precision, cuda_graphs and threads are not "auto"
     stream: Stream
     machine: Machine
     data: dict[str, Any] = field(default_factory=dict)  # fingerprint and description of the set

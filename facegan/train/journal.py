@@ -25,9 +25,9 @@ from facegan.run.outcome import Outcome, write_outcome
 from facegan.run.snapshot import write_snapshot
 from facegan.run.tracking import Tracker
 from facegan.train import losses
-from facegan.train.draws import Knobs
 from facegan.train.job import Job, Row
 from facegan.train.objective import scale_images
+from facegan.train.schedules import ScheduleValues
 from facegan.train.state import State
 
 log = logging.getLogger("facegan")
@@ -60,12 +60,12 @@ class Journal:
             self.sample(nimg)
         self.speed = Speed(nimg)
 
-    def log(self, nimg: int, knobs: Knobs, waited: float) -> None:
+    def log(self, nimg: int, values: ScheduleValues, waited: float) -> None:
         """One line of stats: the terms' means since the last one, learning rates, speed."""
         row = self._progress(nimg) | self.state.meter.take() | self.speed.take(nimg, waited)
         row |= {
-            "lr/generator": knobs.g_lr,
-            "lr/discriminator": knobs.d_lr,
+            "lr/generator": float(values.g_lr),
+            "lr/discriminator": float(values.d_lr),
             "time/total_s": round(self.seconds(), 1),
         }
         self._write(nimg, row)

@@ -17,8 +17,8 @@ from facegan.run.checkpoint import (
 from facegan.run.folder import RunFolder, check_resume, make_config
 from facegan.run.outcome import Outcome
 from facegan.run.stopping import EXIT_CODES, GO, REASONS, Signals, StopRequests
-from facegan.train.cuda_graphs import compiled
-from facegan.train.draws import Drawer
+from facegan.train.cuda_graphs import recorded
+from facegan.train.draws import RandomNumbers
 from facegan.train.feed import Feed
 from facegan.train.finetune import begin_from
 from facegan.train.job import Job
@@ -74,17 +74,17 @@ class _Run:
 
     def _loop(self) -> Outcome:
         job, settings, total = self.job, self.job.settings, self.job.total_nimg
-        step = compiled(Step(job.recipe, self.state, job.machine, settings.batch_per_rank), job.machine)
-        drawer = Drawer(job.recipe, settings.seed, self.state.generator, self.state.discriminator)
+        step = recorded(Step(job.recipe, self.state, job.machine, settings.batch_per_rank), job.machine)
+        numbers = RandomNumbers(job.recipe, settings.seed, self.state.generator, self.state.discriminator)
         asked, trouble = GO, None
         job.progress(self.nimg, total, {})
-        with Feed(job.stream, drawer, job.recipe, job.machine, self.nimg, total) as feed:
+        with Feed(job.stream, numbers, job.recipe, job.machine, self.nimg, total) as feed:
             for batch in feed:
                 step(batch)
                 before, self.nimg = batch.nimg, batch.nimg + job.recipe.batch_size
                 job.progress(self.nimg, total, {})
                 if self._crossed(settings.log_kimg, before):
-                    self.journal.log(self.nimg, batch.knobs, feed.waited)
+                    self.journal.log(self.nimg, batch.values, feed.waited)
                 if self._crossed(settings.sample_kimg, before):
                     self.journal.sample(self.nimg)
                 if self._crossed(settings.snapshot_kimg, before):

@@ -1,23 +1,51 @@
-"""Adversarial losses on raw logits, each a few lines to check against its paper; computed in float32.
-
-| name | discriminator: on real, on fake | generator | source |
-|---|---|---|---|
-| bce | softplus(-r), softplus(f) | softplus(-f) | Goodfellow et al. 2014, section 3, non-saturating |
-| minimax | the same | -softplus(f) | Goodfellow et al. 2014, equation 1 |
-| wasserstein | -r, f | -f | Arjovsky et al. 2017, equation 2 |
-| lsgan | (r - 1)^2 / 2, f^2 / 2 | (f - 1)^2 / 2 | Mao et al. 2017, equation 9 |
-| hinge | relu(1 - r), relu(1 + f) | -f | Lim and Ye 2017; Miyato et al. 2018, equations 16, 17 |
-| relativistic | softplus(f - r), pair by pair | softplus(r - f) | Huang et al. 2024, equation 1 |
+"""Adversarial losses on raw logits, a line each to check against its paper; computed in float32.
 
 r and f are the logits of real and generated images; each loss is the mean over the batch.
 """
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from facegan.errors import UsageError
-from facegan.recipes.checks import LOSSES
+
+
+class Loss(NamedTuple):
+    """What the discriminator minimises on real images and on generated ones, and what the generator minimises."""
+
+    real: Callable[[Tensor, Tensor], Tensor]  # of r and its targets y, 1 without label smoothing
+    fake: Callable[[Tensor], Tensor]
+    generator: Callable[[Tensor], Tensor]
+    paired: bool = False  # r stands for r - f and f for f - r, of pairs
+
+
+_BCE = Loss(F.binary_cross_entropy_with_logits, lambda f: F.softplus(f).mean(), lambda f: F.softplus(-f).mean())
+LOSSES = {
+    # Goodfellow et al. 2014, section 3, non-saturating: softplus(-r), softplus(f); softplus(-f)
+    "bce": _BCE,
+    # Goodfellow et al. 2014, equation 1
+    "minimax": _BCE._replace(generator=lambda f: -F.softplus(f).mean()),
+    # Arjovsky et al. 2017, equation 2
+    "wasserstein": Loss(lambda r, y: -r.mean(), lambda f: f.mean(), lambda f: -f.mean()),
+    # Mao et al. 2017, equation 9
+    "lsgan": Loss(
+        lambda r, y: (r - y).square().mean() / 2,
+        lambda f: f.square().mean() / 2,
+        lambda f: (f - 1).square().mean() / 2,
+    ),
+    # Lim and Ye 2017; Miyato et al. 2018, equations 16 and 17
+    "hinge": Loss(lambda r, y: F.relu(1 - r).mean(), lambda f: F.relu(1 + f).mean(), lambda f: -f.mean()),
+    # Huang et al. 2024, equation 1: softplus(f - r), half of it from each of a pair; softplus(r - f)
+    "relativistic": Loss(
+        lambda r, y: F.softplus(-r).mean() / 2,
+        lambda f: F.softplus(f).mean() / 2,
+        lambda f: F.softplus(-f).mean(),
+        paired=True,
+    ),
+}
 
 
 def discriminator_loss(
@@ -29,39 +57,20 @@ def discriminator_loss(
     None; fixed or drawn, they smooth one side only (Salimans et al. 2016, section 3.4) and may exceed 1. Raises
     UsageError for an unknown name.
     """
-    if name == "relativistic":
-        half = F.softplus((fake_logits - real_logits).float()).mean() / 2  # each of a pair has half a share
-        return half, half
-    return real_loss(name, real_logits, real_labels), fake_loss(name, fake_logits)
+    loss, r, f = _find(name), real_logits.float(), fake_logits.float()
+    if loss.paired:
+        r, f = r - f, f - r
+    return loss.real(r, _targets(r, real_labels)), loss.fake(f)
 
 
 def real_loss(name: str, logits: Tensor, labels: Tensor | None = None) -> Tensor:
-    """The discriminator's loss on real images alone, for an update of its own; not for relativistic."""
-    logits = logits.float()
-    targets = torch.ones_like(logits) if labels is None else labels.float()
-    if name in ("bce", "minimax"):
-        return F.binary_cross_entropy_with_logits(logits, targets)
-    if name == "wasserstein":
-        return -logits.mean()
-    if name == "lsgan":
-        return (logits - targets).square().mean() / 2
-    if name == "hinge":
-        return F.relu(1 - logits).mean()
-    raise _unknown(name)
+    """The discriminator's loss on real images alone, for an update of its own; UsageError for relativistic."""
+    return _find(name, paired=False).real(logits.float(), _targets(logits, labels))
 
 
 def fake_loss(name: str, logits: Tensor) -> Tensor:
-    """The discriminator's loss on generated images alone, for an update of its own; not for relativistic."""
-    logits = logits.float()
-    if name in ("bce", "minimax"):
-        return F.softplus(logits).mean()
-    if name == "wasserstein":
-        return logits.mean()
-    if name == "lsgan":
-        return logits.square().mean() / 2
-    if name == "hinge":
-        return F.relu(1 + logits).mean()
-    raise _unknown(name)
+    """The discriminator's loss on generated images alone, for an update of its own; UsageError for relativistic."""
+    return _find(name, paired=False).fake(logits.float())
 
 
 def generator_loss(name: str, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
@@ -69,21 +78,17 @@ def generator_loss(name: str, fake_logits: Tensor, real_logits: Tensor | None = 
 
     Raises UsageError for an unknown name or where they are missing.
     """
-    fake = fake_logits.float()
-    if name == "bce":
-        return F.softplus(-fake).mean()
-    if name == "minimax":
-        return -F.softplus(fake).mean()
-    if name in ("wasserstein", "hinge"):
-        return -fake.mean()
-    if name == "lsgan":
-        return (fake - 1).square().mean() / 2
-    if name == "relativistic" and real_logits is not None:
-        return F.softplus(real_logits.float() - fake).mean()
-    raise _unknown(name)
+    loss, f = _find(name, paired=real_logits is not None), fake_logits.float()
+    return loss.generator(f - real_logits.float() if loss.paired and real_logits is not None else f)
 
 
-def _unknown(name: str) -> UsageError:
-    if name == "relativistic":
-        return UsageError("loss relativistic compares pairs: it needs real and generated logits together")
-    return UsageError(f"loss {name!r} does not exist; expected one of: {', '.join(LOSSES)}")
+def _find(name: str, *, paired: bool = True) -> Loss:
+    if name not in LOSSES:
+        raise UsageError(f"loss {name!r} does not exist; expected one of: {', '.join(LOSSES)}")
+    if LOSSES[name].paired and not paired:
+        raise UsageError(f"loss {name} compares pairs: it needs real and generated logits together")
+    return LOSSES[name]
+
+
+def _targets(logits: Tensor, labels: Tensor | None) -> Tensor:
+    return torch.ones_like(logits, dtype=torch.float32) if labels is None else labels.float()

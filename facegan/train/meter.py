@@ -58,13 +58,13 @@ class Meter:
         """The first non-finite term and the nimg of its step, or None (a host round trip)."""
         if not self.tripped.item():
             return None
-        found = [
+        troubles = [
             (at, name)
             for names, group in self.groups.items()
             for name, at in zip(names, group.bad_at.tolist(), strict=True)
             if at >= 0
         ]
-        at, name = min(found)
+        at, name = min(troubles)
         return name, at
 
     def tensors(self) -> dict[str, Tensor]:

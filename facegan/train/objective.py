@@ -1,16 +1,16 @@
 """What the two networks minimise, from a recipe: losses and penalties as sums of named terms."""
 
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from facegan.recipes import Recipe
 from facegan.train import augment, losses, penalties
-from facegan.train.draws import Draws, Knobs
+from facegan.train.draws import Draws, ViewDraws
+from facegan.train.schedules import Number, ScheduleValues
 
 Terms = dict[str, Tensor]
-SIDES = ("real", "fake")
 
 
 def discriminator_objective(
@@ -19,7 +19,7 @@ def discriminator_objective(
     real: Tensor,
     fake: Tensor,
     draws: Draws,
-    knobs: Knobs,
+    values: ScheduleValues,
     *,
     penalise: bool = True,
 ) -> tuple[Tensor, Terms]:
@@ -27,7 +27,7 @@ def discriminator_objective(
 
     `penalise` is false on the batches that lazy regularisation leaves out.
     """
-    real, fake = _seen(recipe, real, "real", draws, knobs), _seen(recipe, fake, "fake", draws, knobs)
+    real, fake = (_view(recipe, x, d, values) for x, d in ((real, draws.real), (fake, draws.fake)))
     real_logits, fake_logits = _logits(recipe, critic, real, fake, draws)
     on_real, on_fake = losses.discriminator_loss(recipe.loss, real_logits, fake_logits, draws.labels)
     terms = {
@@ -37,18 +37,18 @@ def discriminator_objective(
         "scores/fake": fake_logits.float().mean(),
     }
     loss = on_real + on_fake
-    for name, weight, penalty in _penalties(recipe, critic, real, fake, draws, knobs, penalise):
+    for name, weight, penalty in _penalties(recipe, critic, real, fake, draws, values, penalise):
         terms[name] = penalty
         loss = loss + weight * penalty
     return loss, _detached(terms | {"loss/discriminator": loss})
 
 
 def one_sided_objective(
-    recipe: Recipe, critic: nn.Module, side: str, images: Tensor, draws: Draws, knobs: Knobs
+    recipe: Recipe, critic: nn.Module, side: str, images: Tensor, draws: Draws, values: ScheduleValues
 ) -> tuple[Tensor, Terms]:
-    """The discriminator's loss on only real or only generated images, for recipes that update on each in turn."""
-    seen = _seen(recipe, images, side, draws, knobs)
-    logits = critic(seen, draws.real_masks if side == "real" else draws.fake_masks)
+    """The discriminator's loss on only `real` or only `fake` images, for recipes that update on each in turn."""
+    view = draws.real if side == "real" else draws.fake
+    logits = critic(_view(recipe, images, view, values), view.masks)
     if side == "real":
         loss = losses.real_loss(recipe.loss, logits, draws.labels)
     else:
@@ -57,28 +57,25 @@ def one_sided_objective(
 
 
 def generator_objective(
-    recipe: Recipe, critic: nn.Module, fake: Tensor, real: Tensor, draws: Draws, knobs: Knobs, evaluated: Any = None
+    recipe: Recipe,
+    critic: nn.Module,
+    fake: Tensor,
+    real: Tensor,
+    draws: Draws,
+    values: ScheduleValues,
+    sample: Callable[[], Tensor],
 ) -> tuple[Tensor, Terms]:
     """The generator's loss on its images `fake` (B, C, H, W), and its detached, named terms.
 
-    `real` is used by the relativistic loss only; `evaluated()` gives the generator's images in eval mode, for the
+    `real` is used by the relativistic loss only; `sample()` gives the generator's images in eval mode, for the
     diversity penalty only.
     """
-    fake_logits = critic(_seen(recipe, fake, "fake", draws, knobs), draws.fake_masks)
-    real_logits = None
+    fake_logits, real_logits = critic(_view(recipe, fake, draws.fake, values), draws.fake.masks), None
     if recipe.loss == "relativistic":
-        real_logits = critic(_seen(recipe, real, "real", draws, knobs), draws.real_masks)
-    return generator_loss(recipe, fake_logits, real_logits, evaluated)
-
-
-def generator_loss(
-    recipe: Recipe, fake_logits: Tensor, real_logits: Tensor | None = None, evaluated: Any = None
-) -> tuple[Tensor, Terms]:
-    """The generator's loss from logits that are there already."""
-    loss = losses.generator_loss(recipe.loss, fake_logits, real_logits)
-    terms = {}
+        real_logits = critic(_view(recipe, real, draws.real, values), draws.real.masks)
+    loss, terms = losses.generator_loss(recipe.loss, fake_logits, real_logits), {}
     if recipe.diversity_weight:
-        penalty = penalties.diversity_penalty(evaluated(), loss, recipe.diversity_weight)
+        penalty = penalties.diversity_penalty(sample(), loss, recipe.diversity_weight)
         terms["loss/diversity"] = penalty
         loss = loss + penalty
     return loss, _detached(terms | {"loss/generator": loss})
@@ -87,36 +84,39 @@ def generator_loss(
 def _logits(recipe: Recipe, critic: nn.Module, real: Tensor, fake: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
     """The critic's logits (B,) each; in one pass, with fewer and larger kernels, where no sample sees another."""
     if recipe.critic_norm == "batch" or recipe.minibatch_std or recipe.spectral_norm:
-        return critic(real, draws.real_masks), critic(fake, draws.fake_masks)
-    both = zip(draws.real_masks or (), draws.fake_masks or (), strict=True)
+        return critic(real, draws.real.masks), critic(fake, draws.fake.masks)
+    both = zip(draws.real.masks or (), draws.fake.masks or (), strict=True)
     logits = critic(torch.cat([real, fake]), [torch.cat(pair) for pair in both])
     return logits[: len(real)], logits[len(real) :]
 
 
 def _penalties(
-    recipe: Recipe, critic: nn.Module, real: Tensor, fake: Tensor, draws: Draws, knobs: Knobs, penalise: bool
-) -> list[tuple[str, float, Tensor]]:
-    found = []
+    recipe: Recipe,
+    critic: nn.Module,
+    real: Tensor,
+    fake: Tensor,
+    draws: Draws,
+    values: ScheduleValues,
+    penalise: bool,
+) -> Iterator[tuple[str, Number, Tensor]]:
+    """The recipe's penalties: name, weight in the loss, value."""
     if recipe.gp_weight and draws.eps is not None:
-        penalty = penalties.gradient_penalty(critic, real, fake, draws.eps, draws.mixed_masks)
-        found.append(("loss/gp", recipe.gp_weight, penalty))
+        penalty = penalties.gradient_penalty(critic, real, fake, draws.eps, draws.mixed.masks)
+        yield "loss/gp", recipe.gp_weight, penalty
     if recipe.r1_gamma and penalise:
-        penalty = penalties.zero_centred_penalty(critic, real, draws.real_masks)
-        found.append(("loss/r1", knobs.r1_gamma / 2 * recipe.penalty_every, penalty))
+        penalty = penalties.zero_centred_penalty(critic, real, draws.real.masks)
+        yield "loss/r1", values.r1_gamma / 2 * recipe.penalty_every, penalty
     if recipe.r2_gamma and penalise:
-        penalty = penalties.zero_centred_penalty(critic, fake, draws.fake_masks)
-        found.append(("loss/r2", knobs.r2_gamma / 2 * recipe.penalty_every, penalty))
-    return found
+        penalty = penalties.zero_centred_penalty(critic, fake, draws.fake.masks)
+        yield "loss/r2", values.r2_gamma / 2 * recipe.penalty_every, penalty
 
 
-def _seen(recipe: Recipe, images: Tensor, side: str, draws: Draws, knobs: Knobs) -> Tensor:
+def _view(recipe: Recipe, images: Tensor, draws: ViewDraws, values: ScheduleValues) -> Tensor:
     """What the discriminator sees of `images`: DiffAugment, then instance noise."""
-    uniforms = draws.real_augment if side == "real" else draws.fake_augment
-    if uniforms is not None:
-        images = augment.diffaugment(images, uniforms, recipe.diffaugment)
-    normals = draws.real_noise if side == "real" else draws.fake_noise
-    if normals is not None:
-        images = augment.instance_noise(images, normals, knobs.noise_std)
+    if draws.augment is not None:
+        images = augment.diffaugment(images, draws.augment, recipe.diffaugment)
+    if draws.noise is not None:
+        images = augment.instance_noise(images, draws.noise, values.noise_std)
     return images
 
 

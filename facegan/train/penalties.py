@@ -1,14 +1,14 @@
 """What is added to a loss, or done to a critic, to keep it smooth or its generator diverse."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from facegan.networks.convolution import inputs_only
+from facegan.networks.layers import Masks
 
 Critic = Callable[..., Tensor]  # critic(images (B, C, H, W), masks) -> logits (B,)
-Masks = Sequence[Tensor] | None
 
 
 def gradient_penalty(critic: Critic, real: Tensor, fake: Tensor, eps: Tensor, masks: Masks = None) -> Tensor:
@@ -36,7 +36,7 @@ def zero_centred_penalty(critic: Critic, images: Tensor, masks: Masks = None) ->
 def _squared_slope(critic: Critic, images: Tensor, masks: Masks) -> Tensor:
     images = images.requires_grad_()
     logits = critic(images, masks).float().sum()
-    with inputs_only():
+    with inputs_only(critic):
         (slope,) = torch.autograd.grad(logits, images, create_graph=True)
     return slope.float().square().sum(dim=(1, 2, 3))  # (B,)
 

@@ -4,8 +4,44 @@
 """
 
 import math
+from dataclasses import astuple, dataclass
+
+from torch import Tensor
 
 from facegan.recipes.base import Recipe
+
+Number = float | Tensor  # a tensor of no dimensions where the step is recorded: it calculates like the float
+
+
+@dataclass(frozen=True)
+class ScheduleValues:
+    """The scheduled numbers of one step."""
+
+    g_lr: Number
+    d_lr: Number
+    r1_gamma: Number
+    r2_gamma: Number
+    noise_std: Number
+    ema_beta: Number
+
+
+def schedule_values(recipe: Recipe, nimg: int, total_nimg: int) -> ScheduleValues:
+    """Those of the step that reads images `nimg` .. `nimg + batch_size - 1` of a run of `total_nimg`."""
+    r, batch = recipe, nimg // recipe.batch_size
+    d_steps = (1 if r.fresh_reals else r.n_critic) * (2 if r.split_updates else 1)  # a batch
+    g_step = batch // r.n_critic if r.fresh_reals else batch
+    progress = nimg / total_nimg if total_nimg else 0.0
+    values = ScheduleValues(
+        g_lr=r.g_lr * learning_rate_factor(r, g_step, progress),
+        d_lr=r.d_lr * learning_rate_factor(r, batch * d_steps, progress),
+        r1_gamma=gamma(r.r1_gamma, r.gamma_final, progress),
+        r2_gamma=gamma(r.r2_gamma, r.gamma_final, progress),
+        noise_std=instance_noise_std(r, batch),
+        ema_beta=ema_beta(r, nimg),
+    )
+    if not all(map(math.isfinite, astuple(values))):
+        raise ValueError(f"a schedule left the finite numbers: {values}")
+    return values
 
 
 def learning_rate_factor(recipe: Recipe, step: int, progress: float) -> float:

@@ -11,6 +11,7 @@ from facegan.networks import build_discriminator, build_generator
 from facegan.recipes import Recipe
 from facegan.run.machine import Machine
 from facegan.train.meter import Meter
+from facegan.train.schedules import Number
 
 NETWORKS = ("generator", "discriminator")
 
@@ -42,7 +43,7 @@ class State:
         """Running statistics of both networks' BatchNorm layers: either network's step moves those of both."""
         return [b for which in NETWORKS for b in self.network(which).buffers() if b.is_floating_point()]
 
-    def set_learning_rates(self, g_lr: float | Tensor, d_lr: float | Tensor) -> None:
+    def set_learning_rates(self, g_lr: Number, d_lr: Number) -> None:
         """Set what the optimizers use from the next update on; a rate that is a tensor stays where it is."""
         for which, lr in (("generator", g_lr), ("discriminator", d_lr)):
             for group in self.optimizers[which].param_groups:
@@ -64,7 +65,7 @@ class State:
         optimizer.step()
 
     @torch.no_grad()
-    def update_average(self, beta: float | Tensor) -> None:
+    def update_average(self, beta: Number) -> None:
         """Move the averaged generator: weights by EMA, BatchNorm statistics copied (Karras et al. 2018)."""
         if self.average is None:
             return
@@ -78,13 +79,13 @@ class State:
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it as named tensors: `generator/...`, `average/...`, `generator.adam/...`, `meter/...`."""
-        found: dict[str, Tensor] = {}
+        tensors: dict[str, Tensor] = {}
         for name, module in self._modules().items():
-            found |= {f"{name}/{key}": value for key, value in module.state_dict().items()}
+            tensors |= {f"{name}/{key}": value for key, value in module.state_dict().items()}
         for which in NETWORKS:
             for key, slot, value in self._slots(which):
-                found[f"{which}.optimizer/{key}/{slot}"] = value
-        return found | {f"meter/{key}": value for key, value in self.meter.tensors().items()}
+                tensors[f"{which}.optimizer/{key}/{slot}"] = value
+        return tensors | {f"meter/{key}": value for key, value in self.meter.tensors().items()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Take over `tensors()` of an equal state; raises FaceganError where names or shapes differ."""
@@ -96,8 +97,8 @@ class State:
 
     def weights(self) -> list[Tensor]:
         """What optimizers and averaging change in a step, themselves: parameters, and the optimizers' state."""
-        found = [value.detach() for module in self._modules().values() for value in module.parameters()]
-        return found + [value for which in NETWORKS for _, _, value in self._slots(which)]
+        parameters = [value.detach() for module in self._modules().values() for value in module.parameters()]
+        return parameters + [value for which in NETWORKS for _, _, value in self._slots(which)]
 
     def statistics(self) -> list[Tensor]:
         """What else a step changes, itself: the networks' buffers and the meter's sums."""
@@ -136,7 +137,7 @@ def _place(module: nn.Module, machine: Machine, sync_bn: bool) -> nn.Module:
 
 
 def _optimizer(name: str, module: nn.Module, recipe: Recipe, lr: float, machine: Machine) -> torch.optim.Optimizer:
-    parameters, recorded = list(module.parameters()), machine.compile == "graph"
+    parameters, recorded = list(module.parameters()), machine.cuda_graphs
     rate = torch.tensor(lr, device=machine.device) if recorded else lr
     on_cuda = recorded and machine.device.type == "cuda"
     if name == "adam":

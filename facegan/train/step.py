@@ -1,4 +1,4 @@
-"""One step: a real batch, the critic's updates on it and, every n_critic-th time, the generator's."""
+"""One step: a real batch, and the updates of both networks on it in one of the published orders."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -11,18 +11,17 @@ from torch.nn.utils import get_total_norm
 from facegan.recipes import Recipe
 from facegan.run.machine import Machine
 from facegan.train import augment, penalties
-from facegan.train.draws import Draws, Knobs, StepDraws
+from facegan.train.draws import Draws, StepDraws
 from facegan.train.objective import (
-    SIDES,
     Terms,
     discriminator_objective,
     generator_objective,
     one_sided_objective,
     scale_images,
 )
+from facegan.train.schedules import ScheduleValues
 from facegan.train.state import State
-
-Objective = Callable[[], tuple[Tensor, Terms]]
+from facegan.train.tensors import map_tensors
 
 
 @dataclass(frozen=True)
@@ -30,17 +29,23 @@ class Batch:
     """This rank's part of one global batch, on the device."""
 
     nimg: int  # position of the global batch's first image
-    images: Tensor  # (b, C, H, W) uint8
+    images: Tensor  # (b, C, H, W) uint8; once the step has prepared them float32 in the recipe's range
     draws: StepDraws
-    knobs: Knobs
-    noted: Tensor | None = None  # nimg on the device, where the step is recorded
+    values: ScheduleValues
+    device_nimg: Tensor | None = None  # nimg on the device, where the step is recorded
 
     def parts(self, size: int) -> list["Batch"]:
         """The batch cut into parts of at most `size` images; 0 leaves it whole."""
         if not size or size >= len(self.images):
             return [self]
         cuts = [slice(start, start + size) for start in range(0, len(self.images), size)]
-        return [replace(self, images=self.images[c], draws=self.draws.map(lambda t, c=c: t[c])) for c in cuts]
+        return [
+            replace(self, images=self.images[c], draws=map_tensors(self.draws, lambda t, c=c: t[c])) for c in cuts
+        ]
+
+
+Parts = list[Batch]  # of one batch, each computed at once; their gradients add up
+Objective = Callable[[], tuple[Tensor, Terms]]
 
 
 class Step:
@@ -49,22 +54,63 @@ class Step:
     def __init__(self, recipe: Recipe, state: State, machine: Machine, batch_per_rank: int = 0) -> None:
         self.recipe, self.state, self.machine = recipe, state, machine
         self.batch_per_rank = batch_per_rank
+        self.order = self.critic_then_generator if recipe.fresh_reals else self.both_from_one_pass
+        self.critic_step = self.reals_then_fakes if recipe.split_updates else self.reals_with_fakes
 
     def __call__(self, batch: Batch) -> None:
         """Take the step. A non-finite loss or gradient withholds this and every later update (`Meter.tripped`)."""
-        self.state.set_learning_rates(batch.knobs.g_lr, batch.knobs.d_lr)
-        turns = [_Turn(self, part, keep=not self.batch_per_rank) for part in batch.parts(self.batch_per_rank)]
-        if self.recipe.fresh_reals:
-            self._critic_update(turns, 0)
-            if self.generator_is_due(batch):
-                self._apply("generator", batch, *self._gradients("generator", (t.generator for t in turns)))
-        else:  # the generator's gradient meets the critic as it was before its update; more critic steps follow
-            gradients = self._gradients("generator", (t.generator for t in turns))
-            self._critic_update(turns, 0)
-            self._apply("generator", batch, *gradients)
-            for k in range(1, self.recipe.n_critic):
-                self._critic_update(turns, k)
+        self.state.set_learning_rates(batch.values.g_lr, batch.values.d_lr)
+        self.order([self._prepare(part) for part in batch.parts(self.batch_per_rank)])
         self._average_statistics()
+
+    def critic_then_generator(self, parts: Parts) -> None:
+        """The critic on every batch, the generator on every n_critic-th: Goodfellow et al. 2014, algorithm 1, and
+        after it DCGAN, WGAN and WGAN-GP. A generator that is to learn from the images just shown makes them once.
+        """
+        due = self.generator_is_due(parts[0])
+        once = due and not self.recipe.fresh_latents and len(parts) == 1  # the graphs of many would all be held
+        fakes = [self._generate(part.draws.critic[0], graph=once) for part in parts]
+        self.critic_step(parts, 0, fakes)
+        if due:
+            made = fakes if once else [None for _ in parts]
+            objectives = [partial(self._generator, part, fake) for part, fake in zip(parts, made, strict=True)]
+            self._update("generator", parts, self._gradients("generator", objectives))
+
+    def both_from_one_pass(self, parts: Parts) -> None:
+        """rlronan/Tensorflow-GAN-Faces: the generator and the first critic step learn from the same images, the
+        generator from the critic before its update; more critic steps follow, on the same reals and new fakes.
+        """
+        fakes: list[Tensor] = []
+
+        def generator(part: Batch) -> tuple[Tensor, Terms]:
+            fakes.append(self._generate(part.draws.generator, graph=True))
+            return self._generator(part, fakes[-1])
+
+        gradients = self._gradients("generator", [partial(generator, part) for part in parts])
+        self.critic_step(parts, 0, fakes)
+        self._update("generator", parts, gradients)
+        for k in range(1, self.recipe.n_critic):
+            self.critic_step(parts, k, [self._generate(part.draws.critic[k]) for part in parts])
+
+    def reals_with_fakes(self, parts: Parts, k: int, fakes: list[Tensor]) -> None:
+        """Critic step `k`: one update on real and generated images together."""
+        objective = partial(discriminator_objective, self.recipe, self.state.discriminator)
+        penalise = self.penalises(parts[0])
+        objectives = [
+            partial(objective, p.images, fake.detach(), p.draws.critic[k], p.values, penalise=penalise)
+            for p, fake in zip(parts, fakes, strict=True)
+        ]
+        self._update("discriminator", parts, self._gradients("discriminator", objectives))
+
+    def reals_then_fakes(self, parts: Parts, k: int, fakes: list[Tensor]) -> None:
+        """Critic step `k` of Noe & Thapa: an update on the real images, then one on the generated ones."""
+        objective = partial(one_sided_objective, self.recipe, self.state.discriminator)
+        for side, shown in (("real", [part.images for part in parts]), ("fake", fakes)):
+            objectives = [
+                partial(objective, side, images.detach(), p.draws.critic[k], p.values)
+                for p, images in zip(parts, shown, strict=True)
+            ]
+            self._update("discriminator", parts, self._gradients("discriminator", objectives))
 
     def kind(self, batch: Batch) -> tuple[bool, bool]:
         """What the host decides about a batch: whether to update the generator, whether to take lazy penalties."""
@@ -78,39 +124,65 @@ class Step:
         """Whether the generator is updated in this batch's step: on every n_critic-th batch."""
         return not self.recipe.fresh_reals or (batch.nimg // self.recipe.batch_size + 1) % self.recipe.n_critic == 0
 
-    def _critic_update(self, turns: list["_Turn"], k: int) -> None:
-        sides = SIDES if self.recipe.split_updates else ("both",)
-        for side in sides:
-            objectives = [partial(turn.critic, k, side) for turn in turns]
-            self._apply("discriminator", turns[0].batch, *self._gradients("discriminator", objectives))
-        if self.recipe.clip:
-            penalties.clip_weights(self.state.discriminator, self.recipe.clip)
+    def _prepare(self, part: Batch) -> Batch:
+        """The real images in the recipe's value range, flipped and warped."""
+        r, warp = self.recipe, part.draws.warp
+        real = scale_images(part.images, r.value_range)
+        if warp is not None:
+            real = augment.geometric(real, warp, rotation=r.rotation, shear=r.shear, zoom=r.zoom, flip=r.flip)
+        return replace(part, images=real)
+
+    def _generate(self, draws: Draws, *, graph: bool = False) -> Tensor:
+        """G(z) in training; `graph`: to learn from."""
+        with self.machine.autocast(), torch.set_grad_enabled(graph):
+            images: Tensor = self.state.generator(draws.z, draws.generator_masks)
+        return images
+
+    def _generator(self, part: Batch, fake: Tensor | None) -> tuple[Tensor, Terms]:
+        """The generator's objective on its images `fake`, or on new ones."""
+        draws, state = part.draws.generator, self.state
+        if fake is None:
+            fake = self._generate(draws, graph=True)
+        sample = partial(self._sample, draws.z)
+        return generator_objective(self.recipe, state.discriminator, fake, part.images, draws, part.values, sample)
+
+    def _sample(self, z: Tensor) -> Tensor:
+        """G(z) as it is sampled: BatchNorm with running statistics, no dropout."""
+        generator = self.state.generator.eval()
+        try:
+            images: Tensor = generator(z)
+        finally:
+            generator.train()
+        return images
 
     def _gradients(self, which: str, objectives: Iterable[Objective]) -> tuple[list[Tensor], Terms]:
         """The mean gradient for one network only (no other weight gradient is computed), and the mean terms."""
         parameters = list(self.state.network(which).parameters())
         self.state.discriminator.requires_grad_(which == "discriminator")
         sums: list[Tensor] = []
-        found: list[Terms] = []
+        parts: list[Terms] = []
         for objective in objectives:
             with self.machine.autocast():
                 loss, terms = objective()
             grads = torch.autograd.grad(loss, parameters)
             sums = [a + b for a, b in zip(sums, grads, strict=True)] if sums else list(grads)
-            found.append(terms)
-        if len(found) > 1:
-            torch._foreach_div_(sums, len(found))
-        return sums, {name: sum(t[name] for t in found) / len(found) for name in found[0]}  # type: ignore[misc]
+            parts.append(terms)
+        if len(parts) > 1:
+            torch._foreach_div_(sums, len(parts))
+        return sums, {name: sum(t[name] for t in parts) / len(parts) for name in parts[0]}  # type: ignore[misc]
 
-    def _apply(self, which: str, batch: Batch, grads: list[Tensor], terms: Terms) -> None:
+    def _update(self, which: str, parts: Parts, gradients: tuple[list[Tensor], Terms]) -> None:
         """Average gradients and terms over the ranks, in one message, then update."""
-        *grads, values = self.machine.average([*grads, torch.stack(list(terms.values()))])
+        batch, (grads, terms) = parts[0], gradients
+        *grads, means = self.machine.average([*grads, torch.stack(list(terms.values()))])
         norm = get_total_norm(grads, foreach=True)
-        at = batch.nimg if batch.noted is None else batch.noted
-        self.state.meter.add((*terms, f"grad/{which}"), torch.cat([values, norm.view(1)]), at)
+        at = batch.nimg if batch.device_nimg is None else batch.device_nimg
+        self.state.meter.add((*terms, f"grad/{which}"), torch.cat([means, norm.view(1)]), at)
         self.state.apply(which, grads)
         if which == "generator":
-            self.state.update_average(batch.knobs.ema_beta)
+            self.state.update_average(batch.values.ema_beta)
+        elif self.recipe.clip:
+            penalties.clip_weights(self.state.discriminator, self.recipe.clip)
 
     def _average_statistics(self) -> None:
         """Make BatchNorm's running statistics the same on every rank: each continues from what rank 0 saves.
@@ -120,74 +192,3 @@ class Step:
         buffers = self.state.buffers()
         if self.machine.world > 1 and buffers:
             torch._foreach_copy_(buffers, self.machine.average(buffers))
-
-
-class _Turn:
-    """One part of a batch on its way through the step: real images prepared once, fakes used again."""
-
-    def __init__(self, step: Step, batch: Batch, *, keep: bool) -> None:
-        self.step, self.recipe, self.batch = step, step.recipe, batch
-        self.keep = keep  # a graph for the generator's step; parts of a batch would hold all of theirs at once
-        self.real = self._prepare(batch.images)
-        self.fake: Tensor | None = None  # the first critic step's images, with their graph
-
-    def critic(self, k: int, side: str) -> tuple[Tensor, Terms]:
-        """The discriminator's objective in critic step `k` on `side`: both, real or fake."""
-        recipe, critic, draws, knobs = (
-            self.recipe,
-            self.step.state.discriminator,
-            self.batch.draws.critic[k],
-            self.batch.knobs,
-        )
-        if side == "real":
-            return one_sided_objective(recipe, critic, side, self.real, draws, knobs)
-        fake = self._critic_fakes(k, draws)
-        if side == "fake":
-            return one_sided_objective(recipe, critic, side, fake, draws, knobs)
-        penalise = self.step.penalises(self.batch)
-        return discriminator_objective(recipe, critic, self.real, fake, draws, knobs, penalise=penalise)
-
-    def generator(self) -> tuple[Tensor, Terms]:
-        """The generator's objective, on the critic's first images where the recipe uses them again."""
-        draws = self.batch.draws.generator
-        fake = self.fake if self.fake is not None else self._generate(draws)
-        self.fake = None if self.recipe.fresh_reals else fake
-        critic = self.step.state.discriminator
-        return generator_objective(
-            self.recipe, critic, fake, self.real, draws, self.batch.knobs, lambda: self._evaluated(draws)
-        )
-
-    def _prepare(self, images: Tensor) -> Tensor:
-        """(b, C, H, W) uint8 to the recipe's value range, flipped and warped; float32."""
-        recipe, warp = self.recipe, self.batch.draws.warp
-        real = scale_images(images, recipe.value_range)
-        if warp is None:
-            return real
-        return augment.geometric(
-            real, warp, rotation=recipe.rotation, shear=recipe.shear, zoom=recipe.zoom, flip=recipe.flip
-        )
-
-    def _critic_fakes(self, k: int, draws: Draws) -> Tensor:
-        if k == 0 and self.fake is None and self._generator_comes_next():
-            self.fake = self._generate(draws)
-        if k == 0 and self.fake is not None:
-            return self.fake.detach()
-        with torch.no_grad():
-            return self._generate(draws)
-
-    def _generator_comes_next(self) -> bool:
-        """Whether this step's generator update follows on the same images, so that their graph is worth keeping."""
-        return self.keep and not self.recipe.fresh_latents and self.step.generator_is_due(self.batch)
-
-    def _generate(self, draws: Draws) -> Tensor:
-        images: Tensor = self.step.state.generator(draws.z, draws.generator_masks)
-        return images
-
-    def _evaluated(self, draws: Draws) -> Tensor:
-        """G(z) as it is sampled: BatchNorm with running statistics, no dropout."""
-        generator = self.step.state.generator.eval()
-        try:
-            images: Tensor = generator(draws.z)
-        finally:
-            generator.train()
-        return images
