@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from facegan.errors import FaceganError
-from facegan.networks import build_discriminator, build_generator
+from facegan.networks import Network, build_discriminator, build_generator
 from facegan.recipes import Recipe
 from facegan.run.machine import Machine
 from facegan.train.meter import Meter
@@ -130,7 +130,7 @@ class State:
         return parameter.device if beside else torch.device("cpu")
 
 
-def _place(module: nn.Module, machine: Machine, sync_bn: bool) -> nn.Module:
+def _place(module: Network, machine: Machine, sync_bn: bool) -> Network:
     if sync_bn and machine.world > 1:
         module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
     return module.train().to(machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

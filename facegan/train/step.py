@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -40,7 +41,7 @@ class Batch:
             return [self]
         cuts = [slice(start, start + size) for start in range(0, len(self.images), size)]
         return [
-            replace(self, images=self.images[c], draws=map_tensors(self.draws, lambda t, c=c: t[c])) for c in cuts
+            replace(self, images=self.images[cut], draws=map_tensors(self.draws, itemgetter(cut))) for cut in cuts
         ]
 
 

@@ -17,9 +17,14 @@ def map_tensors(tree: Tree, change: Callable[[Tensor], Tensor]) -> Tree:
 
 def tensors_of(tree: Any) -> list[Tensor]:
     """Every tensor of a tree, in one order."""
-    found: list[Tensor] = []
-    map_tensors(tree, lambda tensor: (found.append(tensor), tensor)[1])
-    return found
+    tensors: list[Tensor] = []
+
+    def collect(tensor: Tensor) -> Tensor:
+        tensors.append(tensor)
+        return tensor
+
+    map_tensors(tree, collect)
+    return tensors
 
 
 def _map(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
