@@ -105,7 +105,7 @@ class State:
         return [value for module in self._modules().values() for value in module.buffers()] + self.meter.in_place()
 
     def _modules(self) -> dict[str, nn.Module]:
-        modules = {"generator": self.generator, "discriminator": self.discriminator}
+        modules: dict[str, nn.Module] = {"generator": self.generator, "discriminator": self.discriminator}
         return modules if self.average is None else modules | {"average": self.average}
 
     def _slots(self, which: str) -> list[tuple[str, str, Tensor]]:
