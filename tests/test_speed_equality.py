@@ -249,7 +249,7 @@ def test_a_step_neither_waits_for_its_device_nor_feeds_it_from_the_host(
     recipe = tiny_recipe(name, ema_kimg=0.01)
     monkeypatch.setattr("facegan.train.state._optimizer", plain)
     monkeypatch.setattr("torch.nn.utils.clip_grad._device_has_foreach_support", lambda device: True)
-    here = OnMeta(None, "fp32", False, 1)
+    here = OnMeta(None, "fp32", False, 1, None)
     state = State(recipe, 0, here)
     monkeypatch.setattr(state, "set_learning_rates", lambda *rates: None)
     step, stream, size = Step(recipe, state, here), MadeUpImages(recipe), recipe.batch_size
