@@ -58,7 +58,7 @@ def train(images: Any, precision: str, seed: int, options: argparse.Namespace) -
         for batch in feed:
             step(batch)
     z = sampling.latents(seed, len(images), recipe.latent_dim)
-    return sampling.generate(state.sampler, z, recipe.value_range)
+    return sampling.generate(state.shown_generator(), z, recipe.value_range)
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:

@@ -45,11 +45,31 @@ def normal(seed: int, use: str, position: int, n: int, shape: tuple[int, ...] = 
     return torch.from_numpy(pairs[:, :count].astype(np.float32)).view(n, *shape)
 
 
-def keep_mask(seed: int, use: str, position: int, n: int, shape: tuple[int, ...], dropout: float) -> Tensor:
-    """Inverted dropout: 0 with probability `dropout` (in steps of 1/65536), else 1 / (1 - dropout).
+def keep_bits(seed: int, use: str, position: int, n: int, count: int, dropout: float) -> Tensor:
+    """`count` bits a sample, 0 with probability `dropout` (in steps of 1/65536): (n, bytes) uint8, lowest first.
 
-    (n, *shape) float32; row i belongs to sample `position + i`.
+    Row i belongs to sample `position + i`; the last byte's spare bits mean nothing. A half needs one random bit.
     """
-    bits = _words(seed, use, position, n, math.prod(shape), np.uint16)
-    kept = bits >= round(dropout * 65536)
-    return torch.from_numpy(kept.astype(np.float32) * np.float32(1 / (1 - dropout))).view(n, *shape)
+    if dropout == 0.5:
+        return torch.from_numpy(_words(seed, use, position, n, -(-count // 8), np.uint8).copy())
+    kept = _words(seed, use, position, n, count, np.uint16) >= round(dropout * 65536)
+    return torch.from_numpy(np.packbits(kept, axis=1, bitorder="little"))
+
+
+def mask_of_bits(bits: Tensor, shape: tuple[int, ...], dropout: float) -> Tensor:
+    """Inverted dropout from `keep_bits`: (n, *shape) float32, 0 or 1 / (1 - dropout).
+
+    Masks for maps (C, H, W) lie channels last in memory, as the maps do that they meet.
+    """
+    places = torch.arange(8, dtype=torch.uint8, device=bits.device)
+    kept = ((bits.unsqueeze(-1) >> places) & 1).flatten(1)[:, : math.prod(shape)].float()
+    kept = kept * float(np.float32(1 / (1 - dropout)))
+    if len(shape) != 3:
+        return kept.view(len(bits), *shape)
+    channels, height, width = shape
+    return kept.view(len(bits), height, width, channels).permute(0, 3, 1, 2)
+
+
+def keep_mask(seed: int, use: str, position: int, n: int, shape: tuple[int, ...], dropout: float) -> Tensor:
+    """Inverted dropout, (n, *shape) float32: `mask_of_bits` of `keep_bits`."""
+    return mask_of_bits(keep_bits(seed, use, position, n, math.prod(shape), dropout), shape, dropout)

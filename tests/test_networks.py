@@ -405,9 +405,24 @@ def test_minibatch_deviation_of_equal_images_is_almost_zero_and_has_a_finite_gra
     assert x.grad is not None and x.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("batch", [1, 2, 3, 6])
-def test_minibatch_deviation_takes_any_batch(batch: int) -> None:
-    assert layers.MinibatchStd()(torch.randn(batch, 2, 4, 4)).shape == (batch, 3, 4, 4)
+@pytest.mark.parametrize("batch", [2, 3, 6, 63])
+def test_minibatch_deviation_of_a_group_that_ends_early_is_still_that_of_four(batch: int) -> None:
+    x = torch.randn(batch, 2, 4, 4)
+    appended = layers.MinibatchStd()(x)
+    assert appended.shape == (batch, 3, 4, 4)
+    assert appended[:, 2].min() > 0.3  # a group of one has 0
+    last = torch.cat([x, x, x])[batch // 4 * 4 :][:4]
+    torch.testing.assert_close(appended[-1, 2, 0, 0], last.std(dim=0, unbiased=False).mean())
+
+
+@pytest.mark.parametrize("name", recipes.recipe_classes())
+def test_logits_are_float32_in_any_precision(name: str) -> None:
+    recipe = recipes.load(name)
+    critic = networks.build_discriminator(recipe)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        logits = critic(torch.rand(4, recipe.channels, *recipe.resolution))
+    assert logits.dtype == torch.float32 and logits.shape == (4,)
+    assert not torch.equal(logits, logits.bfloat16().float())
 
 
 def test_spectral_norm_brings_the_largest_singular_value_to_one() -> None:

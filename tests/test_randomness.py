@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from facegan.randomness import keep_mask, normal, uniform
+from facegan import recipes
+from facegan.networks import build_discriminator, build_generator
+from facegan.randomness import keep_bits, keep_mask, mask_of_bits, normal, uniform
+from facegan.train.draws import RandomNumbers
 
 
 @pytest.mark.parametrize("draw", [uniform, normal])
@@ -51,3 +54,26 @@ def test_masks_keep_the_mean_and_drop_the_asked_share():
 
 def test_positions_far_out_are_reached_at_once():
     assert torch.isfinite(normal(0, "z", 10**15, 2, (100,))).all()
+
+
+@pytest.mark.parametrize("dropout", [0.1, 0.45, 0.5])
+def test_a_mask_takes_a_bit_a_number(dropout):
+    bits = keep_bits(0, "m", 8, 50, 999, dropout)
+    assert (bits.dtype, bits.shape) == (torch.uint8, (50, 125))
+    mask = mask_of_bits(bits, (3, 37, 9), dropout)
+    assert mask.unique().tolist() == pytest.approx([0, 1 / (1 - dropout)])
+    assert abs((mask == 0).double().mean() - dropout) < 0.01
+    assert torch.equal(mask[5:], mask_of_bits(keep_bits(0, "m", 13, 45, 999, dropout), (3, 37, 9), dropout))
+    assert mask.permute(0, 2, 3, 1).is_contiguous()
+
+
+def test_nothing_is_drawn_that_nobody_reads():
+    """A generator's step that is not due draws nothing, one that is due no view of the real images."""
+    recipe = recipes.from_values("wgan-gp-64", {"n_critic": 2})
+    numbers = RandomNumbers(recipe, 0, build_generator(recipe), build_discriminator(recipe))
+    assert numbers.step(0, 2, with_generator=False).generator is None
+    due = numbers.step(0, 2).generator
+    assert due is not None and due.real.dropout is None and due.fake.dropout is not None
+    shared = recipes.from_values("wgan-gp-64", {"fresh_latents": False})
+    draws = RandomNumbers(shared, 0, build_generator(shared), build_discriminator(shared)).step(0, 2)
+    assert draws.for_generator().z is draws.critic[0].z

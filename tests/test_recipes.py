@@ -12,7 +12,7 @@ import pytest
 from facegan import recipes
 from facegan.errors import UsageError
 from facegan.recipes import Range, Recipe, Size
-from facegan.recipes.checks import FAMILIES, check
+from facegan.recipes.checks import FAMILIES, check, check_split
 
 REFERENCES = ["wgan-gp-lfw", "mlp-64", "mlp-64-improved", "dcgan-28", "wgan-gp-64", "dcgan-128", "dcgan-64"]
 OURS = ["wgan-gp-128", "wgan-64", "face-64", "face-128"]
@@ -375,3 +375,21 @@ def test_a_doubtful_combination_gives_a_warning(name: str, values: dict[str, Any
 
 def test_every_network_family_is_used_by_a_recipe() -> None:
     assert {recipes.load(name).network for name in NAMES} == set(FAMILIES)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "split", "way_out"),
+    [
+        ("face-64", {"batch_size": 8}, {"world": 4}, "--batch-size a multiple of 16"),
+        ("face-64", {"batch_size": 64}, {"world": 1, "batch_per_rank": 6}, "--batch-per-rank a multiple of 4"),
+        ("wgan-gp-64", {}, {"world": 2, "sync_bn": True}, "--critic-norm layer"),
+    ],
+)
+def test_a_split_that_would_train_another_model_is_refused_with_the_way_out(name, changes, split, way_out):
+    with pytest.raises(UsageError, match=way_out):
+        check_split(recipes.from_values(name, changes), **split)
+
+
+def test_every_recipe_splits_over_two_ranks():
+    for name in recipes.recipe_classes():
+        check_split(recipes.load(name), 2, 8, sync_bn=not recipes.load(name).gp_weight)

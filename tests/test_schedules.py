@@ -55,6 +55,14 @@ def test_the_average_forgets_half_in_its_half_life() -> None:
     assert schedules.ema_beta(averaged, 0) ** (10_000 / 100) == pytest.approx(0.5)
 
 
+def test_the_half_life_counts_the_images_of_every_critic_step() -> None:
+    updates = 10_000 / (100 * 5)  # of the generator, in 10,000 images read
+    averaged = recipe(ema_kimg=10.0, ema_rampup=0.0, batch_size=100, n_critic=5)
+    assert schedules.ema_beta(averaged, 0) ** updates == pytest.approx(0.5)
+    shared = dataclasses.replace(averaged, fresh_reals=False)  # an update a batch
+    assert schedules.ema_beta(shared, 0) ** (10_000 / 100) == pytest.approx(0.5)
+
+
 def test_the_average_follows_closely_at_first() -> None:
     averaged = recipe(ema_kimg=10.0, ema_rampup=0.05, batch_size=100)
     assert schedules.ema_beta(averaged, 0) == 0.0

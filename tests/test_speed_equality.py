@@ -189,6 +189,10 @@ def test_the_generators_step_computes_no_gradient_for_the_discriminator(computed
     assert all(parameter.requires_grad for parameter in state.generator.parameters())
 
 
+def widened(tensor: Tensor) -> Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
 @pytest.mark.parametrize(
     ("name", "changes"),
     [("wgan-gp-128", {}), ("mlp-64-improved", {"critic_norm": "none"}), ("dcgan-64", {"critic_norm": "layer"})],
@@ -198,7 +202,7 @@ def test_one_pass_over_real_and_fake_gives_the_gradients_of_two(name: str, chang
     machine.start(RunSettings(threads=1, precision="fp32"))
     torch.manual_seed(0)
     generator, critic = build_generator(recipe).double(), build_discriminator(recipe).double()
-    draws = map_tensors(RandomNumbers(recipe, 0, generator, critic).step(0, 6).critic[0], Tensor.double)
+    draws = map_tensors(RandomNumbers(recipe, 0, generator, critic).step(0, 6).critic[0], widened)
     images = torch.randint(0, 256, (6, recipe.channels, *recipe.resolution), dtype=torch.uint8)
     real, fake = scale_images(images, recipe.value_range).double(), generator(draws.z).detach()
     recipe = dataclasses.replace(recipe, gp_weight=0.0)
@@ -370,3 +374,24 @@ def test_a_step_that_cannot_be_recorded_runs_on_and_says_so(caplog: pytest.LogCa
         step(Batch(at, next(MadeUpImages(recipe)), draws, schedule_values(recipe, at, 100)))
     assert taken == list(range(6))
     assert caplog.text.count("operation not permitted") == 1
+
+
+@pytest.mark.parametrize("asked", [1, 2])
+def test_a_recording_that_fails_on_another_rank_is_used_by_none(
+    asked: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The ranks agree twice: before the messages between them are replayed, and on whether the replay was right."""
+    recipe, answers = tiny_recipe("mlp-64"), []
+
+    def anywhere(here: bool) -> bool:
+        answers.append(here)
+        return len(answers) == asked
+
+    here = machine.start(RunSettings(threads=1, precision="fp32"))
+    state = State(recipe, 0, here)
+    step = Step(recipe, state, here)
+    run = Replayed(step, step.kind, run_again, state.weights, state.statistics, anywhere)
+    numbers, stream = RandomNumbers(recipe, 0, state.generator, state.discriminator), MadeUpImages(recipe)
+    for at in range(0, 36, 6):
+        run(Batch(at, next(stream), numbers.step(at, 6), schedule_values(recipe, at, 36)))
+    assert answers == [False] * asked and not run.recordings and "another rank" in caplog.text

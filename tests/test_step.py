@@ -164,6 +164,19 @@ def test_shared_reals_take_the_order_of_the_lfw_reference():
     assert_same_weights(ours(recipe), G, D, buffers=False)
 
 
+@pytest.mark.parametrize("size", [4, 5])
+@pytest.mark.parametrize("changes", [{}, {"loss": "wasserstein", "gp_weight": 10.0, "n_critic": 2, **SLOW}])
+def test_parts_of_unequal_size_count_by_their_images(changes, size):
+    recipe = tiny_recipe("mlp-64", **PLAIN | changes)
+    whole, parts = ours(recipe), ours(recipe, batch_per_rank=size)
+    for which in ("generator", "discriminator"):
+        for a, b in zip(whole.network(which).parameters(), parts.network(which).parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    mine, theirs = whole.meter.take(), parts.meter.take()
+    for name in mine:
+        assert theirs[name] == pytest.approx(mine[name], rel=1e-4, abs=1e-5), name
+
+
 @pytest.mark.parametrize(
     ("name", "changes"), [("mlp-64", {}), ("wgan-gp-128", {"critic_norm": "layer", "n_critic": 2})]
 )

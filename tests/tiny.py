@@ -13,17 +13,20 @@ from pathlib import Path
 import torch
 
 from facegan import owner, recipes
+from facegan.networks import standing
 from facegan.recipes import Recipe
 from facegan.run import machine
 from facegan.run.settings import RunSettings
 from facegan.train.job import Job
 from facegan.train.loop import train
 
+standing.LATENTS = 64  # some networks here are as large as published
+
 SMALL = {
     "dcgan-64": {"resolution": "16", "ngf": 4, "ndf": 4},
     "wgan-64": {"resolution": "16", "ngf": 4, "ndf": 4},
-    "face-64": {"resolution": "16", "ngf": 4, "ndf": 4},
-    "face-128": {"resolution": "16", "ngf": 4, "ndf": 4},
+    "face-64": {"resolution": "16", "ngf": 4, "ndf": 4, "batch_size": 8},  # whole groups of minibatch_std
+    "face-128": {"resolution": "16", "ngf": 4, "ndf": 4, "batch_size": 8},
     "dcgan-128": {"resolution": "32", "ngf": 4, "ndf": 4},
     "wgan-gp-128": {"resolution": "32", "ngf": 4, "ndf": 4},
     "mlp-64": {"resolution": "8"},

@@ -63,7 +63,7 @@ class Discriminator(Network):
         self.convolutions = nn.ModuleList(layers.down(i, o, recipe.kernel, bias=True) for i, o in pairwise(widths))
         self.norms = nn.ModuleList([nn.Identity(), *(self.norm(recipe, width) for width in widths[2:])])
         self.activation = layers.activation(recipe.d_slope)
-        self.to_logit = nn.Linear(widths[-1] * SIDES[3] ** 2, 1)
+        self.to_logit = layers.Head(widths[-1] * SIDES[3] ** 2, 1)
         self.drop(recipe.dropout, [(widths[2], SIDES[2], SIDES[2]), (widths[3], SIDES[3], SIDES[3])])
         layers.initialise(self, recipe.init)
         if recipe.spectral_norm:
@@ -82,5 +82,5 @@ class Discriminator(Network):
             if index:  # the first layer has no dropout
                 x = layers.dropout(x, masks, index - 1)
             x = self.activation(x)
-        logits: Tensor = self.to_logit(x.flatten(1)).flatten()
+        logits: Tensor = self.to_logit(x)
         return logits

@@ -60,7 +60,7 @@ class Discriminator(Network):
         self.last = layers.down(widths[2], widths[3], recipe.kernel, bias=True)
         self.minibatch_std = layers.MinibatchStd() if recipe.minibatch_std else nn.Identity()
         side = recipe.resolution.height // recipe.first_stride // 8  # 1 px at least: checks.py
-        self.to_logit = nn.Linear((widths[3] + recipe.minibatch_std) * side**2, 1)
+        self.to_logit = layers.Head((widths[3] + recipe.minibatch_std) * side**2, 1)
         layers.initialise(self, recipe.init)
         if recipe.spectral_norm:
             layers.normalise_spectrum(self)
@@ -77,5 +77,5 @@ class Discriminator(Network):
         x = self.first(images)
         for stage in self.shrink:
             x = stage(x)
-        logits: Tensor = self.to_logit(self.minibatch_std(self.last(x)).flatten(1)).flatten()
+        logits: Tensor = self.to_logit(self.minibatch_std(self.last(x)))
         return logits

@@ -54,7 +54,7 @@ class Discriminator(Network):
         n = layers.stages(recipe) + 1
         widths = [recipe.channels, *(recipe.ndf << min(k, 4) for k in range(n))]
         self.shrink = nn.ModuleList(self.stage(recipe, i, o) for i, o in pairwise(widths))
-        self.to_logit = nn.Linear(widths[-1] * 4, 1)
+        self.to_logit = layers.Head(widths[-1] * 4, 1)
         sides = [recipe.resolution.height >> k for k in range(1, n + 1)]
         self.drop(recipe.dropout, [(c, s, s) for c, s in zip(widths[1:], sides, strict=True)])
         layers.initialise(self, recipe.init)
@@ -73,5 +73,5 @@ class Discriminator(Network):
         x = images
         for index, stage in enumerate(self.shrink):
             x = layers.dropout(stage(x), masks, index)
-        logits: Tensor = self.to_logit(x.flatten(1)).flatten()
+        logits: Tensor = self.to_logit(x)
         return logits

@@ -15,6 +15,7 @@ from facegan.errors import UsageError
 from facegan.networks.convolution import Conv2d, ConvTranspose2d
 from facegan.networks.resampling import UpConv2d
 from facegan.recipes.base import Recipe
+from facegan.recipes.checks import MINIBATCH_GROUP
 
 Masks = Sequence[Tensor] | None  # dropout masks of one forward pass, each (B, *mask_shape), values 0 or 1/(1-p)
 
@@ -102,18 +103,27 @@ class FirstMap(nn.ConvTranspose2d):
         return (z.flatten(1) @ weight.flatten(1)).view(-1, *weight.shape[1:]).permute(0, 3, 1, 2)
 
 
-class WholeMap(nn.Conv2d):
-    """(B, C, k, k) -> (B, 1, 1, 1): a convolution as large as its input, which is a matrix product.
+class Head(nn.Linear):
+    """The last dense layer of a discriminator: (B, C, H, W) or (B, features) -> logits (B,), float32."""
 
-    Without autocast: the logit is where rounding would matter most.
-    """
+    def forward(self, x: Tensor) -> Tensor:
+        return _logits(x.flatten(1), self.weight, self.bias).flatten()
+
+
+class WholeMap(nn.Conv2d):
+    """(B, C, k, k) -> (B, 1, 1, 1), float32: a convolution as large as its input, which is a matrix product."""
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight  # once: under spectral norm each look is a power iteration
-        flat, row = (t.permute(0, 2, 3, 1).flatten(1) for t in (x.to(weight.dtype), weight))
-        autocast = torch.amp.is_autocast_available(x.device.type)  # there is none on "meta"
-        with torch.autocast(x.device.type, enabled=False) if autocast else nullcontext():
-            return F.linear(flat, row, self.bias)[:, :, None, None]
+        flat, row = (t.permute(0, 2, 3, 1).flatten(1) for t in (x, weight))
+        return _logits(flat, row, self.bias)[:, :, None, None]
+
+
+def _logits(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The linear map without autocast: the logit is where rounding would matter most."""
+    autocast = torch.amp.is_autocast_available(x.device.type)  # there is none on "meta"
+    with torch.autocast(x.device.type, enabled=False) if autocast else nullcontext():
+        return F.linear(x.to(weight.dtype), weight, bias)
 
 
 class LeakyReLU(nn.LeakyReLU):
@@ -148,20 +158,18 @@ class MinibatchStd(nn.Module):
     """Append one channel: the standard deviation over groups of four neighbouring samples, averaged to a number.
 
     Karras et al. 2018 (arXiv:1710.10196, section 3). Groups are contiguous, so a batch split over ranks keeps its
-    groups. A batch that four does not divide takes groups of two or one (one: the channel is 0).
+    groups (`facegan.recipes.checks.check_split`); one that ends early is filled up with the first samples.
     """
-
-    def __init__(self, group: int = 4) -> None:
-        super().__init__()
-        self.group = group
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, C + 1, H, W)
         batch, _, height, width = x.shape
-        group = math.gcd(batch, self.group)
-        grouped = x.float().permute(0, 2, 3, 1).reshape(batch // group, group, -1)  # a view of channels_last
+        rows = x.float().permute(0, 2, 3, 1)  # a view of channels_last
+        if batch % MINIBATCH_GROUP:
+            rows = rows[torch.arange(batch + -batch % MINIBATCH_GROUP, device=x.device) % batch]
+        grouped = rows.reshape(-1, MINIBATCH_GROUP, x[0].numel())
         centred = grouped - grouped.mean(dim=1, keepdim=True)
         deviation = (centred.square().mean(dim=1) + 1e-8).sqrt().mean(dim=1)
-        channel = deviation.repeat_interleave(group).to(x.dtype)
+        channel = deviation.repeat_interleave(MINIBATCH_GROUP)[:batch].to(x.dtype)
         return torch.cat([x, channel[:, None, None, None].expand(-1, 1, height, width)], dim=1)
 
 

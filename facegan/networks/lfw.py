@@ -75,7 +75,8 @@ class Discriminator(Network):
         )
         height, width = (-(-side // 16) for side in recipe.resolution)
         dense = [recipe.ndf * height * width, 4 * recipe.ndf, 2 * recipe.ndf, 1]
-        self.dense = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(dense))
+        hidden = [nn.Linear(i, o) for i, o in pairwise(dense[:-1])]
+        self.dense = nn.Sequential(*hidden, layers.Head(dense[-2], dense[-1]))
         layers.initialise(self, recipe.init)
         if recipe.spectral_norm:
             layers.normalise_spectrum(self)
@@ -84,7 +85,5 @@ class Discriminator(Network):
         x = images
         for stage in self.shrink:
             x = stage(x)
-        x = x.flatten(1)
-        for layer in self.dense:
-            x = layer(x)
-        return x.flatten()
+        logits: Tensor = self.dense(x.flatten(1))
+        return logits

@@ -43,7 +43,7 @@ class Discriminator(Network):
         self.hidden = nn.ModuleList(
             nn.Sequential(nn.Linear(i, o), layers.activation(recipe.d_slope)) for i, o in pairwise(widths)
         )
-        self.to_logit = nn.Linear(widths[-1], 1)
+        self.to_logit = layers.Head(widths[-1], 1)
         self.drop(recipe.dropout, [(width,) for width in widths[1:]])
         layers.initialise(self, recipe.init)
         if recipe.spectral_norm:
@@ -53,5 +53,5 @@ class Discriminator(Network):
         x = images.flatten(1)
         for index, layer in enumerate(self.hidden):
             x = layers.dropout(layer(x), masks, index)
-        logits: Tensor = self.to_logit(x).flatten()
+        logits: Tensor = self.to_logit(x)
         return logits

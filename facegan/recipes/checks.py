@@ -9,6 +9,7 @@ from facegan.recipes.base import Recipe, Size
 ANY_SIZE: tuple[Size, ...] = ()
 FEWEST_FOR_BATCH_NORM = 8  # images
 LOSSES = ("bce", "minimax", "wasserstein", "lsgan", "hinge", "relativistic")
+MINIBATCH_GROUP = 4  # samples whose deviation minibatch_std takes together
 POLICIES = ("color", "translation", "cutout")  # of DiffAugment
 
 
@@ -92,6 +93,28 @@ def check_batch_per_rank(recipe: Recipe, ranks: int, *, sync_bn: bool) -> str:
             f"{FEWEST_FOR_BATCH_NORM * ranks} with learning rates for it (--lr)"
         )
     return told
+
+
+def check_split(recipe: Recipe, world: int, batch_per_rank: int = 0, *, sync_bn: bool = False) -> None:
+    """Raise UsageError where `world` ranks, computing `batch_per_rank` images at a time (0: all), would train
+    another model than one rank does with the whole batch, or cannot train it.
+    """
+    group, own = MINIBATCH_GROUP, recipe.batch_size // world
+    if recipe.minibatch_std and own % group:
+        raise UsageError(
+            f"minibatch_std compares {group} images of a rank, and each of {world} ranks has {own}: give "
+            f"--batch-size a multiple of {world * group}, or --set minibatch_std=false"
+        )
+    if recipe.minibatch_std and batch_per_rank % group:
+        raise UsageError(
+            f"minibatch_std compares {group} images: give --batch-per-rank a multiple of {group} (found "
+            f"{batch_per_rank}), or --set minibatch_std=false"
+        )
+    if sync_bn and has_batchnorm_critic(recipe) and (recipe.gp_weight or recipe.r1_gamma or recipe.r2_gamma):
+        raise UsageError(
+            "sync_bn with a gradient penalty on a critic with BatchNorm: PyTorch's SyncBatchNorm has no second "
+            "derivative; leave out --sync-bn, or use --critic-norm layer"
+        )
 
 
 def check_network(recipe: Recipe) -> None:

@@ -23,6 +23,16 @@ from facegan.run.settings import RunSettings
 # A rank may write a checkpoint or a grid while the others wait for it in a collective; no longer than this.
 _COLLECTIVE_TIMEOUT = timedelta(minutes=10)
 
+# What `accelerate launch` may ask for and this trainer does not do: variable, the value that is off, its flag.
+_FOREIGN = {
+    "ACCELERATE_USE_DEEPSPEED": ("false", "--use_deepspeed"),
+    "ACCELERATE_USE_FSDP": ("false", "--use_fsdp"),
+    "ACCELERATE_USE_MEGATRON_LM": ("false", "--use_megatron_lm"),
+    "ACCELERATE_USE_PARALLELISM_CONFIG": ("false", "--use_parallelism_config"),
+    "ACCELERATE_DYNAMO_BACKEND": ("no", "--dynamo_backend"),
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ("1", "--gradient_accumulation_steps (here: --batch-per-rank)"),
+}
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -75,6 +85,10 @@ class Machine:
         dist.all_reduce(tensor, dist.ReduceOp.MAX)
         return [int(value) for value in tensor.tolist()]
 
+    def any(self, here: bool) -> bool:
+        """Whether something holds on any rank; all ranks ask."""
+        return self.highest([int(here)]) == [1]
+
     def wait(self) -> None:
         """Return when every rank has come here."""
         self.accelerator.wait_for_everyone()
@@ -102,19 +116,15 @@ def start(settings: RunSettings) -> Machine:
     Raises UsageError where the machine cannot do what the settings ask for.
     """
     use_cuda = _resolve_device(settings.device)
+    precision = resolve_precision(_launcher_precision(settings.precision), use_cuda)
     kwargs = InitProcessGroupKwargs(timeout=_COLLECTIVE_TIMEOUT)
-    accelerator = Accelerator(cpu=not use_cuda, kwargs_handlers=[kwargs])
+    accelerator = Accelerator(cpu=not use_cuda, mixed_precision="no", kwargs_handlers=[kwargs])  # autocast is ours
     threads = settings.threads or _share_of_cores()
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.benchmark = False  # its choice may differ from run to run, and with it the last bits
-    machine = Machine(
-        accelerator,
-        resolve_precision(settings.precision, use_cuda),
-        _resolve_graphs(settings, use_cuda),
-        threads,
-        Failures(accelerator.process_index, accelerator.num_processes),
-    )
+    failures = Failures(accelerator.process_index, accelerator.num_processes)
+    machine = Machine(accelerator, precision, _resolve_graphs(settings, use_cuda), threads, failures)
     _set_matmul_precision(machine.precision)
     if not use_cuda:
         keep_freed_memory()
@@ -174,15 +184,27 @@ def _cpu_multiplies_bf16() -> bool:
 def _resolve_graphs(settings: RunSettings, use_cuda: bool) -> bool:
     if settings.cuda_graphs not in ("auto", "on", "off"):
         raise UsageError(f"--cuda-graphs {settings.cuda_graphs}: expected auto, on or off")
-    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
     if settings.cuda_graphs == "on" and not use_cuda:
         raise UsageError("--cuda-graphs on: CUDA graphs need a CUDA GPU; expected off on the CPU")
-    if settings.cuda_graphs == "on" and not alone:
-        raise UsageError("--cuda-graphs on: one rank only; the message between ranks is not recorded. Expected off")
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
     return settings.cuda_graphs == "on" or (settings.cuda_graphs == "auto" and use_cuda and alone)
 
 
+def _launcher_precision(asked: str) -> str:
+    """What `accelerate launch` was told, where --precision is auto; UsageError for what is not done here."""
+    for name, (off, flag) in _FOREIGN.items():
+        if os.environ.get(name, off).lower() not in (off, ""):
+            raise UsageError(f"accelerate launch {flag}: not done here; leave it out of the command or its config")
+    told = os.environ.get("ACCELERATE_MIXED_PRECISION", "").lower()
+    if told not in ("", "no", "bf16"):
+        raise UsageError(f"accelerate launch --mixed_precision {told}: expected no (fp32) or bf16")
+    return {"no": "fp32", "bf16": "bf16"}.get(told, asked) if asked == "auto" else asked
+
+
 def _share_of_cores() -> int:
+    told = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]  # of nested levels the outermost
+    if told.isascii() and told.isdigit() and int(told):
+        return int(told)
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return max(1, usable_cores() // ranks_here)
 

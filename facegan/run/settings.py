@@ -43,7 +43,7 @@ class RunSettings:
 
     device: str = _setting("auto", "auto, cpu or cuda")
     precision: str = _fixed("auto", "auto, fp32, tf32 or bf16")
-    cuda_graphs: str = _setting("auto", "the whole step as CUDA graphs: on, off, or auto (on one GPU)")
+    cuda_graphs: str = _setting("auto", "the whole step as CUDA graphs: on, off, or auto (on with one GPU)")
     threads: int = _fixed(0, "CPU threads a rank; 0 shares the cores among the node's ranks")
     batch_per_rank: int = _setting(0, "largest batch a rank computes at once (gradients add up); 0 is all of it")
     sync_bn: bool = _fixed(False, "BatchNorm statistics over all ranks (CUDA only)")

@@ -10,6 +10,8 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import astuple, dataclass, replace
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +27,7 @@ WARM_UP = 3  # batches of a kind before it is recorded: what is made lazily, suc
 TOLERANCE = 0.1  # of a step's change: rounding moves an Adam step more than one would think, a fault most of it
 
 Run = Callable[[], None]
+Result = TypeVar("Result")
 
 
 def recorded(step: Step, machine: Machine) -> Callable[[Batch], None]:
@@ -33,7 +36,8 @@ def recorded(step: Step, machine: Machine) -> Callable[[Batch], None]:
         return step
     # The steps before the recording are meant to be as they are: no advice on what only recordings need.
     warnings.filterwarnings("ignore", message=".*capturable=True", category=UserWarning)
-    return Replayed(step, step.kind, record_cuda, step.state.weights, step.state.statistics)
+    record = partial(record_cuda, pool=torch.cuda.graph_pool_handle())  # one kind runs at a time: they share it
+    return Replayed(step, step.kind, record, step.state.weights, step.state.statistics, machine.any)
 
 
 class Replayed:
@@ -41,7 +45,8 @@ class Replayed:
 
     step: takes a batch. kind: what of a batch the host decides on; equal kinds run equal kernels. record: makes
     of a function the one that repeats its work. weights, statistics: all that a step changes. Where `record` fails,
-    or its result does not do what the step does, the step stays as it is.
+    or its result does not do what the step does, the step stays as it is. anywhere: whether something holds on any
+    rank, which all ask at the same time: a message between ranks is recorded by all of them or by none.
     """
 
     def __init__(
@@ -51,9 +56,10 @@ class Replayed:
         record: Callable[[Run], Run],
         weights: Callable[[], list[Tensor]],
         statistics: Callable[[], list[Tensor]],
+        anywhere: Callable[[bool], bool] = bool,
     ) -> None:
         self.step, self.kind, self.record = step, kind, record
-        self.weights, self.statistics = weights, statistics
+        self.weights, self.statistics, self.anywhere = weights, statistics, anywhere
         self.recordings: dict[Hashable, _Recording] = {}
         self.seen: Counter[Hashable] = Counter()
         self.failed = False
@@ -75,18 +81,34 @@ class Replayed:
         self.step(batch)
         right = _copies(self._all())
         _restore(self._all(), before)
-        try:
-            inputs = map_tensors(batch, torch.empty_like)  # a replay has to fill them
-            recording = _Recording(inputs, self.record(lambda: self.step(inputs)))
-            recording(batch)
-            self._compare(before, right)
-            self.recordings[kind] = recording
-        except (RuntimeError, AssertionError) as error:
-            self.failed = True
-            self.recordings.clear()
-            cause = error.__context__ or error  # what a broken capture reports itself says nothing
-            log.warning("going on without CUDA graphs (--cuda-graphs off says so at once): %s", cause)
+        inputs = map_tensors(batch, torch.empty_like)  # a replay has to fill them
+        replay = self._try(lambda: self.record(lambda: self.step(inputs)))
+        if replay is not None:
+            recording = _Recording(inputs, replay)
+            if self._try(lambda: self._replays(recording, batch, before, right)):
+                self.recordings[kind] = recording
         _restore(self._all(), right)
+
+    def _try(self, attempt: Callable[[], Result]) -> Result | None:
+        """What the attempt gives; None, and no recordings from now on, where it failed on any rank."""
+        result, cause = None, None
+        try:
+            result = attempt()
+        except (RuntimeError, AssertionError) as error:
+            cause = error.__context__ or error  # what a broken capture reports itself says nothing
+        if not self.anywhere(cause is not None):
+            return result
+        self.failed = True
+        self.recordings.clear()
+        log.warning(
+            "going on without CUDA graphs (--cuda-graphs off says so at once): %s", cause or "another rank's failed"
+        )
+        return None
+
+    def _replays(self, recording: "_Recording", batch: Batch, before: list[Tensor], right: list[Tensor]) -> bool:
+        recording(batch)
+        self._compare(before, right)
+        return True
 
     def _compare(self, before: list[Tensor], right: list[Tensor]) -> None:
         """RuntimeError where the state is not what the step, by itself, made of `before`: `right`."""
@@ -119,11 +141,11 @@ class _Recording:
         self.replay()
 
 
-def record_cuda(run: Run) -> Run:
-    """Record `run`, which is not executed, as a CUDA graph; the result replays it."""
+def record_cuda(run: Run, pool: Any) -> Run:
+    """Record `run`, which is not executed, as a CUDA graph in a memory pool; the result replays it."""
     graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
     try:
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # the feed's thread pins memory meanwhile
+        with torch.cuda.graph(graph, pool, capture_error_mode="thread_local"):  # the feed's thread pins memory
             run()
     finally:
         torch.cuda.set_stream(stream)  # a broken capture leaves its own behind

@@ -4,26 +4,45 @@ Each is a function of (seed, use, position of the sample): see `facegan.randomne
 nothing themselves, so a step can be recorded, and no rank repeats another's numbers.
 """
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from facegan.networks.layers import Network
-from facegan.randomness import keep_mask, normal, uniform
+from facegan.randomness import keep_bits, mask_of_bits, normal, uniform
 from facegan.recipes import Recipe
 from facegan.train import augment
+
+
+@dataclass(frozen=True)
+class DropoutBits:
+    """A dropout mask of B samples, a bit a number: 2.5 MB instead of 81 a batch of wgan-gp-64."""
+
+    bits: Tensor  # (B, bytes) uint8
+    shape: tuple[int, ...]  # of one sample's mask
+    dropout: float
+
+    def mask(self) -> Tensor:
+        """(B, *shape) float32, 0 or 1 / (1 - dropout)."""
+        return mask_of_bits(self.bits, self.shape, self.dropout)
 
 
 @dataclass(frozen=True)
 class ViewDraws:
     """Random numbers of the critic's view of B images; None where the recipe needs none."""
 
-    masks: list[Tensor] | None = None  # of dropout
+    dropout: list[DropoutBits] | None = None
     noise: Tensor | None = None  # (B, C, H, W) standard normal
     augment: Tensor | None = None  # (B, K) uniforms of DiffAugment
+
+    @property
+    def masks(self) -> list[Tensor] | None:
+        """What the critic's forward pass takes."""
+        return _masks(self.dropout)
 
 
 @dataclass(frozen=True)
@@ -31,12 +50,17 @@ class Draws:
     """Random numbers of B samples in one critic or generator step; None where the recipe needs none."""
 
     z: Tensor  # (B, latent_dim) standard normal
-    generator_masks: list[Tensor] | None
-    real: ViewDraws
+    dropout: list[DropoutBits] | None  # of the generator
     fake: ViewDraws
-    mixed: ViewDraws  # of the images between real and fake, where the gradient penalty is taken
+    real: ViewDraws = field(default_factory=ViewDraws)
+    mixed: ViewDraws = field(default_factory=ViewDraws)  # between both, where the gradient penalty is taken
     labels: Tensor | None = None  # (B,) targets of the real images
     eps: Tensor | None = None  # (B,) in [0, 1): where between real and fake
+
+    @property
+    def masks(self) -> list[Tensor] | None:
+        """What the generator's forward pass takes."""
+        return _masks(self.dropout)
 
 
 @dataclass(frozen=True)
@@ -45,7 +69,13 @@ class StepDraws:
 
     warp: Tensor | None  # (B, K) uniforms that flip, turn, shear and zoom the real images
     critic: tuple[Draws, ...]  # one for each critic step on this batch
-    generator: Draws
+    generator: Draws | None  # where this batch has a generator step
+
+    def for_generator(self) -> Draws:
+        """Those of the generator's step; ValueError where this batch has none."""
+        if self.generator is None:
+            raise ValueError("the draws of a batch without a generator step")
+        return self.generator
 
 
 class RandomNumbers:
@@ -55,57 +85,69 @@ class RandomNumbers:
         self.recipe, self.seed = recipe, seed
         self.generator, self.discriminator = generator, discriminator
 
-    def step(self, position: int, n: int) -> StepDraws:
-        """The draws of one real batch: those of the samples `position` .. `position + n - 1`."""
+    def step(self, position: int, n: int, *, with_generator: bool = True) -> StepDraws:
+        """The draws of one real batch, of the samples `position` .. `position + n - 1`; none is made in vain."""
         r = self.recipe
-        critic = tuple(self._critic(f"critic{k}", position, n) for k in range(1 if r.fresh_reals else r.n_critic))
-        latents = "generator" if r.fresh_latents else "critic0"
-        warp = self._uniform(
-            "warp", position, n, augment.GEOMETRIC_DRAWS, r.flip or r.rotation or r.shear or r.zoom
-        )
-        return StepDraws(warp, critic, self._draws("generator", position, n, latents))
+        wanted = r.flip or r.rotation or r.shear or r.zoom
+        warp = self._uniform("warp", position, n, augment.GEOMETRIC_DRAWS, wanted)
+        critic = tuple(self._critic(k, position, n) for k in range(1 if r.fresh_reals else r.n_critic))
+        return StepDraws(warp, critic, self._generator(position, n, critic[0]) if with_generator else None)
 
-    def _critic(self, step: str, position: int, n: int) -> Draws:
-        r, (low, high) = self.recipe, self.recipe.real_labels
-        draws = self._draws(step, position, n, step)
+    def _critic(self, k: int, position: int, n: int) -> Draws:
+        step, r, (low, high) = f"critic{k}", self.recipe, self.recipe.real_labels
         labels = torch.full((n,), low)
         if low != high:
             labels = low + (high - low) * uniform(self.seed, f"{step}/labels", position, n)
-        if not r.gp_weight:
-            return replace(draws, labels=labels)
-        mixed = ViewDraws(self._masks(self.discriminator, f"{step}/mixed", position, n))
-        return replace(draws, labels=labels, mixed=mixed, eps=uniform(self.seed, f"{step}/eps", position, n))
-
-    def _draws(self, step: str, position: int, n: int, latents: str) -> Draws:
-        return Draws(
-            normal(self.seed, f"{latents}/z", position, n, (self.recipe.latent_dim,)),
-            self._masks(self.generator, f"{latents}/generator", position, n),
-            real=self._view(f"{step}/real", position, n, noisy=True),
-            fake=self._view(f"{step}/fake", position, n, noisy=self.recipe.instance_noise_on == "both"),
-            mixed=ViewDraws(),
+        draws = Draws(
+            self._latents(step, position, n),
+            self._dropout(self.generator, f"{step}/generator", position, n),
+            self._view(f"{step}/fake", position, n, noisy=r.instance_noise_on == "both"),
+            self._view(f"{step}/real", position, n, noisy=True),
+            labels=labels,
         )
+        if not r.gp_weight:
+            return draws
+        mixed = ViewDraws(self._dropout(self.discriminator, f"{step}/mixed", position, n))
+        return replace(draws, mixed=mixed, eps=uniform(self.seed, f"{step}/eps", position, n))
+
+    def _generator(self, position: int, n: int, first: Draws) -> Draws:
+        """Of the generator's step, which reuses the latents of the first critic step or draws its own."""
+        r, step = self.recipe, "generator"
+        fake = self._view(f"{step}/fake", position, n, noisy=r.instance_noise_on == "both")
+        draws = replace(first, fake=fake, real=ViewDraws(), mixed=ViewDraws(), labels=None, eps=None)
+        if r.loss == "relativistic":
+            draws = replace(draws, real=self._view(f"{step}/real", position, n, noisy=True))
+        if not r.fresh_latents:
+            return draws
+        dropout = self._dropout(self.generator, f"{step}/generator", position, n)
+        return replace(draws, z=self._latents(step, position, n), dropout=dropout)
+
+    def _latents(self, step: str, position: int, n: int) -> Tensor:
+        return normal(self.seed, f"{step}/z", position, n, (self.recipe.latent_dim,))
 
     def _view(self, use: str, position: int, n: int, *, noisy: bool) -> ViewDraws:
         r = self.recipe
         noise = partial(normal, self.seed, f"{use}-noise", position, n)
         return ViewDraws(
-            self._masks(self.discriminator, use, position, n),
+            self._dropout(self.discriminator, use, position, n),
             _as_images(noise, (r.channels, *r.resolution)) if noisy and r.instance_noise else None,
             self._uniform(f"{use}-augment", position, n, augment.DIFFAUGMENT_DRAWS, r.diffaugment),
         )
 
-    def _masks(self, network: Network, use: str, position: int, n: int) -> list[Tensor] | None:
-        draw = partial(keep_mask, self.seed, position=position, n=n, dropout=network.dropout)
-        shapes = enumerate(network.mask_shapes)
-        return [_as_images(partial(draw, f"{use}{i}"), shape) for i, shape in shapes] or None
+    def _dropout(self, network: Network, use: str, position: int, n: int) -> list[DropoutBits] | None:
+        p, shapes = network.dropout, network.mask_shapes
+        draw = partial(keep_bits, self.seed, position=position, n=n, dropout=p)
+        return [DropoutBits(draw(f"{use}{i}", count=math.prod(s)), s, p) for i, s in enumerate(shapes)] or None
 
     def _uniform(self, use: str, position: int, n: int, count: int, wanted: object) -> Tensor | None:
         return uniform(self.seed, use, position, n, (count,)) if wanted else None
 
 
-def _as_images(draw: Callable[..., Tensor], shape: tuple[int, ...]) -> Tensor:
-    """(n, *shape) numbers; those for maps (C, H, W) channels last in memory, as the maps are that they meet."""
-    if len(shape) != 3:
-        return draw(shape=tuple(shape))
+def _masks(dropout: list[DropoutBits] | None) -> list[Tensor] | None:
+    return None if dropout is None else [bits.mask() for bits in dropout]
+
+
+def _as_images(draw: Callable[..., Tensor], shape: tuple[int, int, int]) -> Tensor:
+    """(n, *shape) numbers, channels last in memory, as the maps are that they meet."""
     channels, height, width = shape
     return draw(shape=(height, width, channels)).permute(0, 3, 1, 2)

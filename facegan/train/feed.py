@@ -13,7 +13,7 @@ from torch import Tensor
 from facegan.recipes import Recipe
 from facegan.run.machine import Machine
 from facegan.train.draws import RandomNumbers
-from facegan.train.schedules import schedule_values
+from facegan.train.schedules import generator_is_due, schedule_values
 from facegan.train.step import Batch
 from facegan.train.tensors import map_tensors
 
@@ -97,7 +97,8 @@ class Feed:
     def _prepare(self, nimg: int) -> Batch:
         images = next(self.stream)
         position = nimg + self.machine.rank * len(images)
-        draws = self.numbers.step(position, len(images))
+        due = generator_is_due(self.recipe, nimg)
+        draws = self.numbers.step(position, len(images), with_generator=due)
         batch = Batch(nimg, images, draws, schedule_values(self.recipe, nimg, self.total_nimg))
         return map_tensors(batch, _pin) if self.machine.device.type == "cuda" else batch
 

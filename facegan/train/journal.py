@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from facegan.errors import FaceganError, UsageError
 from facegan.files import write_text
 from facegan.metrics.protocol import higher_is_better
 from facegan.recipes import Recipe
+from facegan.recipes.checks import MINIBATCH_GROUP
 from facegan.run import history
 from facegan.run.failures import Failure
 from facegan.run.folder import RunFolder
@@ -42,6 +44,7 @@ class Journal:
         self.tracker = Tracker(folder.path, "off")
         self.speed = Speed(0)
         self.seconds_before = 0.0  # of earlier starts
+        self._shown_at: tuple[int, nn.Module] = (-1, state.generator)
 
     def open(self, nimg: int, seconds_before: float) -> None:
         """Record this start at position `nimg` and, at the very beginning, the untrained generator's grid."""
@@ -77,7 +80,7 @@ class Journal:
             return
         self.folder.owner.check()
         z = sampling.latents(job.settings.seed, job.settings.samples, job.recipe.latent_dim)
-        sampling.save_png(sampling.grid(sampling.generate(self.state.sampler, z, job.recipe.value_range)), path)
+        sampling.save_png(sampling.grid(sampling.generate(self._shown(nimg), z, job.recipe.value_range)), path)
         if job.held_out is not None and len(job.held_out) > 1 and nimg:
             row = held_out_losses(job.recipe, self.state, job.held_out, job.settings.seed)
             self._write(nimg, self._progress(nimg) | row)
@@ -88,7 +91,7 @@ class Journal:
         """Measure the generator; whether it is the best so far by --best-metric, else the first. All ranks."""
         if self.job.evaluate is None:
             return False
-        row = self.job.evaluate(self.state.sampler, nimg)
+        row = self.job.evaluate(self._shown(nimg), nimg)
         self._write(nimg, self._progress(nimg) | row)
         metric = f"metrics/{self.job.settings.best_metric}" if self.job.settings.best_metric else next(iter(row))
         if metric not in row:
@@ -103,7 +106,7 @@ class Journal:
             self.folder.owner.check()
             about = {"data": self.job.data, "settings": self.config["settings"]}
             seed, root = self.job.settings.seed, self.folder.snapshots
-            path = write_snapshot(root, nimg, self.state.sampler, self.job.recipe, seed, about)
+            path = write_snapshot(root, nimg, self._shown(nimg), self.job.recipe, seed, about)
             self.tracker.log_snapshot(path, nimg)
 
     def close(self, outcome: Outcome) -> None:
@@ -133,6 +136,12 @@ class Journal:
     def seconds(self) -> float:
         """Seconds of training so far, earlier starts included."""
         return self.seconds_before + self.speed.total()
+
+    def _shown(self, nimg: int) -> nn.Module:
+        """The generator as it is shown at position `nimg`, made once for grid, metrics and snapshot."""
+        if self._shown_at[0] != nimg:
+            self._shown_at = nimg, self.state.shown_generator()
+        return self._shown_at[1]
 
     def _write(self, nimg: int, row: Row) -> None:
         """A row with a number that is not finite is left out: the run is about to stop and say why."""
@@ -188,11 +197,13 @@ def held_out_losses(recipe: Recipe, state: State, held_out: Tensor, seed: int) -
     by the batch, as in training: running statistics of a discriminator mix real and generated batches, fit neither.
     """
     generator, critic = state.generator.eval(), state.discriminator.eval()
-    z = sampling.latents(seed, len(held_out), recipe.latent_dim).to(next(generator.parameters()).device)
     real_logits, fake_logits = [], []
-    batches = math.ceil(len(held_out) / recipe.batch_size)  # of about equal size: one image has no statistics
+    if recipe.minibatch_std:
+        held_out = held_out[: len(held_out) // MINIBATCH_GROUP * MINIBATCH_GROUP or None]
+    z = sampling.latents(seed, len(held_out), recipe.latent_dim).to(next(generator.parameters()).device)
+    pieces = _pieces(len(held_out), recipe.batch_size, MINIBATCH_GROUP if recipe.minibatch_std else 1)
     with normalised_by_batch(generator), normalised_by_batch(critic):
-        for images, part in zip(held_out.tensor_split(batches), z.tensor_split(batches), strict=True):
+        for images, part in zip(torch.split(held_out, pieces), torch.split(z, pieces), strict=True):
             real_logits.append(critic(scale_images(images.to(z.device), recipe.value_range)))
             fake_logits.append(critic(generator(part)))
     generator.train()
@@ -205,6 +216,13 @@ def held_out_losses(recipe: Recipe, state: State, held_out: Tensor, seed: int) -
         "loss/held_out_generator": float(losses.generator_loss(recipe.loss, fake, real)),
         "scores/held_out": float(real.float().mean()),
     }
+
+
+def _pieces(n: int, most: int, group: int) -> list[int]:
+    """Sizes of pieces of about `most` images, all about equal (one image has no statistics), of whole groups."""
+    count, groups = math.ceil(n / most), n // group
+    ends = [groups * k // count * group for k in range(count)]
+    return [end - start for start, end in pairwise([*ends, n])]
 
 
 @contextmanager

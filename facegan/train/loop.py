@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from facegan.errors import UsageError
+from facegan.recipes.checks import check_split
 from facegan.run import crash
 from facegan.run.checkpoint import (
     Checkpoint,
@@ -36,6 +37,8 @@ def train(job: Job) -> Outcome:
     """
     if job.total_nimg <= 0:
         raise UsageError("the run has no length: give --kimg or --epochs")
+    settings, world = job.settings, job.machine.world
+    check_split(job.recipe, world, settings.batch_per_rank, sync_bn=settings.sync_bn)
     folder = RunFolder(Path(job.settings.run_dir))
     with job.machine.failures, Signals() as signals:
         if job.machine.is_main:

@@ -44,6 +44,16 @@ def schedule_values(recipe: Recipe, nimg: int, total_nimg: int) -> ScheduleValue
     return values
 
 
+def generator_is_due(recipe: Recipe, nimg: int) -> bool:
+    """Whether the step that begins at `nimg` updates the generator: every n_critic-th, or all on shared reals."""
+    return not recipe.fresh_reals or (nimg // recipe.batch_size + 1) % recipe.n_critic == 0
+
+
+def takes_penalties(recipe: Recipe, nimg: int) -> bool:
+    """Whether the step that begins at `nimg` is one of those that lazy regularisation takes."""
+    return nimg // recipe.batch_size % recipe.penalty_every == 0
+
+
 def learning_rate_factor(recipe: Recipe, step: int, progress: float) -> float:
     """What a network's learning rate is multiplied by before its optimizer's `step` (from 0).
 
@@ -82,12 +92,14 @@ def ema_beta(recipe: Recipe, nimg: int) -> float:
     """Weight of the old average in the generator's moving average, where `nimg` images were seen: StyleGAN2's rule.
 
     Half-life `ema_kimg` thousand images, early on at most `ema_rampup` of the images seen (0: no ramp-up); 0 where
-    the average is off. Karras et al. 2020 (arXiv:1912.04958), as in NVlabs/stylegan3's training loop.
+    the average is off. Karras et al. 2020 (arXiv:1912.04958), as in NVlabs/stylegan3's training loop. Where each
+    critic step reads its own batch, n_critic batches lie between two updates.
     """
     half_life = recipe.ema_kimg * 1000
     if recipe.ema_rampup > 0:
         half_life = min(half_life, nimg * recipe.ema_rampup)
-    return math.pow(0.5, recipe.batch_size / max(half_life, 1e-8))
+    images = recipe.batch_size * (recipe.n_critic if recipe.fresh_reals else 1)
+    return math.pow(0.5, images / max(half_life, 1e-8))
 
 
 def _cosine(start: float, end: float, progress: float) -> float:

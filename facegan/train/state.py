@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from facegan.errors import FaceganError
 from facegan.networks import Network, build_discriminator, build_generator
+from facegan.networks.standing import set_standing_statistics
 from facegan.recipes import Recipe
 from facegan.run.machine import Machine
 from facegan.train.meter import Meter
@@ -21,19 +22,28 @@ class State:
 
     def __init__(self, recipe: Recipe, seed: int, machine: Machine, *, sync_bn: bool = False) -> None:
         torch.manual_seed(seed)  # initial weights only: on every rank the same
-        self.generator = _place(build_generator(recipe), machine, sync_bn)
+        generator = build_generator(recipe)
+        self._shown = _place(copy.deepcopy(generator), machine, sync_bn=False).requires_grad_(False)
+        self.generator = _place(generator, machine, sync_bn)
         self.discriminator = _place(build_discriminator(recipe), machine, sync_bn)
         self.average = copy.deepcopy(self.generator).eval().requires_grad_(False) if recipe.ema_kimg else None
         self.optimizers = {
             "generator": _optimizer(recipe.g_optimizer, self.generator, recipe, recipe.g_lr, machine),
             "discriminator": _optimizer(recipe.d_optimizer, self.discriminator, recipe, recipe.d_lr, machine),
         }
+        self.latent_dim = recipe.latent_dim
         self.meter = Meter(machine.device)
 
-    @property
-    def sampler(self) -> nn.Module:
-        """The generator to sample from: the averaged one where the recipe has it."""
-        return self.generator if self.average is None else self.average
+    def shown_generator(self) -> nn.Module:
+        """The generator to draw, store and measure: the averaged one where the recipe has it, in eval mode.
+
+        Its BatchNorm statistics are measured for its weights, so that it is the same on all ranks. It stays as it
+        is until the next call; what is trained and checkpointed is not touched.
+        """
+        trained = self.generator if self.average is None else self.average
+        self._shown.load_state_dict(trained.state_dict())
+        set_standing_statistics(self._shown, self.latent_dim)
+        return self._shown
 
     def network(self, which: str) -> nn.Module:
         """`generator` or `discriminator`."""

@@ -1,6 +1,6 @@
 """One step: a real batch, and the updates of both networks on it in one of the published orders."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import itemgetter
@@ -20,7 +20,7 @@ from facegan.train.objective import (
     one_sided_objective,
     scale_images,
 )
-from facegan.train.schedules import ScheduleValues
+from facegan.train.schedules import ScheduleValues, generator_is_due, takes_penalties
 from facegan.train.state import State
 from facegan.train.tensors import map_tensors
 
@@ -68,14 +68,14 @@ class Step:
         """The critic on every batch, the generator on every n_critic-th: Goodfellow et al. 2014, algorithm 1, and
         after it DCGAN, WGAN and WGAN-GP. A generator that is to learn from the images just shown makes them once.
         """
-        due = self.generator_is_due(parts[0])
+        due = generator_is_due(self.recipe, parts[0].nimg)
         once = due and not self.recipe.fresh_latents and len(parts) == 1  # the graphs of many would all be held
         fakes = [self._generate(part.draws.critic[0], graph=once) for part in parts]
         self.critic_step(parts, 0, fakes)
         if due:
             made = fakes if once else [None for _ in parts]
             objectives = [partial(self._generator, part, fake) for part, fake in zip(parts, made, strict=True)]
-            self._update("generator", parts, self._gradients("generator", objectives))
+            self._update("generator", parts, self._gradients("generator", parts, objectives))
 
     def both_from_one_pass(self, parts: Parts) -> None:
         """rlronan/Tensorflow-GAN-Faces: the generator and the first critic step learn from the same images, the
@@ -84,10 +84,10 @@ class Step:
         fakes: list[Tensor] = []
 
         def generator(part: Batch) -> tuple[Tensor, Terms]:
-            fakes.append(self._generate(part.draws.generator, graph=True))
+            fakes.append(self._generate(part.draws.for_generator(), graph=True))
             return self._generator(part, fakes[-1])
 
-        gradients = self._gradients("generator", [partial(generator, part) for part in parts])
+        gradients = self._gradients("generator", parts, [partial(generator, part) for part in parts])
         self.critic_step(parts, 0, fakes)
         self._update("generator", parts, gradients)
         for k in range(1, self.recipe.n_critic):
@@ -96,12 +96,12 @@ class Step:
     def reals_with_fakes(self, parts: Parts, k: int, fakes: list[Tensor]) -> None:
         """Critic step `k`: one update on real and generated images together."""
         objective = partial(discriminator_objective, self.recipe, self.state.discriminator)
-        penalise = self.penalises(parts[0])
+        penalise = takes_penalties(self.recipe, parts[0].nimg)
         objectives = [
             partial(objective, p.images, fake.detach(), p.draws.critic[k], p.values, penalise=penalise)
             for p, fake in zip(parts, fakes, strict=True)
         ]
-        self._update("discriminator", parts, self._gradients("discriminator", objectives))
+        self._update("discriminator", parts, self._gradients("discriminator", parts, objectives))
 
     def reals_then_fakes(self, parts: Parts, k: int, fakes: list[Tensor]) -> None:
         """Critic step `k` of Noe & Thapa: an update on the real images, then one on the generated ones."""
@@ -111,19 +111,11 @@ class Step:
                 partial(objective, side, images.detach(), p.draws.critic[k], p.values)
                 for p, images in zip(parts, shown, strict=True)
             ]
-            self._update("discriminator", parts, self._gradients("discriminator", objectives))
+            self._update("discriminator", parts, self._gradients("discriminator", parts, objectives))
 
     def kind(self, batch: Batch) -> tuple[bool, bool]:
         """What the host decides about a batch: whether to update the generator, whether to take lazy penalties."""
-        return self.generator_is_due(batch), self.penalises(batch)
-
-    def penalises(self, batch: Batch) -> bool:
-        """Whether this batch is one of those that lazy regularisation takes."""
-        return batch.nimg // self.recipe.batch_size % self.recipe.penalty_every == 0
-
-    def generator_is_due(self, batch: Batch) -> bool:
-        """Whether the generator is updated in this batch's step: on every n_critic-th batch."""
-        return not self.recipe.fresh_reals or (batch.nimg // self.recipe.batch_size + 1) % self.recipe.n_critic == 0
+        return generator_is_due(self.recipe, batch.nimg), takes_penalties(self.recipe, batch.nimg)
 
     def _prepare(self, part: Batch) -> Batch:
         """The real images in the recipe's value range, flipped and warped."""
@@ -136,12 +128,12 @@ class Step:
     def _generate(self, draws: Draws, *, graph: bool = False) -> Tensor:
         """G(z) in training; `graph`: to learn from."""
         with self.machine.autocast(), torch.set_grad_enabled(graph):
-            images: Tensor = self.state.generator(draws.z, draws.generator_masks)
+            images: Tensor = self.state.generator(draws.z, draws.masks)
         return images
 
     def _generator(self, part: Batch, fake: Tensor | None) -> tuple[Tensor, Terms]:
         """The generator's objective on its images `fake`, or on new ones."""
-        draws, state = part.draws.generator, self.state
+        draws, state = part.draws.for_generator(), self.state
         if fake is None:
             fake = self._generate(draws, graph=True)
         sample = partial(self._sample, draws.z)
@@ -156,21 +148,24 @@ class Step:
             generator.train()
         return images
 
-    def _gradients(self, which: str, objectives: Iterable[Objective]) -> tuple[list[Tensor], Terms]:
-        """The mean gradient for one network only (no other weight gradient is computed), and the mean terms."""
+    def _gradients(self, which: str, parts: Parts, objectives: Sequence[Objective]) -> tuple[list[Tensor], Terms]:
+        """The gradient of the batch's mean loss for one network only, and the batch's mean terms.
+
+        Each part counts by its size. No other weight gradient is computed.
+        """
         parameters = list(self.state.network(which).parameters())
         self.state.discriminator.requires_grad_(which == "discriminator")
+        whole = sum(len(part.images) for part in parts)
         sums: list[Tensor] = []
-        parts: list[Terms] = []
-        for objective in objectives:
+        means: Terms = {}
+        for part, objective in zip(parts, objectives, strict=True):
             with self.machine.autocast():
                 loss, terms = objective()
-            grads = torch.autograd.grad(loss, parameters)
-            sums = [a + b for a, b in zip(sums, grads, strict=True)] if sums else list(grads)
-            parts.append(terms)
-        if len(parts) > 1:
-            torch._foreach_div_(sums, len(parts))
-        return sums, {name: sum(t[name] for t in parts) / len(parts) for name in parts[0]}  # type: ignore[misc]
+            share = len(part.images) / whole
+            grads = list(torch.autograd.grad(loss if share == 1 else loss * share, parameters))
+            sums = torch._foreach_add(sums, grads) if sums else grads  # type: ignore[assignment]
+            means = {name: means.get(name, 0.0) + share * term for name, term in terms.items()}
+        return sums, means
 
     def _update(self, which: str, parts: Parts, gradients: tuple[list[Tensor], Terms]) -> None:
         """Average gradients and terms over the ranks, in one message, then update."""

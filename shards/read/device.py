@@ -31,7 +31,9 @@ class DeviceImages(Images):
 
     def batch_at(self, places: Ints) -> torch.Tensor:
         """The images at these places on the device: (n, C, H, W) uint8 with channels_last strides."""
-        chosen = torch.from_numpy(places).to(self.device)
+        chosen = torch.from_numpy(places)
+        if self.device.type == "cuda":  # from pageable memory the copy would wait for all that is queued
+            chosen = chosen.pin_memory().to(self.device, non_blocking=True)
         return self.pixels.index_select(0, chosen).permute(0, 3, 1, 2)
 
     def gather_at(self, places: Ints) -> Bytes:
