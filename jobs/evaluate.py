@@ -112,8 +112,6 @@ def evaluate(
     """
     from facegan.metrics import Ranks, protocol
     from facegan.metrics.comparison import Comparison, default_cache
-    from facegan.metrics.evaluation import evaluate as measure
-    from facegan.metrics.evaluation import find_done
 
     run_dir, place = run_folder(snapshot.path), device_named(device)
     opened = open_for(data or trained_on(run_dir), snapshot.recipe)
@@ -123,7 +121,7 @@ def evaluate(
     extractor = inception_extractor(inception, trust_inception, place)
     names = _metrics(metrics, train is not None, subject, extractor)
     stored = [] if again else protocol.read(run_dir)
-    found = []
+    measured = []
     if "overfit" in names and subject.critic is None and train is not None:
         say(f"overfit: not measured at {snapshot.nimg / 1000:g} kimg: there is no checkpoint of that time")
         names.remove("overfit")
@@ -132,16 +130,25 @@ def evaluate(
         if name != "inception":  # which takes all reals, however many are generated
             count = min(count, max(len(reals.images), n or 0))
         comparison = Comparison(subject, reals, count, seed, train, extractor, default_cache(), Ranks.current())
-        fresh = find_done(stored, comparison, name)
-        if fresh is None:
-            say(f"{name}: {count:,} pictures a side")
-            (fresh,) = measure(comparison, [name])
-            if is_main():
-                protocol.record(run_dir, [fresh])
-                if name == "nearest":
-                    draw_nearest(comparison, run_dir / "samples" / f"nearest-nimg-{snapshot.nimg:012d}.png")
-        found.append(fresh)
-    return found
+        measured.append(_measure(name, comparison, stored, run_dir))
+    return measured
+
+
+def _measure(name: str, comparison: "Comparison", stored: "Sequence[Measurement]", run_dir: Path) -> "Measurement":
+    """One metric, from what is stored, else anew and recorded."""
+    from facegan.metrics import protocol
+    from facegan.metrics.evaluation import evaluate as measure
+    from facegan.metrics.evaluation import find_done
+
+    if (done := find_done(stored, comparison, name)) is not None:
+        return done
+    say(f"{name}: {comparison.n:,} pictures a side")
+    (fresh,) = measure(comparison, [name])
+    if is_main():
+        protocol.record(run_dir, [fresh])
+        if name == "nearest":
+            draw_nearest(comparison, run_dir / "samples" / f"nearest-nimg-{comparison.subject.nimg:012d}.png")
+    return fresh
 
 
 def draw_nearest(comparison: "Comparison", path: Path, columns: int = 8) -> None:
