@@ -27,8 +27,7 @@ from shards.read.node import make_room, slurm_folder
 from shards.read.remote import RemoteSource, Source, fetch, read_whole
 from shards.read.sets import ShardSet
 
-CONNECTIONS = 4
-ROOM_TIMEOUT, ROOM_PAUSE = 600.0, 0.2  # seconds
+CONNECTIONS, ROOM_TIMEOUT, ROOM_PAUSE = 4, 600.0, 0.2  # threads, seconds, seconds
 Progress = Callable[[int], None]
 
 
