@@ -88,31 +88,22 @@ def command(
     RecipeCommand(recipe_classes()[recipe]).make_context(
         f"train {recipe}", list(arguments)
     )  # refuses what train would
-    _act(ctx, sweep, folder, [recipe, *arguments, *_options(grid, seeds, folder)], **asked)
+    _act(ctx, sweep, folder, [recipe, *arguments, *_options(grid, seeds, folder)], asked)
 
 
-def _act(
-    ctx: click.Context,
-    sweep: Sweep,
-    folder: Path,
-    arguments: list[str],
-    *,
-    slurm: bool,
-    element: int | None,
-    only_table: bool,
-    dry_run: bool,
-) -> None:
+def _act(ctx: click.Context, sweep: Sweep, folder: Path, arguments: list[str], asked: dict[str, Any]) -> None:
     """What is asked of a sweep: to be shown, to run here or to go to Slurm with `arguments`."""
-    if dry_run:
+    if asked["dry_run"]:
         click.echo(
             "\n".join(shlex.join(["facegan", "train", *train_arguments(sweep, folder, r)]) for r in sweep.runs)
         )
-    elif element is not None:
-        click.echo("".join(f"{a}\0" for a in train_arguments(sweep, folder, _element(sweep, element))), nl=False)
-    elif only_table:
+    elif asked["element"] is not None:
+        words = train_arguments(sweep, folder, _element(sweep, asked["element"]))
+        click.echo("".join(f"{word}\0" for word in words), nl=False)
+    elif asked["only_table"]:
         click.echo(summarise(sweep, folder))
         track(sweep, folder)
-    elif slurm:
+    elif asked["slurm"]:
         record(sweep, folder)
         _submit(ctx, sweep, arguments)
     else:

@@ -207,7 +207,7 @@ def test_an_interrupted_two_node_training_ends_with_the_weights_of_an_uninterrup
 
 @overlapping
 def test_a_time_limit_saves_and_requeues_the_job(site: Site) -> None:
-    job = site.submit("train_64", "--time=1", "--signal=B:USR1@40", "--", "--run-dir", "runs/limit", *LONG)
+    job = site.submit("train_64", "--time=2", "--signal=B:USR1@80", "--", "--run-dir", "runs/limit", *LONG)
     site.trains("runs/limit")
     deaths = site.folder / "runs/limit/logs/deaths.jsonl"
     deaths.write_text(2 * (json.dumps({"rank": 0, "node": "n1"}) + "\n"))  # as if ranks had died there before
