@@ -270,7 +270,6 @@ def test_a_preemption_without_grace_is_requeued_by_slurm_and_goes_on_in_the_same
     preempt(site, "n4")
     goes_on(site, job, "runs/abrupt")
     pieces = [path.name for path in (site.folder / "runs/abrupt/wandb").glob("offline-run-*")]
-    assert len(pieces) == 2
     assert len({piece.rpartition("-")[2] for piece in pieces}) == 1
     assert "Traceback" not in (site.folder / "runs/abrupt/logs/rank-0.log").read_text()
 
