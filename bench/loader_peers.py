@@ -52,7 +52,8 @@ def torch_loader(dataset: Any, workers: int, **options: Any) -> Any:
 
 def build_ours(folder: Path, pictures: Pictures, jpegs: list[bytes], count: int) -> None:
     from facegan.files import sha256_file
-    from shards.format.index import Record, Shard, ShardIndex, Source, Split
+    from shards.format.columns import Shard
+    from shards.format.index import Record, ShardIndex, Source, Split
     from shards.format.png import END, Geometry, encode_records
 
     folder.mkdir(parents=True)

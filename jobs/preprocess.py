@@ -10,6 +10,7 @@ import click
 from facegan.cores import usual_threads
 from facegan.recipes import Size
 from jobs.progress import Progress
+from jobs.slices import SliceType
 from jobs.values import Written
 
 if TYPE_CHECKING:
@@ -17,20 +18,6 @@ if TYPE_CHECKING:
     from shards.make.writer import Progress as Report
 
 FOLDER = click.Path(path_type=Path)
-
-
-class SliceType(click.ParamType[Any]):
-    """`I/N`: part I, from 0, of N."""
-
-    name = "slice"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        if isinstance(value, tuple):
-            return value
-        index, _, count = str(value).partition("/")
-        if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-            self.fail(f"{value!r}: expected I/N with I from 0 to N-1, like 0/4", param, ctx)
-        return int(index), int(count)
 
 
 @click.command(context_settings={"auto_envvar_prefix": "FACEGAN"})
@@ -69,7 +56,12 @@ class SliceType(click.ParamType[Any]):
     type=click.IntRange(1),
     help="Processes.  [default: the cores that this job, its container and OMP_NUM_THREADS allow]",
 )
-@click.option("--shard-size", type=click.IntRange(1), default=1000, show_default=True, help="Pictures in a shard.")
+@click.option("--shard-size", type=click.IntRange(1), help="Pictures in a shard.")
+@click.option(
+    "--shard-bytes",
+    metavar="N[K|M|G]",
+    help="Bytes of the largest shard.  [default: some 64 shards, each at most 256M]",
+)
 @click.option("--holdout", type=click.IntRange(0), help="Put N pictures into val, all others into train.")
 @click.option(
     "--annotations",
@@ -122,6 +114,7 @@ def command(source: Path, out: Path, recipe: str | None, wandb_mode: str, **give
 def _options(source: Path, out: Path, recipe: str | None, given: dict[str, Any]) -> "Options":
     """What the flags say; what they leave to the recipe, if one is named, is as it has it."""
     from shards.errors import ShardError
+    from shards.make.layout import parse_bytes
     from shards.make.writer import Options
 
     flags = {
@@ -132,6 +125,8 @@ def _options(source: Path, out: Path, recipe: str | None, given: dict[str, Any])
     chosen = _of_recipe(recipe) | {name: value for name, value in flags.items() if value is not None}
     workers, part = given.pop("workers") or usual_threads(), given.pop("part")
     try:
+        if given["shard_bytes"] is not None:
+            given["shard_bytes"] = parse_bytes(given["shard_bytes"])
         return Options(source, out, slice=part, workers=workers, **chosen, **given)
     except ShardError as error:
         raise click.UsageError(str(error)) from None

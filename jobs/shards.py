@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs.progress import Progress
+from jobs.slices import SliceType
 
 if TYPE_CHECKING:
     from shards.format.index import ShardIndex
@@ -86,9 +87,17 @@ def _index_foreign(
 
 @command.command()
 @click.argument("folder", type=FOLDER, metavar="DIR")
+@click.option(
+    "--slice",
+    "part",
+    metavar="I/N",
+    type=SliceType(),
+    default="0/1",
+    help="Check part I of N, from 0.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @click.pass_context
-def verify(ctx: click.Context, folder: Path, as_json: bool) -> None:
+def verify(ctx: click.Context, folder: Path, part: tuple[int, int], as_json: bool) -> None:
     """Check every byte of a set: exit 1 where one is not what it was.
 
     DIR is OUT/64, or OUT for all sizes. Names the shard and the sample of each finding.
@@ -97,6 +106,7 @@ def verify(ctx: click.Context, folder: Path, as_json: bool) -> None:
     Examples:
       facegan shards verify data/celeba
       facegan shards verify data/celeba/64 --json
+      facegan shards verify data/large/64 --slice 3/100   # one of 100 jobs of a Slurm array
     """
     from shards.format.index import NAME
     from shards.read.verify import verify_set
@@ -104,9 +114,9 @@ def verify(ctx: click.Context, folder: Path, as_json: bool) -> None:
     places = [folder] if (folder / NAME).exists() else sorted(path.parent for path in folder.glob(f"*/{NAME}"))
     findings: dict[Path, Any] = {}
     for place in places or [folder]:
-        size = sum(path.stat().st_size for path in place.glob("*.tar"))
+        size = sum(path.stat().st_size for path in place.glob("*.tar")) if part[1] == 1 else None
         with Progress(size, "bytes", label=f"verify {place}") as progress:
-            findings[place] = verify_set(place, progress.update)
+            findings[place] = verify_set(place, progress.update, part)
     damaged = sum(len(found) for found in findings.values())
     if as_json:
         listed = {str(place): [dataclasses.asdict(each) for each in found] for place, found in findings.items()}
@@ -154,7 +164,7 @@ def _summary(index: "ShardIndex") -> dict[str, Any]:
         **{key: value for key, value in content.items() if key not in left_out},
         "samples": sum(split.samples for split in index.splits.values()),
         "shards": len(index.shards),
-        "bytes": sum(shard.bytes for shard in index.shards),
+        "bytes": int(index.shards.bytes.sum()),
         "fingerprint": index.fingerprint,
     }
 
@@ -162,7 +172,7 @@ def _summary(index: "ShardIndex") -> dict[str, Any]:
 def _counts(index: "ShardIndex") -> str:
     samples = sum(split.samples for split in index.splits.values())
     size = f"{index.height}x{index.width}x{index.channels}"
-    total = sum(shard.bytes for shard in index.shards) / 1e6
+    total = int(index.shards.bytes.sum()) / 1e6
     return f"{samples:,} images {size} in {len(index.shards)} shards, {total:,.1f} MB"
 
 

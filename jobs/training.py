@@ -26,6 +26,7 @@ from jobs.progress import Progress
 from shards import ShardSet, Stream, open_set, verify_set
 from shards.errors import ShardError
 from shards.read.images import Images
+from shards.read.labels import Subset
 
 HELD_OUT = 1000  # held-out images whose losses are followed, as in the dcgan-128 reference
 HELD_OUT_SPLITS = ("val", "test")
@@ -55,8 +56,9 @@ def _run(recipe: Recipe, settings: RunSettings, sources: dict[str, str]) -> int:
 def _train(
     shard_set: ShardSet, recipe: Recipe, settings: RunSettings, sources: dict[str, str], machine: Machine
 ) -> Outcome:
-    images = _cached(shard_set.split(settings.split), settings, machine)
-    stream = Stream(images, recipe.batch_size, settings.seed, machine.rank, machine.world)
+    images = _cached(chosen_images(shard_set, settings), settings, machine)
+    ranks, streams = (machine.rank, machine.world), settings.streams or None
+    stream = Stream(images, recipe.batch_size, settings.seed, *ranks, streams=streams)
     measure = during_training(shard_set, recipe, settings, machine.device) if settings.eval_kimg else None
     with _ShownProgress(recipe.name, is_shown=machine.is_main) as progress:
         return train(
@@ -122,6 +124,14 @@ def describe_data(shard_set: ShardSet, settings: RunSettings) -> dict[str, Any]:
         "source": dataclasses.asdict(index.source),
         "transform": dataclasses.asdict(index.transform) if index.transform else None,
     }
+
+
+def chosen_images(shard_set: ShardSet, settings: RunSettings) -> Images:
+    """The images to train on: the split's, or those of them that --where names."""
+    images = shard_set.split(settings.split)
+    if not settings.where:
+        return images
+    return Subset(images, shard_set.labels(settings.split).where(settings.where))
 
 
 def first_images(images: Images, n: int) -> Tensor:

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from facegan.files import sha256_file
-from shards.format.index import Record, Shard, ShardIndex, Source, Split
+from shards.format.columns import Shard, Shards
+from shards.format.index import Record, ShardIndex, Source, Split
 from shards.format.png import END, Geometry, encode_records
 
 
@@ -24,6 +25,7 @@ def make_set(
     height: int = 8,
     width: int = 8,
     channels: int = 3,
+    version: int = 2,
 ) -> dict[str, np.ndarray]:
     """Write a stored-PNG set with shards of these sizes a split; returns each split's images.
 
@@ -42,11 +44,11 @@ def make_set(
             records = encode_records(geometry, images[split][span.start : span.stop], keys) if count else b""
             path.write_bytes(bytes(records) + END)
             shards.append(Shard(path.name, split, count, path.stat().st_size, sha256_file(path)))
-    write_index(folder, shards, geometry)
+    write_index(folder, shards, geometry, version)
     return images
 
 
-def write_index(folder: Path, shards: list[Shard], geometry: Geometry) -> ShardIndex:
+def write_index(folder: Path, shards: list[Shard], geometry: Geometry, version: int = 2) -> ShardIndex:
     """Write the index of stored-PNG shards."""
     splits: dict[str, Split] = {}
     for shard in shards:
@@ -58,7 +60,8 @@ def write_index(folder: Path, shards: list[Shard], geometry: Geometry) -> ShardI
         width=geometry.width,
         channels=geometry.channels,
         splits=splits,
-        shards=tuple(shards),
+        shards=Shards.of(shards),
+        version=version,
         source=Source("test", "folder", sum(shard.samples for shard in shards), "0" * 64),
         shard_size=max(shard.samples for shard in shards),
         record=Record(geometry.stride, geometry.pixels, geometry.row),

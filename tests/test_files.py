@@ -10,7 +10,7 @@ import pytest
 
 from facegan import files
 from facegan.errors import FaceganError
-from facegan.files import append_json_line, json_lines, last_json_line, read_object, write_json
+from facegan.files import append_json_line, json_lines, last_json_line, read_object, remove_stale_of, write_json
 
 
 def test_lines_are_read_in_order_and_the_half_one_of_a_killed_writer_is_passed_over(tmp_path: Path) -> None:
@@ -76,3 +76,15 @@ def test_a_file_system_that_cannot_sync_folders_is_written_to_all_the_same(
     with pytest.raises(OSError, match="input/output"):
         write_json(tmp_path / "b.json", {})
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_what_killed_writers_left_of_some_files_goes_and_nothing_else(tmp_path: Path) -> None:
+    gone, kept = (
+        [".a.tar.01234567.part", ".b.tar.89abcdef.part"],
+        ["a.tar", ".c.tar.01234567.part", ".a.tar.part", ".a.tar.0123456.part", "a.tar.01234567.part"],
+    )
+    for name in (*gone, *kept):
+        (tmp_path / name).touch()
+    remove_stale_of(tmp_path, {"a.tar", "b.tar"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
+    remove_stale_of(tmp_path / "absent", {"a.tar"})

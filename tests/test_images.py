@@ -13,7 +13,7 @@ from shard_sets import make_set, write_index
 
 import shards
 from shards.errors import ShardError
-from shards.format.index import Shard
+from shards.format.columns import Shard
 from shards.format.png import Geometry
 
 

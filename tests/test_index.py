@@ -1,24 +1,28 @@
 """The index of a set: what is written is read back, and nothing else is believed."""
 
+import hashlib
 import json
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shards.errors import ShardError
+from shards.format.columns import NAME as COLUMNS
+from shards.format.columns import Shard, Shards, Table, row_type
 from shards.format.index import (
     NAME,
     Record,
     Rejects,
-    Shard,
     ShardIndex,
     Source,
     Split,
-    Table,
     Transform,
     canonical_sha256,
     load_index,
@@ -53,18 +57,107 @@ def make(**changes: Any) -> ShardIndex:
 
 def rewrite(folder: Path, change: Any) -> None:
     """Change the written index and give it a fitting checksum again, as somebody with ill will would."""
-    content = json.loads(json.dumps(make().to_json()))
+    content = json.loads(json.dumps(make(version=1).to_json()))
     change(content)
     content["sha256"] = canonical_sha256(content)
     (folder / NAME).write_text(json.dumps(content))
 
 
-def test_an_index_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    make().write(tmp_path)
-    assert load_index(tmp_path) == make()
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_index_comes_back_as_it_was_written(tmp_path: Path, version: int) -> None:
+    make(version=version).write(tmp_path)
+    found = load_index(tmp_path)
+    assert (found, found.fingerprint) == (make(version=version), make().fingerprint)
     content = json.loads((tmp_path / NAME).read_text())
-    assert (content["format"], content["version"]) == ("facegan-shards", 1)
+    assert (content["format"], content["version"]) == ("facegan-shards", version)
     assert content["sha256"] == canonical_sha256(content)
+    assert (tmp_path / COLUMNS).exists() is ("shards" not in content) is (version == 2)
+
+
+def test_splits_named_in_another_order_than_their_shards_come_back_as_they_were(tmp_path: Path) -> None:
+    swapped = make(splits={"test": Split(0, 0), "val": Split(3, 1), "train": Split(10, 1)})
+    swapped.write(tmp_path)
+    assert load_index(tmp_path) == swapped
+    assert [shard.name for shard in load_index(tmp_path).shards.of_split("val")] == ["val-00000.tar"]
+
+
+def test_the_fingerprint_is_that_of_the_first_version() -> None:
+    assert make().fingerprint == "945e154c1a79a4a190d116c87d656ea75532677d11be14ee4e7092477be34560"
+
+
+def test_a_million_shards_are_loaded_in_less_than_100_mb(tmp_path: Path) -> None:
+    count = 10**6
+    rows = np.zeros(count, row_type(17))
+    rows["name"] = np.char.mod(b"train-%06d.tar", np.arange(count))
+    rows["samples"], rows["bytes"] = 1000, G.shard_bytes(1000)
+    index = make(shards=Shards(rows, ("train",)), splits={"train": Split(1000 * count, count)})
+    index.__dict__["fingerprint"] = "f" * 64  # a second that this test is not about
+    index.write(tmp_path)
+    code = (
+        "import sys, resource; from pathlib import Path; from shards.format.index import load_index; "
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; before = peak(); "
+        "index = load_index(Path(sys.argv[1])); print(peak() - before, len(index.shards), index.shards[-1].name)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    used, *rest = done.stdout.split()
+    assert rest == [str(count), "train-999999.tar"]
+    assert int(used) < 200_000  # kB, of these 61 MB are pages of the file, which all ranks of a node share
+
+
+COLUMN_DAMAGE = {
+    "a flipped bit": lambda raw: bytes([*raw[:-1], raw[-1] ^ 1]),
+    "cut short": lambda raw: raw[:-7],
+    "gone": lambda raw: None,
+}
+
+
+@pytest.mark.parametrize("change", COLUMN_DAMAGE.values(), ids=COLUMN_DAMAGE.keys())
+def test_damaged_columns_are_refused(tmp_path: Path, change: Any) -> None:
+    make().write(tmp_path)
+    raw = change((tmp_path / COLUMNS).read_bytes())
+    (tmp_path / COLUMNS).unlink() if raw is None else (tmp_path / COLUMNS).write_bytes(raw)
+    with pytest.raises(ShardError, match=r"index\.npy: the columns of the index are missing or damaged"):
+        load_index(tmp_path)
+
+
+def set_row(**values: Any) -> Any:
+    def change(rows: np.ndarray) -> np.ndarray:
+        for name, value in values.items():
+            rows[name][0] = value
+        return rows
+
+    return change
+
+
+BAD_COLUMNS = {
+    "a path out of the set": set_row(name=b"../x.tar"),
+    "a hidden file": set_row(name=b".bashrc"),
+    "no name": set_row(name=b""),
+    "a zero inside a name": set_row(name=b"a\0b.tar"),
+    "a shard twice": set_row(name=b"val-00000.tar"),
+    "the index itself": set_row(name=b"index.json"),
+    "a split that is not there": set_row(split=7),
+    "another split's count": set_row(split=1),
+    "a negative count": set_row(samples=-1),
+    "bytes that do not fit": set_row(bytes=1),
+    "a missing row": lambda rows: rows[:1],
+    "other columns": lambda rows: rows[["name", "samples"]].copy(),
+    "numbers": lambda rows: np.arange(3),
+    "objects, which would be unpickled": lambda rows: np.array([{"a": 1}], dtype=object),
+}
+
+
+@pytest.mark.parametrize("change", BAD_COLUMNS.values(), ids=BAD_COLUMNS.keys())
+def test_wrong_columns_are_refused_even_with_a_fitting_checksum(tmp_path: Path, change: Any) -> None:
+    make().write(tmp_path)
+    np.save(tmp_path / COLUMNS, change(np.load(tmp_path / COLUMNS)), allow_pickle=True)
+    content = json.loads((tmp_path / NAME).read_text())
+    raw = (tmp_path / COLUMNS).read_bytes()
+    content["columns"] |= {"bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
+    content["sha256"] = canonical_sha256(content)
+    (tmp_path / NAME).write_text(json.dumps(content))
+    with pytest.raises(ShardError, match=r"index\.(json|npy): "):
+        load_index(tmp_path)
 
 
 def test_the_fingerprint_is_of_the_data_not_of_the_software() -> None:
@@ -112,7 +205,7 @@ BAD = {
     "a short hash": lambda c: c["shards"][0].update(sha256="ab"),
     "no record": lambda c: c.update(record=None),
     "other members": lambda c: c.update(members="pickle"),
-    "another version": lambda c: c.update(version=2),
+    "another version": lambda c: c.update(version=3),
 }
 
 

@@ -124,7 +124,7 @@ def test_a_billion_samples_cost_no_memory(kind: str) -> None:
     n, shards = 10**9, 10_000
     order: Order = GlobalOrder(n, 9)
     if kind == "window":
-        order = WindowOrder([n // shards] * shards, 9, 1024, *window_shape(shards, 1024))
+        order = WindowOrder([n // shards] * shards, 9, 128, *window_shape(shards, 128))
     read = []
     tracemalloc.start()
     for start in np.linspace(7 * n, 8 * n, 64, endpoint=False, dtype=np.int64):
@@ -142,8 +142,15 @@ def test_a_billion_samples_cost_no_memory(kind: str) -> None:
 def test_the_shape_of_the_windows_fits_the_set_and_the_batch(shards: int, batch_size: int) -> None:
     streams, window = window_shape(shards, batch_size)
     assert batch_size % streams == 0
-    assert 1 <= streams <= 64 and 2 <= window <= 8
+    assert 1 <= streams <= 4096 and 2 <= window <= 8
     assert streams == 1 or 2 * streams * window <= shards
+
+
+def test_a_set_of_a_million_shards_has_streams_for_thousands_of_ranks() -> None:
+    assert window_shape(10**6, 65_536) == (4096, 8)
+    assert window_shape(10**6, 96 * 12)[0] == 1152  # any divisor, not only powers of two
+    assert window_shape(10**6, 65_536, version=1)[0] == 64
+    assert window_shape(10**6, 96, streams=12) == (12, 8)
 
 
 def test_impossible_orders_say_why() -> None:

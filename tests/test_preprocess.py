@@ -17,7 +17,11 @@ from pictures import draw, encode, jpegs, reference, write_folder, write_tar, wr
 
 from jobs.cli import main
 from shards.errors import ShardError
+from shards.format.columns import cut
 from shards.format.index import ShardIndex, load_index
+from shards.format.png import Geometry
+from shards.make.layout import parse_bytes, samples_per_shard
+from shards.make.plan import Plan
 from shards.make.writer import Options, close_set, preprocess
 
 PARTITION = "list_eval_partition.txt"
@@ -201,6 +205,53 @@ def test_other_options_in_the_same_place_are_refused_with_their_names(archive: P
     with pytest.raises(ShardError, match="channels: 3 there, 1 asked for"):
         make(archive, whole, channels=1)
     assert tree(whole) == before
+
+
+def test_shards_are_cut_by_bytes_the_same_whatever_the_slices(archive: Path, tmp_path: Path) -> None:
+    limit = Geometry(128, 128, 3).shard_bytes(3)  # the larger of the two sizes decides
+    options = {"shard_size": None, "shard_bytes": limit}
+    closed = make(archive, tmp_path / "a", **options)
+    assert {index.shard_size for index in closed.values()} == {3}
+    assert closed[tmp_path / "a" / "128"].shards.bytes.max() == limit
+    for part in (2, 0, 1):
+        make(archive, tmp_path / "b", slice=(part, 3), workers=1, **options)
+    close_set(tmp_path / "b")
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+    with pytest.raises(ShardError, match="shard_size: 3 there, 1 asked for"):
+        make(archive, tmp_path / "a", shard_size=None, shard_bytes=1)
+
+
+def test_a_set_begun_with_shards_of_some_size_goes_on_with_them_where_none_is_asked_for(
+    archive: Path, whole: Path, tmp_path: Path
+) -> None:
+    make(archive, tmp_path, slice=(0, 2))
+    make(archive, tmp_path, slice=(1, 2), shard_size=None)
+    close_set(tmp_path)
+    assert tree(tmp_path) == tree(whole)
+
+
+def test_by_itself_a_set_has_some_64_shards_none_of_them_large() -> None:
+    small, large = Geometry(64, 64, 3), Geometry(128, 128, 3)
+    assert samples_per_shard(10**9, [small, large]) * large.stride <= 256 << 20
+    assert samples_per_shard(202_599, [small, large]) == 3166  # CelebA: 64 shards
+    assert samples_per_shard(1_000, [small]) == 256  # not 64 files for a thousand pictures
+    assert samples_per_shard(10, [Geometry(21_844, 21_844, 3)]) == 1
+    assert [parse_bytes(text) for text in ("100", "3k", "256M", "1GiB")] == [100, 3 << 10, 256 << 20, 1 << 30]
+
+
+def test_a_size_of_shards_that_is_none_is_said(archive: Path, tmp_path: Path) -> None:
+    for text in ("0", "many", "-3M", "1.5G"):
+        result = run(archive, tmp_path, "--shard-bytes", text)
+        assert (result.exit_code, "expected a number of bytes, like 256M" in result.stderr) == (2, True)
+    assert "give one of them" in run(archive, tmp_path, "--shard-bytes", "1M", "--shard-size", "5").stderr
+
+
+def test_the_slice_of_a_shard_is_the_one_that_makes_it() -> None:
+    for count, slices in ((1, 1), (7, 3), (3, 7), (100, 8), (64, 64)):
+        plan = Plan({"shard_size": 1}, {"train": count}, [], {}, slices, "1%")
+        names = [name for name, _, _ in plan.shards]
+        for part in range(slices):
+            assert {plan.slice_of(name) for name in names[cut(count, part, slices)]} <= {part}
 
 
 def test_another_source_in_the_same_place_is_refused(whole: Path, tmp_path: Path) -> None:

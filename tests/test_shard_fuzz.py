@@ -114,6 +114,25 @@ def test_an_index_with_any_value_replaced_is_refused_or_harmless(
     read_all(copied(source, tmp_path_factory.mktemp("fuzz") / "set", **{"index.json": raw}))
 
 
+@pytest.mark.parametrize("kind", ["stored", "foreign"])
+@given(changes=flips)
+@FUZZ
+def test_altered_columns_are_refused_or_harmless_even_with_a_hash_that_fits(
+    kind: str,
+    changes: list[tuple[float, int]],
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    source: Path = request.getfixturevalue(kind)
+    columns = altered((source / "index.npy").read_bytes(), changes)
+    folder = copied(source, tmp_path_factory.mktemp("fuzz") / "set", **{"index.npy": columns})
+    content = json.loads((folder / "index.json").read_text())
+    content["columns"]["sha256"] = sha256_file(folder / "index.npy")
+    (folder / "index.json").unlink()
+    (folder / "index.json").write_text(json.dumps({**content, "sha256": canonical_sha256(content)}))
+    read_all(folder)
+
+
 @given(changes=flips)
 @FUZZ
 def test_an_index_of_altered_bytes_is_refused(
@@ -204,10 +223,10 @@ def test_nothing_pickled_is_loaded(foreign: Path, tmp_path: Path) -> None:
             return os.system, (f"touch {tmp_path / 'exploded'}",)
 
     folder = copied(
-        foreign, tmp_path / "set", **{"members.bin": pickle.dumps(Bomb()), "a.tar": pickle.dumps(Bomb())}
+        foreign, tmp_path / "set", **{name: pickle.dumps(Bomb()) for name in ("members.bin", "a.tar", "index.npy")}
     )
     content = json.loads((folder / "index.json").read_text())
-    for entry in (content["table"], content["shards"][0]):
+    for entry in (content["table"], content["columns"]):
         entry |= {"bytes": (folder / entry["name"]).stat().st_size, "sha256": sha256_file(folder / entry["name"])}
     (folder / "index.json").unlink()
     (folder / "index.json").write_text(json.dumps({**content, "sha256": canonical_sha256(content)}))

@@ -185,10 +185,15 @@ def test_a_shard_missing_at_its_source_is_said(server: Server, tmp_path: Path) -
 
 
 def test_an_index_from_elsewhere_cannot_name_files_outside_the_set(server: Server, tmp_path: Path) -> None:
-    make_set(server.folder, {"train": [4]})
+    make_set(server.folder, {"train": [4]}, version=1)
     text = (server.folder / "index.json").read_text()
     (server.folder / "index.json").write_text(text.replace("train-00000.tar", "../../../evil"))
     with pytest.raises(ShardError, match=f"{server.address}/index.json: the index is damaged"):
+        shards.open_set(server.address, stage=tmp_path / "stage")
+    make_set(server.folder, {"train": [4]})
+    raw = (server.folder / "index.npy").read_bytes()
+    (server.folder / "index.npy").write_bytes(raw.replace(b"train-00000.tar", b"../../../../evi"))
+    with pytest.raises(ShardError, match=r"index\.npy: the columns of the index are missing or damaged"):
         shards.open_set(server.address, stage=tmp_path / "stage")
 
 
@@ -240,7 +245,7 @@ def test_a_small_stage_holds_a_few_shards_at_a_time_and_reads_the_whole_set(serv
     opened = shards.open_set(server.address, stage=tmp_path / "stage", stage_limit=9 * size)
     stream = shards.Stream(opened.split("train"), batch_size=8, seed=4)
     reference = shards.Stream(shards.open_set(server.folder).split("train"), batch_size=8, seed=4, order="window")
-    assert stream.order.name == "window"
+    assert stream.order.name == "window of 2 streams"
     for _ in range(2 * 20):
         assert np.array_equal(next(stream), next(reference))
         assert len(list(opened.folder.glob("train-*.tar"))) <= 9

@@ -22,12 +22,13 @@ import hashlib, sys, time
 from pathlib import Path
 import numpy as np, torch.distributed as dist, shards
 
-folder, log, meeting, order = sys.argv[1:5]
-rank, world, batches, batch_size, seed = map(int, sys.argv[5:])
+folder, log, meeting, order, nodes = sys.argv[1:6]
+rank, world, batches, batch_size, seed = map(int, sys.argv[6:])
 dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
 lines = Path(log).read_text().splitlines() if Path(log).exists() else []
 nimg = int(lines[-1].split()[0]) if lines else 0
-images = shards.open_set(folder).split("train")
+disk = Path(nodes) / f"node-{rank // 2}" if nodes else None  # two ranks a node, each node its own disk
+images = shards.open_set(folder, stage=disk).split("train")
 stream = shards.Stream(images, batch_size, seed, rank, world, nimg, order, streams=4, window=2)
 for _ in range(batches):
     first = stream.nimg + rank * stream.batch_per_rank
@@ -43,13 +44,17 @@ dist.barrier()
 """
 
 
-def launch(folder: Path, log: Path, order: str, world: int, batches: int) -> list[subprocess.Popen[bytes]]:
-    """Start the ranks of a run that continues where the log ends."""
+def launch(
+    folder: Path, log: Path, order: str, world: int, batches: int, nodes: Path | str = ""
+) -> list[subprocess.Popen[bytes]]:
+    """Start the ranks of a run that continues where the log ends; nodes: where the nodes' own disks are."""
     meeting = log.with_name(f"meeting-{world}-{time.monotonic_ns()}")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     ranks = []
     for rank in range(world):
-        arguments = [str(value) for value in (folder, log, meeting, order, rank, world, batches, BATCH, SEED)]
+        arguments = [
+            str(value) for value in (folder, log, meeting, order, nodes, rank, world, batches, BATCH, SEED)
+        ]
         ranks.append(subprocess.Popen([sys.executable, "-c", RANK, *arguments], env=environment))
     return ranks
 
@@ -75,14 +80,32 @@ def expected_lines(folder: Path, order: str, count: int) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize(("order", "worlds"), [("global", (2, 3)), ("window", (2, 4))])
+@pytest.mark.parametrize(("order", "worlds"), [("global", (2, 3)), ("window", (2, 3))])
 def test_a_killed_run_resumed_on_another_world_size_reads_what_an_uninterrupted_one_reads(
     tmp_path: Path, order: str, worlds: tuple[int, int]
 ) -> None:
     folder, log = tmp_path / "set", tmp_path / "log"
+    resumed_run_reads_what_an_uninterrupted_one_reads(folder, log, order, worlds)
+
+
+@pytest.mark.parametrize("worlds", [(4, 2)])
+def test_a_multi_node_run_killed_and_resumed_on_other_nodes_reads_every_sample_as_if_it_never_stopped(
+    tmp_path: Path, worlds: tuple[int, int]
+) -> None:
+    """Two ranks a node, each node stages shards to a disk of its own; new nodes begin with empty disks."""
+    folder, log = tmp_path / "set", tmp_path / "log"
+    nodes = (tmp_path / "first", tmp_path / "second")
+    resumed_run_reads_what_an_uninterrupted_one_reads(folder, log, "window", worlds, nodes)
+    staged = [{path.name for path in disk.rglob("*.tar")} for disk in nodes[1].iterdir()]
+    assert len(staged) == worlds[1] // 2 and all(staged)
+
+
+def resumed_run_reads_what_an_uninterrupted_one_reads(
+    folder: Path, log: Path, order: str, worlds: tuple[int, int], nodes: tuple[Path | str, Path | str] = ("", "")
+) -> None:
     written = make_set(folder, {"train": [9, 7, 11, 4, 10, 9]})["train"]  # 50 samples: epochs end inside batches
-    kill_after(launch(folder, log, order, worlds[0], 10**6), log, 6)
-    assert [rank.wait() for rank in launch(folder, log, order, worlds[1], 7)] == [0] * worlds[1]
+    kill_after(launch(folder, log, order, worlds[0], 10**6, nodes[0]), log, 6)
+    assert [rank.wait() for rank in launch(folder, log, order, worlds[1], 7, nodes[1])] == [0] * worlds[1]
     lines = [line.split() for line in log.read_text().splitlines()]
     keys = [[entry.split(":")[0] for entry in entries] for _, *entries in lines]
     logged = [" ".join([nimg, *batch]) for (nimg, *_), batch in zip(lines, keys, strict=True)]

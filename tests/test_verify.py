@@ -14,7 +14,8 @@ from shard_sets import encode, make_set, pictures, write_tar
 
 from facegan.files import sha256_file
 from jobs.shards import command
-from shards.format.index import Record, Shard, ShardIndex, Source, Split, Table
+from shards.format.columns import Shard, Table
+from shards.format.index import Record, ShardIndex, Source, Split
 from shards.format.png import END, Geometry, encode_records
 from shards.make.foreign import index_tars
 from shards.read.verify import Damage, verify_set
@@ -190,3 +191,15 @@ def test_info_describes_a_set_and_draws_random_samples(whole: Path, tmp_path: Pa
     drawn = np.asarray(Image.open(sheet))
     assert drawn.shape == (2 * 10 + 2, 2 * 10 + 2, 3)
     assert drawn[2:10, 2:10].tobytes() in {image.tobytes() for image in pictures(7, seed=5)}
+
+
+def test_slices_of_a_check_find_together_what_the_whole_check_finds(tmp_path: Path) -> None:
+    make_set(tmp_path, {"train": [4] * 7})
+    for number in (0, 3, 6):
+        flip(tmp_path / f"train-{number:05d}.tar", 8 * 700)
+    (tmp_path / "stranger.tar").touch()
+    whole = verify_set(tmp_path)
+    parts = [verify_set(tmp_path, part=(part, 3)) for part in range(3)]
+    assert [found for part in parts for found in part] == whole and len(whole) == 4 and all(parts)
+    done = CliRunner().invoke(command, ["verify", str(tmp_path), "--slice", "1/3"])
+    assert done.exit_code == 1 and "train-00003.tar" in done.stdout and "train-00000.tar" not in done.stdout

@@ -25,6 +25,7 @@ class RunSettings:
     run_dir: str = _setting("", "folder of the run; the same command again continues it")
     seed: int = _fixed(0, "everything random is a function of the seed and the images seen")
     split: str = _fixed("train", "split of the set to train on")
+    where: str = _fixed("", "only samples with these attributes, like Smiling=1,Male=0 (metrics still see all)")
     init_from: str = _fixed("", "snapshot, or run folder, whose networks this run begins with (fine-tuning)")
 
     log_kimg: float = _setting(1.0, "thousands of images between lines of stats.jsonl")
@@ -53,6 +54,9 @@ class RunSettings:
         "", "node-local folder to copy shards to; $SLURM_TMPDIR is used by itself for remote sets"
     )
     stage_gb: float = _setting(0.0, "most gigabytes to stage at a time; 0 is all of the set")
+    streams: int = _fixed(
+        0, "read the set in so many streams of shards, a divisor of the batch; 0 leaves it to the set and its stage"
+    )
     verify: bool = _setting(False, "check every shard's SHA-256 before starting")
 
     wandb: str = _setting("auto", "auto, online, offline or off")

@@ -4,21 +4,25 @@ import dataclasses
 import hashlib
 import json
 import re
-import types
 import typing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from facegan.files import write_text
 from shards.errors import ShardError
-from shards.format.png import Geometry
+from shards.format.checking import MAX_INT, expect, parse
+from shards.format.columns import NAME as COLUMNS
+from shards.format.columns import SHA256, Shard, Shards, Table, read_columns
+from shards.format.png import END, Geometry
 
-FORMAT, VERSION, NAME = "facegan-shards", 1, "index.json"
+FORMAT, VERSION, NAME = "facegan-shards", 2, "index.json"
+OLD = 1  # had an object a shard in index.json; such sets are still read
 MAX_INDEX_BYTES = 256 << 20
-MAX_INT = (1 << 63) - 1
-PLAIN_NAME = re.compile(r"(?!\.)[^/\\\x00-\x1f\x7f]{1,255}")
-SHA256 = re.compile(r"[0-9a-f]{64}")
+PLAIN_NAME = re.compile(r"(?!\.)[^/\\\x00-\x1f\x7f]{1,255}")  # as `Shards.check_names` has it
 
 
 @dataclass(frozen=True)
@@ -58,26 +62,6 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Shard:
-    """One tar file."""
-
-    name: str
-    split: str
-    samples: int
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Table:
-    """The side table: one JSON line a sample, in the order of the shards."""
-
-    name: str
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True)
 class Rejects:
     """The pictures that could not be used: one JSON line each in the file `name`."""
 
@@ -96,7 +80,7 @@ class ShardIndex:
     width: int
     channels: int
     splits: dict[str, Split]
-    shards: tuple[Shard, ...]
+    shards: Shards
     source: Source
     shard_size: int
     record: Record | None = None
@@ -105,8 +89,12 @@ class ShardIndex:
     table: Table | None = None
     rejects: Rejects | None = None
     software: dict[str, str] = dataclasses.field(default_factory=dict)
+    version: int = VERSION  # of the form of the index, and with it of the order: see `window_shape`
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "shards", Shards.of(self.shards))
+        numbered = [name for name in self.shards.splits if name in self.splits]  # as the columns number them
+        object.__setattr__(self, "splits", {name: self.splits[name] for name in [*numbered, *self.splits]})
         _check_geometry(self)
         _check_names(self)
         _check_counts(self)
@@ -116,29 +104,53 @@ class ShardIndex:
         """Where the pixels lie in a shard's records."""
         return Geometry(self.height, self.width, self.channels, self.record.json if self.record else 0)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over geometry and shards: the identity of the data, whatever software wrote it."""
         record = dataclasses.asdict(self.record) if self.record else None
-        shards = [[shard.name, shard.sha256] for shard in self.shards]
         shape = [self.height, self.width, self.channels]
-        return canonical_sha256({"members": self.members, "shape": shape, "record": record, "shards": shards})
+        head = canonical({"members": self.members, "record": record, "shape": shape})
+        digest = hashlib.sha256(head[:-1].encode() + b',"shards":[')  # as one object, a shard at a time
+        for number, shard in enumerate(self.shards):
+            digest.update(b"," * (number > 0) + canonical([shard.name, shard.sha256]).encode())
+        digest.update(b"]}")
+        return digest.hexdigest()
 
     def to_json(self) -> dict[str, Any]:
-        """The content of `index.json`, with the SHA-256 of its own canonical form."""
-        content = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(self)}
-        return {**content, "sha256": canonical_sha256(content)}
+        """The content of `index.json`, with the SHA-256 of its own canonical form; without the shards' columns."""
+        fields = [field.name for field in dataclasses.fields(self) if field.name not in ("shards", "version")]
+        content = {name: _plain(getattr(self, name)) for name in fields}
+        content = {"format": FORMAT, "version": self.version, **content}
+        if self.version == OLD:
+            content["shards"] = [dataclasses.asdict(shard) for shard in self.shards]
+        else:
+            content["fingerprint"] = self.fingerprint
+        return content
 
     def write(self, folder: Path) -> None:
-        """Write `folder/index.json`, whole or not at all."""
-        write_text(folder / NAME, json.dumps(self.to_json(), indent=1) + "\n")
+        """Write `folder/index.json`, whole or not at all, after the columns that it names."""
+        content = self.to_json()
+        if self.version != OLD:
+            content["columns"] = dataclasses.asdict(self.shards.write(folder))
+        content["sha256"] = canonical_sha256(content)
+        write_text(folder / NAME, json.dumps(content, indent=1) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
 
 
 def canonical_sha256(content: dict[str, Any]) -> str:
     """SHA-256 of the canonical JSON of `content`: sorted keys, no spaces, ASCII; its "sha256" left out."""
     kept = {key: value for key, value in content.items() if key != "sha256"}
-    text = json.dumps(kept, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode("ascii")).hexdigest()
+    return hashlib.sha256(canonical(kept).encode("ascii")).hexdigest()
+
+
+def canonical(value: Any) -> str:
+    """Canonical JSON: sorted keys, no spaces, ASCII."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
 def load_index(folder: Path) -> ShardIndex:
@@ -148,18 +160,48 @@ def load_index(folder: Path) -> ShardIndex:
     or where any value is not what it must be: nothing in it is trusted.
     """
     path = folder / NAME
+    content = read_summary(path)
+    try:
+        body = {key: value for key, value in content.items() if key not in ("format", "sha256")}
+        fingerprint, columns = body.pop("fingerprint", None), columns_of(content)
+        if columns is not None:
+            body.pop("columns")
+            expect(isinstance(body.get("splits"), dict), "splits", "an object", body.get("splits"))
+            body["shards"] = read_columns(folder, columns, body["splits"])
+        else:
+            body["shards"] = Shards.of(parse(tuple[Shard, ...], body.get("shards"), "index.shards"))
+        index = typing.cast(ShardIndex, parse(ShardIndex, body, "index"))
+        if columns is not None:
+            stated = SHA256.fullmatch(str(fingerprint)) is not None
+            expect(stated, "fingerprint", "64 digits", fingerprint)
+            index.__dict__["fingerprint"] = fingerprint  # known: it would take a second for 10^6 shards
+    except (ShardError, RecursionError, UnicodeError) as error:
+        raise ShardError(f"{path}: {error or 'nested too deeply'}") from None
+    return index
+
+
+def columns_of(summary: dict[str, Any]) -> Table | None:
+    """Where the columns of the shards are that a summary names; None in a set of version 1."""
+    if summary.get("version") == OLD:
+        return None
+    table = typing.cast(Table, parse(Table, summary.get("columns"), "columns"))
+    _check_file(table)
+    return table
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """The content of an `index.json`: of our format, a version we know, and undamaged; otherwise ShardError."""
     content = _read(path)
     found = content.get("format"), content.get("version")
-    if found != (FORMAT, VERSION):
+    if found not in ((FORMAT, OLD), (FORMAT, VERSION)) or type(found[1]) is not int:
         raise ShardError(f"{path}: format and version are {found}, expected {(FORMAT, VERSION)}")
     try:
         stated, computed = content.get("sha256"), canonical_sha256(content)
-        if stated != computed:
-            raise ShardError(f"the index is damaged: its SHA-256 is {computed}, it states {stated}")
-        body = {key: value for key, value in content.items() if key not in ("format", "version", "sha256")}
-        return typing.cast(ShardIndex, _parse(ShardIndex, body, "index"))
-    except (ShardError, RecursionError, UnicodeError) as error:
+    except (RecursionError, UnicodeError) as error:
         raise ShardError(f"{path}: {error or 'nested too deeply'}") from None
+    if stated != computed:
+        raise ShardError(f"{path}: the index is damaged: its SHA-256 is {computed}, it states {stated}")
+    return content
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -184,82 +226,47 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _parse(kind: Any, value: Any, where: str) -> Any:
-    """Build a value of type `kind` (dataclass, tuple, dict, optional, int, str) from JSON, checking all types."""
-    if dataclasses.is_dataclass(kind):
-        return _parse_dataclass(typing.cast("type[Any]", kind), value, where)
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is types.UnionType:
-        return None if value is None else _parse(arguments[0], value, where)
-    if origin is tuple:
-        _expect(isinstance(value, list), where, "a list", value)
-        return tuple(_parse(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-    if origin is dict:
-        _expect(isinstance(value, dict), where, "an object", value)
-        return {key: _parse(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    if kind is int:
-        _expect(type(value) is int and 0 <= value <= MAX_INT, where, "an integer from 0", value)
-    else:
-        _expect(isinstance(value, str), where, "a string", value)
-    return value
-
-
-def _parse_dataclass(kind: type[Any], value: Any, where: str) -> Any:
-    _expect(isinstance(value, dict), where, "an object", value)
-    hints = typing.get_type_hints(kind)
-    required = {field.name for field in dataclasses.fields(kind) if _is_required(field)}
-    _expect(required <= set(value) <= set(hints), where, f"the fields {sorted(hints)}", sorted(value))
-    return kind(**{name: _parse(hints[name], item, f"{where}.{name}") for name, item in value.items()})
-
-
-def _is_required(field: "dataclasses.Field[Any]") -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-
-
-def _expect(holds: bool, where: str, expected: str, found: Any) -> None:
-    if not holds:
-        raise ShardError(f"{where}: expected {expected}, found {_short(found)}")
-
-
-def _short(value: Any, limit: int = 120) -> str:
-    text = repr(value)
-    return text if len(text) <= limit else text[:limit] + "..."
-
-
 def _check_geometry(index: ShardIndex) -> None:
-    _expect(index.members in ("stored-png", "encoded"), "members", "stored-png or encoded", index.members)
+    expect(index.members in ("stored-png", "encoded"), "members", "stored-png or encoded", index.members)
     if index.members == "encoded":
-        _expect(index.record is None, "record", "null for encoded members", index.record)
+        expect(index.record is None, "record", "null for encoded members", index.record)
         return
     if index.record is None:
         raise ShardError("record: expected the strides of a stored-PNG set, found null")
-    _expect(index.record.json <= 1 << 20, "record.json", "at most 1 MiB", index.record.json)
+    expect(index.record.json <= 1 << 20, "record.json", "at most 1 MiB", index.record.json)
     geometry = index.geometry
     expected = Record(geometry.stride, geometry.pixels, geometry.row, geometry.json)
-    _expect(index.record == expected, "record", str(expected), index.record)
-    for shard in index.shards:
+    expect(index.record == expected, "record", str(expected), index.record)
+    wrong = np.flatnonzero(index.shards.bytes != index.shards.samples * geometry.stride + len(END))
+    if len(wrong):
+        shard = index.shards[int(wrong[0])]
         size = geometry.shard_bytes(shard.samples)
-        _expect(shard.bytes == size, shard.name, f"{size} bytes for {shard.samples} samples", shard.bytes)
+        expect(False, shard.name, f"{size} bytes for {shard.samples} samples", shard.bytes)
 
 
 def _check_names(index: ShardIndex) -> None:
-    tables = [table for table in (index.table, index.rejects) if table]
-    files = [*index.shards, *tables]
-    for name in [file.name for file in files] + list(index.splits):
-        _expect(PLAIN_NAME.fullmatch(name) is not None, "name", "a plain file name", name)
+    for split in index.splits:
+        expect(PLAIN_NAME.fullmatch(split) is not None, "name", "a plain file name", split)
+    files = [table for table in (index.table, index.rejects) if table]
     for file in files:
-        _expect(SHA256.fullmatch(file.sha256) is not None, f"{file.name}: sha256", "64 digits", file.sha256)
-    names = [file.name for file in files] + [NAME]
-    _expect(len(names) == len(set(names)), "names", "each file once", "one of them twice")
+        _check_file(file)
+    names = index.shards.check_names() + [name.encode() for name in (NAME, COLUMNS, *(file.name for file in files))]
+    expect(len(names) == len(set(names)), "names", "each file once", "one of them twice")
+
+
+def _check_file(file: Table | Rejects) -> None:
+    expect(PLAIN_NAME.fullmatch(file.name) is not None, "name", "a plain file name", file.name)
+    expect(SHA256.fullmatch(file.sha256) is not None, f"{file.name}: sha256", "64 digits", file.sha256)
 
 
 def _check_counts(index: ShardIndex) -> None:
-    _expect(index.shard_size >= 1, "shard_size", "at least 1", index.shard_size)
-    counted = {name: [0, 0] for name in index.splits}
-    for shard in index.shards:
-        _expect(shard.split in counted, f"{shard.name}: split", f"one of {sorted(counted)}", shard.split)
-        counted[shard.split][0] += shard.samples
-        counted[shard.split][1] += 1
+    expect(index.shard_size >= 1, "shard_size", "at least 1", index.shard_size)
+    rows = index.shards.rows
+    total = max(rows["samples"].sum(dtype=float), rows["bytes"].sum(dtype=float))
+    expect(total < MAX_INT / 2, "shards", "fewer bytes and samples than 64 bits count", total)
+    counted = index.shards.counts()
+    unknown = sorted(set(counted) - set(index.splits))
+    expect(not unknown, "split", f"one of {sorted(index.splits)}", unknown)
     for name, split in index.splits.items():
-        found = [split.samples, split.shards]
-        _expect(found == counted[name], f"splits.{name}", f"{counted[name]} samples and shards", found)
+        found, expected = (split.samples, split.shards), counted.get(name, (0, 0))
+        expect(found == expected, f"splits.{name}", f"{expected} samples and shards", found)

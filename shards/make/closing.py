@@ -9,18 +9,8 @@ from pathlib import Path
 
 from facegan.files import remove_stale, whole_file
 from shards.errors import ShardError
-from shards.format.index import (
-    NAME,
-    Record,
-    Rejects,
-    Shard,
-    ShardIndex,
-    Source,
-    Split,
-    Table,
-    Transform,
-    load_index,
-)
+from shards.format.columns import Shard, Shards, Table
+from shards.format.index import NAME, Record, Rejects, ShardIndex, Source, Split, Transform, load_index
 from shards.format.transform import SMALLER
 from shards.make.claims import forget, refuse_live
 from shards.make.parts import CONTENT_MODULUS, FOLDER, Part, read_part, reject_lines, sample_lines
@@ -145,7 +135,7 @@ def _index(folder: Path, plan: Plan, parts: list[Part]) -> ShardIndex:
         width=geometry.width,
         channels=geometry.channels,
         splits=_splits(shards),
-        shards=shards,
+        shards=Shards.of(shards),
         source=Source(plan.source["name"], plan.source["kind"], plan.fixed["pictures"], f"{content:064x}"),
         shard_size=plan.fixed["shard_size"],
         record=Record(geometry.stride, geometry.pixels, geometry.row, geometry.json),

@@ -16,7 +16,8 @@ from pathlib import Path
 from facegan.cores import usual_threads
 from facegan.files import sha256_file, whole_file, write_text
 from shards.errors import ShardError
-from shards.format.index import NAME, Rejects, Shard, ShardIndex, Source, Split, Table, Transform, load_index
+from shards.format.columns import Shard, Shards, Table
+from shards.format.index import NAME, Rejects, ShardIndex, Source, Split, Transform, load_index
 from shards.format.mapping import Bytes, map_file
 from shards.format.tar import Member, members
 from shards.format.transform import EXTENSIONS, FILTER, MAX_PICTURE_BYTES, PictureError, decode, parse_crop
@@ -126,7 +127,7 @@ def _index(
         width=width,
         channels=channels,
         splits=_splits(scans),
-        shards=tuple(each.shard for each in scans),
+        shards=Shards.of(each.shard for each in scans),
         source=_source(scans, folder),
         shard_size=max(each.shard.samples for each in scans),
         transform=transform,

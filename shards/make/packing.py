@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from facegan.files import remove_stale, whole_file
+from facegan.files import whole_file
 from shards.format.png import END, Geometry, blank_records, encode_records
 from shards.format.transform import Crop, PictureError, decode, resize
 from shards.make.annotations import SPLITS, Annotations
@@ -81,7 +81,6 @@ class ShardFile:
 @contextmanager
 def shard_file(path: Path, geometry: Geometry) -> Iterator[ShardFile]:
     """A new tar at `path`, whole or absent; absent too where no sample came."""
-    remove_stale(path)
     with whole_file(path) as part, part.open("wb") as stream:
         shard = ShardFile(stream, geometry)
         yield shard

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from facegan.files import remove_stale, whole_file
+from facegan.files import whole_file
 from shards.errors import ShardError
 from shards.make.listing import name_bytes
 
@@ -52,7 +52,6 @@ def write_part(folder: Path, part: Part, samples: list[str], rejects: list[dict[
     """Write the record of a shard that is whole: `samples` are JSON lines of the side table."""
     lines = [json.dumps(asdict(part)), *samples, *map(json.dumps, rejects)]
     target = part_path(folder, part.name)
-    remove_stale(target)
     with whole_file(target) as path:
         path.write_text("\n".join(lines) + "\n", encoding="ascii")
 

@@ -7,17 +7,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from facegan.files import write_text
 from shards.errors import ShardError
+from shards.format.columns import cut
 from shards.format.png import Geometry
 from shards.format.transform import FILTER, parse_crop
 from shards.make.annotations import SPLITS, Annotations, annotate
 from shards.make.celeba import find_files
+from shards.make.layout import samples_per_shard
 from shards.make.listing import Listing, stem
 from shards.make.packing import Task
 from shards.make.parts import read_part
@@ -32,8 +34,9 @@ class Options:
     """What `facegan preprocess` was asked for.
 
     sizes: heights and widths in pixels; crop (see parse_crop) and channels: None for the source's own (150 and
-    3, for MNIST none and 1); slice: part I of N of the shards, from 0; max_rejects: a count, or a percentage of
-    all pictures.
+    3, for MNIST none and 1); slice: part I of N of the shards, from 0; shard_size: pictures in a shard, or
+    shard_bytes: of the largest shard; without either what a begun set has, else see `samples_per_shard`;
+    max_rejects: a count, or a percentage of all pictures.
     """
 
     source: Path
@@ -43,7 +46,8 @@ class Options:
     channels: int | None = None
     slice: tuple[int, int] = (0, 1)
     workers: int = 1
-    shard_size: int = 1000
+    shard_size: int | None = None
+    shard_bytes: int | None = None
     holdout: int | None = None
     annotations: Path | None = None
     attributes: bool = False
@@ -55,8 +59,10 @@ class Options:
             raise ShardError(f"--slice {index}/{count}: slices of {count} are 0/{count} to {count - 1}/{count}")
         if MAX_REJECTS.fullmatch(self.max_rejects) is None:
             raise ShardError(f"--max-rejects {self.max_rejects}: expected a count or a percentage, like 20 or 1%")
-        if min(self.shard_size, self.workers) < 1:
-            raise ShardError("--shard-size and --workers must be at least 1")
+        if any(n is not None and n < 1 for n in (self.workers, self.shard_size, self.shard_bytes)):
+            raise ShardError("--shard-size, --shard-bytes and --workers must be at least 1")
+        if None not in (self.shard_size, self.shard_bytes):
+            raise ShardError("--shard-size and --shard-bytes: give one of them")
         for height, width in self.sizes:
             Geometry(height, width, self.channels or 3)
         if self.crop is not None:
@@ -88,7 +94,7 @@ class Plan:
         height, width = self.fixed["size"]
         return Geometry(height, width, self.fixed["channels"], self.fixed["json"])
 
-    @property
+    @cached_property
     def shards(self) -> list[tuple[str, str, int]]:
         """Name, split and number within the split of every shard, in the set's order."""
         size = self.fixed["shard_size"]
@@ -100,8 +106,11 @@ class Plan:
 
     def slice_of(self, shard: str) -> int:
         """Which slice of `slices` a shard belongs to."""
-        names = [name for name, _, _ in self.shards]
-        return next(i for i in range(self.slices) if shard in names[cut(len(names), i, self.slices)])
+        return ((self._places[shard] + 1) * self.slices - 1) // len(self.shards)
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {name: place for place, (name, _, _) in enumerate(self.shards)}
 
     def write(self, folder: Path) -> None:
         """Keep the plan in the set's folder."""
@@ -119,9 +128,12 @@ def read_plan(folder: Path) -> Plan | None:
         raise ShardError(f"{path}: damaged ({error}): remove {folder}, then run again") from None
 
 
-def cut(count: int, index: int, slices: int) -> slice:
-    """The part of `count` things that slice `index` of `slices` takes."""
-    return slice(index * count // slices, (index + 1) * count // slices)
+class Todo(NamedTuple):
+    """A shard to be made: which pictures of the listing, and in which sets it is missing."""
+
+    shard: str
+    positions: NDArray[np.int64]
+    folders: list[Path]
 
 
 @dataclass(frozen=True)
@@ -132,12 +144,29 @@ class Survey:
     listing: Listing
     annotations: Annotations
 
+    @cached_property
+    def shard_size(self) -> int:
+        """Pictures in a shard: what was asked for, else what a set begun here has, else by the set's size."""
+        options = self.options
+        if options.shard_size is not None:
+            return options.shard_size
+        begun = [plan for size in options.sizes if (plan := read_plan(options.folder(size))) is not None]
+        if begun and options.shard_bytes is None:
+            return int(begun[0].fixed["shard_size"])
+        channels = asked(options, self.listing.kind)["channels"]
+        geometries = [Geometry(height, width, channels, self._json_bytes) for height, width in options.sizes]
+        return samples_per_shard(len(self.listing), geometries, options.shard_bytes)
+
+    @property
+    def _json_bytes(self) -> int:
+        return self.annotations.member_bytes if self.options.attributes else 0
+
     def plan(self, size: tuple[int, int]) -> Plan:
         """The plan of one size."""
-        json_bytes = self.annotations.member_bytes if self.options.attributes else 0
         fixed = asked(self.options, self.listing.kind) | {
+            "shard_size": self.shard_size,
             "size": list(size),
-            "json": json_bytes,
+            "json": self._json_bytes,
             "pictures": len(self.listing),
             "listing": self.listing.fingerprint,
             "annotations": self.annotations.fingerprint,
@@ -148,16 +177,24 @@ class Survey:
         names, options = list(self.annotations.names), self.options
         return Plan(fixed, counts, names, source, options.slice[1], options.max_rejects)
 
-    def tasks(self, plans: dict[Path, Plan]) -> Iterator[Task]:
+    def todo(self, plans: dict[Path, Plan]) -> list[Todo]:
         """The shards of this run's slice that are not finished yet at every size."""
         shards = next(iter(plans.values())).shards
+        found = []
         for name, split, number in shards[cut(len(shards), *self.options.slice)]:
-            sizes = {folder: plan.geometry for folder, plan in plans.items() if read_part(folder, name) is None}
-            if sizes:
-                yield self._task(name, self._positions(split, number), sizes)
+            folders = [folder for folder in plans if read_part(folder, name) is None]
+            if folders:
+                found.append(Todo(name, self._positions(split, number), folders))
+        return found
+
+    def tasks(self, todo: list[Todo], plans: dict[Path, Plan]) -> Iterator[Task]:
+        """What the workers are given, a shard at a time."""
+        for each in todo:
+            sizes = {folder: plans[folder].geometry for folder in each.folders}
+            yield self._task(each.shard, each.positions, sizes)
 
     def _positions(self, split: str, number: int) -> NDArray[np.int64]:
-        size = self.options.shard_size
+        size = self.shard_size
         return self._by_split[split][number * size : (number + 1) * size]
 
     @cached_property
@@ -188,10 +225,9 @@ def asked(options: Options, kind: str) -> dict[str, Any]:
         "crop": options.crop or crop,
         "filter": FILTER,
         "channels": options.channels or channels,
-        "shard_size": options.shard_size,
         "holdout": options.holdout,
         "attributes": options.attributes,
-    }
+    } | ({} if options.shard_size is None else {"shard_size": options.shard_size})
 
 
 def stamp(options: Options) -> list[list[int]] | None:

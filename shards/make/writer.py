@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from facegan.files import remove_stale_of
 from shards.errors import ShardError
 from shards.format.index import NAME, ShardIndex
 from shards.make.claims import claimed, forget, is_alone
@@ -60,9 +61,15 @@ def preprocess(options: Options, progress: Progress = lambda read, rejected, tot
 
 
 def _write(found: Survey, plans: dict[Path, Plan], progress: Progress) -> None:
-    total = sum(len(task.names) for task in found.tasks(plans))
+    todo = found.todo(plans)
+    total = sum(len(each.positions) for each in todo)
     progress(0, 0, total)
-    write_all(found.tasks(plans), found.options.workers, lambda read, rejected: progress(read, rejected, total))
+    for folder in plans:
+        names = {each.shard for each in todo}
+        remove_stale_of(folder, names)
+        remove_stale_of(folder / PARTS, {Path(name).with_suffix(".jsonl").name for name in names})
+    tasks = found.tasks(todo, plans)
+    write_all(tasks, found.options.workers, lambda read, rejected: progress(read, rejected, total))
 
 
 def _outcome(options: Options, found: Survey, plans: dict[Path, Plan]) -> Outcome:
@@ -79,7 +86,12 @@ def _outcome(options: Options, found: Survey, plans: dict[Path, Plan]) -> Outcom
 def _unchanged(folder: Path, options: Options) -> bool:
     """Whether a closed set was made with these very options from this very archive, so that nothing is to do."""
     plan = read_plan(folder)
-    if plan is None or plan.source["stamp"] is None or not options.source.exists():
+    if (
+        plan is None
+        or plan.source["stamp"] is None
+        or options.shard_bytes is not None
+        or not options.source.exists()
+    ):
         return False
     same = {name: plan.fixed.get(name) for name in asked(options, plan.source["kind"])}
     return same == asked(options, plan.source["kind"]) and plan.source["stamp"] == stamp(options)

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 
 from shards.errors import ShardError
+from shards.format.columns import Ints
 from shards.format.mapping import Bytes
 from shards.read.images import Images
-from shards.read.mapped import Ints
 
 BLOCK = 4096  # images copied at a time
 
@@ -20,7 +20,7 @@ class DeviceImages(Images):
     def __init__(self, images: Images, device: torch.device | str) -> None:
         self.images, self.split, self.shards, self.files = images, images.split, images.shards, images.files
         self.height, self.width, self.channels = images.height, images.width, images.channels
-        self.firsts = images.firsts
+        self.firsts, self.version = images.firsts, images.version
         self.device = torch.device(device)
         shape = (len(images), self.height, self.width, self.channels)
         _check_room(int(np.prod(shape, dtype=np.int64)), self.device)

@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 from facegan.cores import usable_cores
 from facegan.files import sha256_file
 from shards.errors import ShardError
+from shards.format.columns import Ints
 from shards.format.index import ShardIndex, Transform
 from shards.format.mapping import Bytes, map_file
 from shards.format.png import Geometry
 from shards.format.transform import MAX_PICTURE_BYTES, Crop, PictureError, decode, parse_crop, resize
 from shards.read.files import Files
 from shards.read.images import Images
-from shards.read.mapped import Ints, Mapped
+from shards.read.mapped import Mapped
 
 SQUARE = "square"  # the crop "as large a centred square as the picture has"
 MAX_KEY_BYTES = 255
@@ -39,10 +40,9 @@ class EncodedImages(Images):
         Geometry(index.height, index.width, index.channels)  # checks the bounds
         super().__init__(index, split, files)
         self.transform = index.transform
-        table = load_members(index, folder)
-        firsts = np.cumsum([0] + [shard.samples for shard in index.shards])
-        mine = [number for number, shard in enumerate(index.shards) if shard.split == split]
-        self.members = [table[firsts[number] : firsts[number + 1]] for number in mine]
+        self.members = load_members(index, folder)
+        firsts = np.cumsum(index.shards.samples) - index.shards.samples
+        self._rows = firsts[index.shards.numbers(split)]  # of the member table, where each shard's begin
         self.mapped = Mapped(self.shards, files)
 
     def gather_at(self, places: Ints) -> Bytes:
@@ -88,7 +88,7 @@ class EncodedImages(Images):
                 ) from None
 
     def _bytes(self, shard: int, place: int) -> bytes:
-        member, length = self.members[shard][place], self.shards[shard].bytes
+        member, length = self._member(shard, place), self.shards[shard].bytes
         offset, size = int(member["offset"]), int(member["size"])
         if offset < 0 or not 0 < size <= MAX_PICTURE_BYTES or offset + size > length:
             raise PictureError("not in the tar", f"{size:,} bytes at byte {offset:,}, the tar has {length:,}")
@@ -96,7 +96,10 @@ class EncodedImages(Images):
         return self.mapped.bytes[start : start + size].tobytes()
 
     def _key(self, shard: int, place: int) -> str:
-        return bytes(self.members[shard][place]["key"]).decode("utf-8", "replace")
+        return bytes(self._member(shard, place)["key"]).decode("utf-8", "replace")
+
+    def _member(self, shard: int, place: int) -> np.void:
+        return np.void(self.members[int(self._rows[shard]) + place])
 
 
 def fit(image: Bytes, transform: Transform | None, shape: tuple[int, ...]) -> Bytes:
@@ -118,7 +121,7 @@ def load_members(index: ShardIndex, folder: Path) -> NDArray[np.void]:
     """
     if index.table is None:
         raise ShardError(f"{folder}: the index names no member table; index the tars again")
-    path, rows = folder / index.table.name, sum(shard.samples for shard in index.shards)
+    path, rows = folder / index.table.name, int(index.shards.samples.sum())
     if not path.exists() or path.stat().st_size != index.table.bytes or sha256_file(path) != index.table.sha256:
         raise ShardError(
             f"{path}: the member table is missing or damaged: remove index.json and index the tars again"

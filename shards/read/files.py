@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Protocol
 
 from shards.errors import ShardError
-from shards.format.index import Shard
+from shards.format.columns import Shard, Table
+
+LOOKED_AT = 4096
 
 
 class Files(Protocol):
@@ -15,6 +17,10 @@ class Files(Protocol):
 
     def path(self, shard: Shard) -> Path:
         """The shard as a local file; waits until it is there."""
+        ...
+
+    def hold(self, file: Shard | Table) -> Path:
+        """A file of the set as a local file, kept as long as the set is open."""
         ...
 
     def prepare(self, shards: Sequence[Shard]) -> None:
@@ -48,9 +54,17 @@ class Folder:
             )
         return path
 
+    def hold(self, file: Shard | Table) -> Path:
+        """The file's path."""
+        return self.folder / file.name
+
     def prepare(self, shards: Sequence[Shard]) -> None:
-        """ShardError where one of the shards is missing or has another size than the index says."""
-        for shard in shards:
+        """ShardError where one of the shards is missing or has another size than the index says.
+
+        Of more than LOOKED_AT shards, so many are looked at, spread evenly; the others when they are mapped. Ten
+        thousand ranks that ask a shared file system for a million files each would stop it.
+        """
+        for shard in shards[:: max(1, -(-len(shards) // LOOKED_AT))]:
             self.path(shard)
 
     def expect(self, now: Sequence[Shard], then: Sequence[Shard]) -> None:

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from shards.errors import ShardError
+from shards.format.columns import Ints
 from shards.format.index import ShardIndex
 from shards.format.mapping import Bytes
 from shards.format.png import BLOCK, NAME_BYTES
 from shards.read.files import Files
-from shards.read.mapped import Ints, Mapped
+from shards.read.mapped import Mapped
 
 if TYPE_CHECKING:
     import torch
@@ -21,9 +22,9 @@ class Images(ABC):
 
     def __init__(self, index: ShardIndex, split: str, files: Files) -> None:
         self.height, self.width, self.channels = index.height, index.width, index.channels
-        self.shards = [shard for shard in index.shards if shard.split == split]
+        self.shards, self.version = index.shards.of_split(split), index.version
         self.split, self.files = split, files
-        self.firsts = np.cumsum([0] + [shard.samples for shard in self.shards], dtype=np.int64)
+        self.firsts = np.concatenate(([0], np.cumsum(self.shards.samples)))
         files.prepare(self.shards)
 
     def __len__(self) -> int:
@@ -107,12 +108,24 @@ class StoredImages(Images):
 
     def gather_at(self, places: Ints) -> Bytes:
         """See `Images.gather_at`."""
+        spans = self._copy(places)
+        rows = spans.reshape(len(places), self.height, self.geometry.row)[:, :, : self.width * self.channels]
+        return rows.reshape(len(places), self.height, self.width, self.channels)
+
+    def batch_at(self, places: Ints) -> "torch.Tensor":
+        """See `Images.batch_at`."""
+        import torch
+
+        shape = (len(places), self.channels, self.height, self.width)
+        row = self.geometry.row
+        return torch.from_numpy(self._copy(places)).as_strided(shape, (self.height * row, 1, row, self.channels))
+
+    def _copy(self, places: Ints) -> Bytes:
+        """The bytes from each image's first pixel to behind its last row: (n, H * row)."""
         with self.mapped.lock:
             if not self.mapped.whole:
                 self.mapped.need(np.searchsorted(self.mapped.starts, places * BLOCK, side="right") - 1)
-            spans = self._spans[places]
-        rows = spans.reshape(len(places), self.height, self.geometry.row)[:, :, : self.width * self.channels]
-        return rows.reshape(len(places), self.height, self.width, self.channels)
+            return self._spans[places]
 
     def keys(self, indices: Ints) -> list[str]:
         """See `Images.keys`."""

@@ -1,17 +1,14 @@
 """The shards of a split side by side in one stretch of address space, a bounded number of them mapped at a time."""
 
 import mmap
-from collections.abc import Sequence
 from threading import RLock
 
 import numpy as np
-from numpy.typing import NDArray
 
-from shards.format.index import Shard
-from shards.format.mapping import map_at, reserve, unmap_at
+from shards.errors import ShardError
+from shards.format.columns import Ints, Shards
+from shards.format.mapping import Bytes, map_at, reserve, unmap_at
 from shards.read.files import Files
-
-Ints = NDArray[np.int64]
 
 MAX_MAPPINGS = 4096  # Linux allows a process 65,530 of all kinds
 
@@ -23,11 +20,11 @@ class Mapped:
     `lock`, as another thread may let the least recently used go.
     """
 
-    def __init__(self, shards: Sequence[Shard], files: Files, limit: int = MAX_MAPPINGS) -> None:
+    def __init__(self, shards: Shards, files: Files, limit: int = MAX_MAPPINGS) -> None:
         self.shards, self.files, self.limit = shards, files, limit
-        pages = [-(-shard.bytes // mmap.PAGESIZE) for shard in shards]
-        self.starts = np.cumsum([0, *pages], dtype=np.int64) * mmap.PAGESIZE
-        self.bytes = reserve(max(int(self.starts[-1]), mmap.PAGESIZE))
+        pages = -(-shards.bytes // mmap.PAGESIZE)
+        self.starts = np.concatenate(([0], np.cumsum(pages))) * mmap.PAGESIZE
+        self.bytes = _reserved(int(self.starts[-1]))
         self.lock = RLock()
         self.count = 0
         self._used = np.zeros(len(shards), np.int64)  # when each was last needed; 0: not mapped
@@ -66,3 +63,13 @@ class Mapped:
             unmap_at(self.bytes, start, stop - start)
             self._used[shard] = 0
             self.count -= 1
+
+
+def _reserved(size: int) -> Bytes:
+    try:
+        return reserve(max(size, mmap.PAGESIZE))
+    except OSError as error:
+        raise ShardError(
+            f"the split takes {size / 1e9:,.1f} GB of address space, which could not be had ({error.strerror}): "
+            "`ulimit -v` says how much a process may have"
+        ) from None

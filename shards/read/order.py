@@ -8,8 +8,8 @@ Two orders share this interface:
 - `GlobalOrder`: one permutation of all N samples an epoch. For sets that lie on a local disk.
 - `WindowOrder`: for sets beyond local disk. The set is cut into S streams of consecutive shards (S is
   fixed by the data set and the batch size, never by the ranks); each global batch takes the same number
-  of samples from every stream, in the stream's turn, so rank r of W (W divides S) reads S / W streams and
-  stages only their shards. Within a stream the shards are shuffled every epoch and taken a window of
+  of samples from every stream, in the stream's turn, so rank r of W reads about S / W streams and stages
+  only their shards. Within a stream the shards are shuffled every epoch and taken a window of
   several at a time; the samples of a window are shuffled together. An epoch still holds every sample
   exactly once, batches still cross its border, and the global batches still do not depend on W.
 """
@@ -27,6 +27,7 @@ from shards.errors import ShardError
 
 Ints = NDArray[np.int64]
 
+MAX_STREAMS = 4096
 ROUNDS, ROUNDS_SMALL, SMALL = 8, 24, 4096  # a tiny domain mixes slowly; the statistical test found both numbers
 MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93))
 HALF = np.uint64(32)
@@ -142,11 +143,11 @@ class WindowOrder:
 
     name = "window"
 
-    def __init__(self, sizes: Sequence[int], seed: int, batch_size: int, streams: int, window: int) -> None:
-        if batch_size % streams:
+    def __init__(self, sizes: Sequence[int] | Ints, seed: int, batch_size: int, streams: int, window: int) -> None:
+        if streams < 1 or batch_size % streams:
             raise ShardError(f"batch size {batch_size} is not a multiple of the {streams} streams of shards")
-        if sum(sizes) < 1 or window < 1:
-            raise ShardError(f"the window order needs samples and a window, got {sum(sizes)} and {window}")
+        if np.sum(sizes) < 1 or window < 1:
+            raise ShardError(f"the window order needs samples and a window, got {np.sum(sizes)} and {window}")
         self.firsts = np.concatenate(([0], np.cumsum(sizes, dtype=np.int64)))
         self.samples = int(self.firsts[-1])
         self.seed, self.batch_size, self.streams, self.window = seed, batch_size, streams, window
@@ -158,8 +159,12 @@ class WindowOrder:
         epochs = positions // self.samples
         streams = positions % self.batch_size // self.turn
         out = np.empty_like(positions)
-        for epoch, stream in np.unique(np.stack((epochs, streams)), axis=1).T.tolist():
-            mine = (epochs == epoch) & (streams == stream)
+        together = epochs * self.streams + streams
+        sorted_by_stream = np.argsort(together, kind="stable")
+        for mine in np.split(sorted_by_stream, np.flatnonzero(np.diff(together[sorted_by_stream])) + 1):
+            if not len(mine):
+                continue
+            epoch, stream = int(epochs[mine[0]]), int(streams[mine[0]])
             entries = self._taken(positions[mine], stream) - self._taken(epoch * self.samples, stream)
             out[mine] = self._in_stream(epoch, stream, entries)
         return out
@@ -183,7 +188,7 @@ class WindowOrder:
         now, then = (np.searchsorted(self.firsts, w.pieces, side="right") - 1 for w in windows[:2])
         return now, then
 
-    def _taken(self, position: Ints | int, stream: int) -> Ints:
+    def _taken(self, position: Ints | int, stream: Ints | int) -> Ints:
         """How many positions before `position` belong to `stream`."""
         batch, place = np.divmod(position, self.batch_size)
         return np.asarray(batch * self.turn + np.clip(place - stream * self.turn, 0, self.turn))
@@ -191,14 +196,16 @@ class WindowOrder:
     def _part(self, epoch: int, stream: int) -> tuple[int, int]:
         """The samples [first, last) of the set that `stream` reads in `epoch`."""
         start, stop = epoch * self.samples, (epoch + 1) * self.samples
-        edges = [int(self._taken(stop, s) - self._taken(start, s)) for s in range(stream + 1)]
-        return sum(edges[:-1]), sum(edges)
+        streams = np.arange(stream + 1)
+        edges = np.cumsum(self._taken(stop, streams) - self._taken(start, streams))
+        return int(edges[-2]) if stream else 0, int(edges[-1])
 
     def _plan(self, epoch: int, stream: int) -> list[Window]:
         first, last = self._part(epoch, stream)
         if first == last:
             return []
-        edges = np.unique(np.clip(self.firsts, first, last))
+        inside = slice(*np.searchsorted(self.firsts, (first + 1, last)))  # of a million shards, those of the stream
+        edges = np.unique(np.concatenate(([first], self.firsts[inside], [last])))
         turn = Permutation(len(edges) - 1, self.seed, epoch, stream)(np.arange(len(edges) - 1))
         starts, lengths = edges[:-1][turn], np.diff(edges)[turn]
         windows, done = [], 0
@@ -218,12 +225,16 @@ class WindowOrder:
         return out
 
 
-def window_shape(shards: int, batch_size: int) -> tuple[int, int]:
+def window_shape(shards: int, batch_size: int, version: int = 2, streams: int | None = None) -> tuple[int, int]:
     """Streams and window (in shards) for a set of that many shards: a batch mixes about a quarter of them.
 
-    At most 64 streams, a power of two that divides the batch; fixed by the data and the batch, not by the
-    number of ranks, so that the order outlives a change of machines.
+    As many streams as divide the batch, at most MAX_STREAMS and one for eight shards; fixed by the data and the
+    batch, not by the number of ranks, so that the order outlives a change of machines. version: of the set's
+    index; those of version 1 had at most 64 streams, a power of two, and keep their order. streams: asked for.
     """
-    streams = 1 << (min(64, max(1, shards // 8)).bit_length() - 1)
-    streams = math.gcd(streams, batch_size)
+    most = max(1, shards // 8)
+    if streams is None and version == 1:
+        streams = math.gcd(1 << (min(64, most).bit_length() - 1), batch_size)
+    if streams is None:
+        streams = next(n for n in range(min(MAX_STREAMS, most, batch_size), 0, -1) if batch_size % n == 0)
     return streams, min(8, max(2, shards // (4 * streams)))

@@ -6,6 +6,7 @@ from shards.errors import ShardError
 from shards.format.index import ShardIndex
 from shards.read.files import Files
 from shards.read.images import Images, StoredImages
+from shards.read.labels import Labels, read_labels
 
 
 class ShardSet:
@@ -28,3 +29,8 @@ class ShardSet:
         from shards.read.encoded import EncodedImages
 
         return EncodedImages(self.index, name, self.files, self.folder)
+
+    def labels(self, split: str) -> Labels:
+        """Attributes and identities of a split's samples; ShardError where the set has no side table."""
+        self.split(split)
+        return read_labels(self.index, self.folder, self.files, split)

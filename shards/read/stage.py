@@ -21,7 +21,8 @@ from pathlib import Path
 from facegan.files import disk_full_said, private_folder, sha256_file
 from facegan.owner import process_identity
 from shards.errors import ShardError
-from shards.format.index import MAX_INDEX_BYTES, NAME, Shard, ShardIndex, Table, load_index
+from shards.format.columns import Shard, Table
+from shards.format.index import MAX_INDEX_BYTES, NAME, ShardIndex, columns_of, load_index, read_summary
 from shards.read.locks import FIRST_FILE, LOCK_FILE, ROOM, Locks
 from shards.read.node import make_room, slurm_folder
 from shards.read.remote import RemoteSource, Source, fetch, read_whole
@@ -72,7 +73,7 @@ class Stage:
         self, source: Source, folder: Path, locks: Locks, index: ShardIndex, limit: int | None, progress: Progress
     ) -> None:
         self.source, self.folder, self.locks, self.limit, self.progress = source, folder, locks, limit, progress
-        self.sizes = {shard.name: shard.bytes for shard in index.shards}
+        self.sizes: dict[str, int] = dict(zip(index.shards.names, index.shards.bytes.tolist(), strict=True))
         self.partial = limit is not None and limit < sum(self.sizes.values())
         names = [*self.sizes, *([index.table.name] if index.table else [])]
         self._numbers = {name: FIRST_FILE + 2 * place for place, name in enumerate(names)}  # held shared; fetched
@@ -290,11 +291,15 @@ def _fetch_index(source: Source, folder: Path) -> tuple[ShardIndex, Path, Locks]
     with tempfile.TemporaryDirectory(dir=folder, prefix=".index-") as scratch:
         (Path(scratch) / NAME).write_bytes(raw)
         try:
+            columns = columns_of(read_summary(Path(scratch) / NAME))
+            if columns is not None:
+                (Path(scratch) / columns.name).write_bytes(read_whole(source, columns.name, MAX_INDEX_BYTES))
             index = load_index(Path(scratch))
         except ShardError as error:
             raise ShardError(str(error).replace(scratch, source.address)) from None
         place = folder / index.fingerprint[:16]
         locks = Locks(place)
         os.utime(place / LOCK_FILE)
-        (Path(scratch) / NAME).replace(place / NAME)
+        for file in (*([columns.name] if columns else []), NAME):  # the index last, as ever
+            (Path(scratch) / file).replace(place / file)
     return index, place, locks

@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING, Literal, Self
 import numpy as np
 
 from shards.errors import ShardError
+from shards.format.columns import Ints
 from shards.read.images import Images
-from shards.read.mapped import Ints
+from shards.read.labels import Labels
 from shards.read.order import GlobalOrder, Order, WindowOrder, window_shape
 
 if TYPE_CHECKING:
     import torch
 
 AHEAD = 8192  # positions whose order is computed at once; computing 128 takes nearly as long
+AHEAD_IN_STREAM = 64
 
 
 class Stream(Iterator["torch.Tensor"]):
@@ -26,10 +28,12 @@ class Stream(Iterator["torch.Tensor"]):
 
     nimg: images read from the stream so far, over all ranks, which is the first position of the next batch.
     order: "global" (one permutation of all samples), "window" (streams of shards; for sets beyond local disk)
-        or "auto": "window" where the images are staged with less room than the set takes, else "global".
-    streams, window: of the window order, by default as `window_shape` has it for the set and the batch.
+        or "auto": "window" where the images are staged with less room than the set takes, or `streams` is given,
+        else "global".
+    streams, window: of the window order, by default as `window_shape` has it for the set and the batch. Ranks that
+        share a stream, as where their number does not divide the streams, both stage its shards.
 
-    Raises ShardError where world does not divide the batch (or the streams), or the rank is not below world.
+    Raises ShardError where world (or streams) does not divide the batch, or the rank is not below world.
     """
 
     def __init__(
@@ -48,7 +52,7 @@ class Stream(Iterator["torch.Tensor"]):
         self.images, self.batch_size, self.rank, self.world = images, batch_size, rank, world
         self.batch_per_rank = batch_size // world
         if order == "auto":
-            order = "window" if images.files.partial else "global"
+            order = "window" if images.files.partial or streams else "global"
         self.order: Order = GlobalOrder(len(images), seed)
         if order == "window":
             self.order = self._window_order(seed, streams, window)
@@ -62,6 +66,7 @@ class Stream(Iterator["torch.Tensor"]):
         self.nimg = nimg
         self._samples = self._places = np.empty((0, self.batch_per_rank), np.int64)  # of the next batches
         self._ahead = 0  # batches of these that are read
+        self.read = self._samples.reshape(-1)  # the samples of the last batch
         self._announced: set[int] = set()  # shards that the files know to be read
 
     def __iter__(self) -> Self:
@@ -71,12 +76,18 @@ class Stream(Iterator["torch.Tensor"]):
         if self._ahead == len(self._places):
             self._samples = self._upcoming()
             self._places, self._ahead = self.images.places(self._samples), 0
-        if isinstance(self.order, WindowOrder):
+        if isinstance(self.order, WindowOrder) and self.images.files.partial:
             self._announce(self.order, self._samples[self._ahead])
+        self.read = self._samples[self._ahead]
         batch = self.images.batch_at(self._places[self._ahead])
         self._ahead += 1
         self.nimg += self.batch_size
         return batch
+
+    def labelled(self, labels: Labels) -> Iterator[tuple["torch.Tensor", Labels]]:
+        """Batches, for ever, each with the labels of its samples; `labels` are those of the stream's images."""
+        for batch in self:
+            yield batch, labels[self.read]
 
     def keys_at(self, positions: Ints) -> list[str]:
         """The keys of the samples read at these positions (int64, (n,))."""
@@ -85,7 +96,10 @@ class Stream(Iterator["torch.Tensor"]):
     def _upcoming(self) -> Ints:
         """The samples of this rank's next batches: (batches, b)."""
         first = self.nimg + self.rank * self.batch_per_rank
-        batches = max(1, min(AHEAD, self.samples) // self.batch_per_rank)
+        ahead = AHEAD
+        if isinstance(self.order, WindowOrder):  # it works stream by stream: some entries of each at a time
+            ahead = max(AHEAD, AHEAD_IN_STREAM * len(self._my_streams(self.order)))
+        batches = max(1, min(ahead, self.samples) // self.batch_per_rank)
         starts = first + self.batch_size * np.arange(batches)
         positions = starts[:, None] + np.arange(self.batch_per_rank)
         return self.order.at(positions.reshape(-1)).reshape(positions.shape)
@@ -95,21 +109,23 @@ class Stream(Iterator["torch.Tensor"]):
         touched = np.unique(np.searchsorted(self.images.firsts, samples, side="right") - 1)
         if self._announced.issuperset(touched.tolist()):
             return
-        share = order.streams // self.world
-        mine = range(self.rank * share, (self.rank + 1) * share)
-        now, then = order.shards(self.nimg + self.batch_size, mine)  # of this batch, some may end a window
+        now, then = order.shards(
+            self.nimg + self.batch_size, self._my_streams(order)
+        )  # of this batch, some may end a window
         self.images.expect(np.union1d(now, touched), then)
         self._announced = set(now.tolist()) if np.isin(touched, now).all() else set()
 
+    def _my_streams(self, order: WindowOrder) -> range:
+        first = self.rank * self.batch_per_rank
+        return range(first // order.turn, -(-(first + self.batch_per_rank) // order.turn))
+
     def _window_order(self, seed: int, streams: int | None, window: int | None) -> WindowOrder:
-        usual = window_shape(len(self.images.shards), self.batch_size)
-        sizes = [shard.samples for shard in self.images.shards]
-        order = WindowOrder(sizes, seed, self.batch_size, streams or usual[0], window or usual[1])
-        if order.streams % self.world:
-            raise ShardError(
-                f"{self.world} ranks cannot share the set's {order.streams} streams of shards evenly: "
-                f"take a number of ranks that divides {order.streams}"
-            )
+        usual = window_shape(len(self.images.shards), self.batch_size, self.images.version, streams)
+        order = WindowOrder(np.diff(self.images.firsts), seed, self.batch_size, usual[0], window or usual[1])
+        if (
+            self.images.version > 1 or streams
+        ):  # part of a run's identity; runs on sets of version 1 know it by less
+            order.name = f"window of {order.streams} streams"
         return order
 
 

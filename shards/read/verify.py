@@ -15,7 +15,8 @@ import numpy as np
 from facegan.cores import usual_threads
 from facegan.files import sha256_file
 from shards.errors import ShardError
-from shards.format.index import NAME, Shard, ShardIndex, load_index
+from shards.format.columns import Shard, cut
+from shards.format.index import NAME, ShardIndex, load_index
 from shards.format.mapping import Bytes, map_file
 from shards.format.png import BLOCK, NAME_BYTES, Geometry, encode_records, member_bytes
 from shards.format.tar import members
@@ -39,26 +40,28 @@ class Damage:
         return f"{self.file}: {f'sample {self.sample}: ' if self.sample else ''}{self.what}"
 
 
-def verify_set(folder: Path, progress: Progress | None = None) -> list[Damage]:
+def verify_set(folder: Path, progress: Progress | None = None, part: tuple[int, int] = (0, 1)) -> list[Damage]:
     """Everything that is wrong with the set in `folder`; an empty list where it is whole.
 
     Reads every byte once. Where a shard's SHA-256 is not the index's, the shard is taken apart: a stored record is
     encoded again from its own pixels and compared (its checksums then differ wherever a bit did), attributes are
     compared with the side table, encoded members with the CRC-32 of the member table.
     progress: called with the number of bytes checked since the last call.
+    part: (i, n) checks the i-th of n equal parts of the shards, from 0; the first also what lies beside them.
     """
     try:
         index = load_index(folder)
     except ShardError as error:
         return [Damage(NAME, str(error))]
-    findings = [*_strangers(folder, index), *_side_files(folder, index)]
+    findings = [*_strangers(folder, index), *_side_files(folder, index)] if part[0] == 0 else []
+    numbers = range(len(index.shards))[cut(len(index.shards), *part)]
     with ThreadPoolExecutor(usual_threads(), thread_name_prefix="verify") as pool:
-        checks = pool.map(lambda number: _check(folder, index, number, progress), range(len(index.shards)))
+        checks = pool.map(lambda number: _check(folder, index, number, progress), numbers)
         return findings + [damage for found in checks for damage in found]
 
 
 def _strangers(folder: Path, index: ShardIndex) -> Iterator[Damage]:
-    known = {shard.name for shard in index.shards}
+    known = set(index.shards.names)
     for path in sorted(folder.glob("*.tar")):
         if path.name not in known and not path.name.startswith("."):
             yield Damage(path.name, "a foreign shard: the index does not know it, nothing will be read from it")

@@ -1,0 +1,54 @@
+"""Values from a JSON file as what they must be: nothing in it is trusted."""
+
+import dataclasses
+import types
+import typing
+from typing import Any
+
+from shards.errors import ShardError
+
+MAX_INT = (1 << 63) - 1
+
+
+def parse(kind: Any, value: Any, where: str) -> Any:
+    """Build a value of type `kind` (dataclass, tuple, dict, optional, int, str) from JSON, checking all types."""
+    if isinstance(kind, type) and isinstance(value, kind) and kind not in (int, str):
+        return value  # was read and checked elsewhere
+    if dataclasses.is_dataclass(kind):
+        return parse_dataclass(typing.cast("type[Any]", kind), value, where)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is types.UnionType:
+        return None if value is None else parse(arguments[0], value, where)
+    if origin is tuple:
+        expect(isinstance(value, list), where, "a list", value)
+        return tuple(parse(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if origin is dict:
+        expect(isinstance(value, dict), where, "an object", value)
+        return {key: parse(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    if kind is int:
+        expect(type(value) is int and 0 <= value <= MAX_INT, where, "an integer from 0", value)
+    else:
+        expect(isinstance(value, str), where, "a string", value)
+    return value
+
+
+def parse_dataclass(kind: type[Any], value: Any, where: str) -> Any:
+    expect(isinstance(value, dict), where, "an object", value)
+    hints = typing.get_type_hints(kind)
+    required = {field.name for field in dataclasses.fields(kind) if _is_required(field)}
+    expect(required <= set(value) <= set(hints), where, f"the fields {sorted(hints)}", sorted(value))
+    return kind(**{name: parse(hints[name], item, f"{where}.{name}") for name, item in value.items()})
+
+
+def _is_required(field: "dataclasses.Field[Any]") -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def expect(holds: bool, where: str, expected: str, found: Any) -> None:
+    if not holds:
+        raise ShardError(f"{where}: expected {expected}, found {_short(found)}")
+
+
+def _short(value: Any, limit: int = 120) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[:limit] + "..."

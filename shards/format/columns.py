@@ -1,0 +1,191 @@
+"""The shards of a set as columns: 10^6 of them are 60 MB in a file that is mapped, not read."""
+
+import builtins
+import io
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facegan.files import sha256_file, whole_file
+from shards.errors import ShardError
+from shards.format.mapping import Bytes, map_file
+
+NAME = "index.npy"
+HEADER = 1 << 14  # bytes that the head of the file fits in
+SHA256 = re.compile(r"[0-9a-f]{64}")
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar file."""
+
+    name: str
+    split: str
+    samples: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A file beside the shards: the side table, a member table, the columns of the shards."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+def row_type(name_bytes: int) -> np.dtype[np.void]:
+    """A shard's row: its name (UTF-8), the number of its split among the set's, samples, bytes, SHA-256."""
+    return np.dtype(
+        [("name", f"S{name_bytes}"), ("split", "<u4"), ("samples", "<i8"), ("bytes", "<i8"), ("sha256", "u1", 32)]
+    )
+
+
+class Shards(Sequence[Shard]):
+    """Shards in the set's order: a sequence of `Shard`, kept as one array of rows.
+
+    rows: (n,) of `row_type`; splits: the names that its column `split` numbers.
+    """
+
+    def __init__(self, rows: NDArray[np.void], splits: tuple[str, ...]) -> None:
+        self.rows, self.splits = rows, splits
+
+    @classmethod
+    def of(cls, shards: "Iterable[Shard]") -> "Shards":
+        """The columns of these shards."""
+        if isinstance(shards, Shards):
+            return shards
+        shards = list(shards)
+        splits = tuple(dict.fromkeys(shard.split for shard in shards))
+        names = [_encoded(shard.name) for shard in shards]
+        rows = np.zeros(len(shards), row_type(max([1, *map(len, names)])))
+        rows["name"], rows["split"] = names, [splits.index(shard.split) for shard in shards]
+        rows["samples"], rows["bytes"] = [shard.samples for shard in shards], [shard.bytes for shard in shards]
+        for shard in shards:
+            if SHA256.fullmatch(shard.sha256) is None:
+                raise ShardError(f"{shard.name}: sha256: expected 64 digits, found {shard.sha256!r}")
+        digests = builtins.bytes.fromhex("".join(shard.sha256 for shard in shards))
+        rows["sha256"] = np.frombuffer(digests, np.uint8).reshape(-1, 32)
+        return cls(rows, splits)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, at: int) -> Shard: ...
+    @overload
+    def __getitem__(self, at: slice) -> "Shards": ...
+    def __getitem__(self, at: int | slice) -> "Shard | Shards":
+        if isinstance(at, slice):
+            return Shards(self.rows[at], self.splits)
+        name, split, samples, size, sha256 = self.rows[at].tolist()
+        return Shard(_decoded(name), self.splits[split], samples, size, builtins.bytes(sha256).hex())
+
+    def __iter__(self) -> Iterator[Shard]:
+        return (self[i] for i in range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Shards) and len(self) == len(other) and all(map(Shard.__eq__, self, other))
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    @property
+    def samples(self) -> Ints:
+        """Samples of each shard: (n,)."""
+        return self.rows["samples"]
+
+    @property
+    def bytes(self) -> Ints:
+        """Bytes of each shard: (n,)."""
+        return self.rows["bytes"]
+
+    @property
+    def names(self) -> list[str]:
+        """The name of each shard."""
+        return [_decoded(name) for name in self.rows["name"].tolist()]
+
+    def check_names(self) -> list[builtins.bytes]:
+        """The names; ShardError where one is no plain file name (a path, a hidden file, control characters)."""
+        raw = np.ascontiguousarray(self.rows["name"]).view(np.uint8).reshape(len(self), -1)
+        used = raw > 0
+        bad = used & ((raw < 0x20) | (raw == 0x7F) | (raw == ord("/")) | (raw == ord("\\")))
+        bad[:, 1:] |= used[:, 1:] & ~used[:, :-1]
+        bad[:, 0] |= ~used[:, 0] | (raw[:, 0] == ord("."))
+        wrong = np.flatnonzero(bad.any(axis=1))
+        if len(wrong):
+            raise ShardError(f"name: expected a plain file name, found {self[int(wrong[0])].name!r}")
+        names: list[builtins.bytes] = self.rows["name"].tolist()
+        return names
+
+    def numbers(self, split: str) -> Ints:
+        """Which of the shards belong to a split: (m,), ascending."""
+        wanted = self.splits.index(split) if split in self.splits else len(self.splits)
+        return np.flatnonzero(self.rows["split"] == wanted)
+
+    def of_split(self, split: str) -> "Shards":
+        """The shards of one split; no copy where they follow each other, as they do in our sets."""
+        numbers = self.numbers(split)
+        if len(numbers) and numbers[-1] - numbers[0] + 1 == len(numbers):
+            return self[int(numbers[0]) : int(numbers[-1]) + 1]
+        return Shards(self.rows[numbers], self.splits)
+
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """Samples and shards of each split that has any."""
+        found = {split: self.rows["samples"][self.numbers(split)] for split in self.splits}
+        return {split: (int(samples.sum()), len(samples)) for split, samples in found.items() if len(samples)}
+
+    def write(self, folder: Path) -> Table:
+        """Write the columns into `folder`, whole or not at all."""
+        with whole_file(folder / NAME) as part, part.open("wb") as stream:
+            np.save(stream, self.rows, allow_pickle=False)
+        return Table(NAME, (folder / NAME).stat().st_size, sha256_file(folder / NAME))
+
+
+def read_columns(folder: Path, table: Table, splits: Mapping[str, Any]) -> Shards:
+    """The shards as `Shards.write` left them; ShardError where a byte is not what `table` says."""
+    path = folder / table.name
+    if not path.exists() or path.stat().st_size != table.bytes or sha256_file(path) != table.sha256:
+        raise ShardError(f"{path}: the columns of the index are missing or damaged: close the set again")
+    try:
+        rows = _rows(map_file(path))
+    except (ValueError, EOFError, SyntaxError, TypeError, KeyError) as error:
+        raise ShardError(f"{path}: no columns of an index ({error})") from None
+    if len(rows) and (rows["split"].max() >= len(splits) or min(rows["samples"].min(), rows["bytes"].min()) < 0):
+        raise ShardError(f"{path}: expected counts from 0 and splits below {len(splits)}")
+    return Shards(rows, tuple(splits))
+
+
+def _rows(data: Bytes) -> NDArray[np.void]:
+    """The rows of a mapped .npy file, which `np.load` would keep a descriptor for; ValueError for anything else."""
+    header = io.BytesIO(data[:HEADER].tobytes())
+    if np.lib.format.read_magic(header) != (1, 0):
+        raise ValueError("not version 1.0 of NumPy's format")
+    shape, _, kind = np.lib.format.read_array_header_1_0(header)
+    width = kind.fields["name"][0].itemsize if kind.fields and "name" in kind.fields else 1
+    if len(shape) != 1 or kind != row_type(width):
+        raise ValueError(f"expected rows of {row_type(width)}, found {len(shape)} axes of {kind}")
+    rows: NDArray[np.void] = data[header.tell() :].view(kind)
+    if len(rows) != shape[0]:
+        raise ValueError(f"{len(rows)} rows, its head says {shape[0]}")
+    return rows
+
+
+def cut(count: int, index: int, slices: int) -> slice:
+    """The part of `count` things that slice `index` of `slices` takes."""
+    return slice(index * count // slices, (index + 1) * count // slices)
+
+
+def _encoded(name: str) -> builtins.bytes:
+    return name.encode("utf-8", "surrogateescape")
+
+
+def _decoded(name: builtins.bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
