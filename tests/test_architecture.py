@@ -22,6 +22,8 @@ OWNERS = {
     "fsspec": ("shards",),
     "simplejpeg": ("shards", "jobs/synthetic"),
     "jinja2": ("facegan/report", "facegan/export"),
+    "onnx": ("facegan/export",),
+    "onnxruntime": ("facegan/export",),
     "torchmetrics": ("facegan/metrics",),
 }
 # Room: what a file in it may import of this project, its own room aside. The longest name that fits decides.

@@ -1,7 +1,11 @@
 """Exports of every recipe's generator: the same pictures, in PyTorch alone and in a real Chromium."""
 
+import copy
 import json
 import re
+import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +16,7 @@ import pytest
 import torch
 from browser import Browser
 from click.testing import CliRunner
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from facegan import recipes, sampling
@@ -20,6 +25,7 @@ from facegan.export import html
 from facegan.export.generator import Generator
 from facegan.export.lower import Program, lower
 from facegan.export.rounding import round_weights
+from facegan.metrics import Measurement, record
 from facegan.networks import build_generator
 from facegan.recipes import Recipe
 from facegan.run.snapshot import Snapshot, load_snapshot, write_snapshot
@@ -184,6 +190,92 @@ def test_names_cannot_put_anything_into_the_page(tmp_path: Path) -> None:
     snapshot = load_snapshot(make_run(tmp_path / "run", "dcgan-28", NASTY, ngf=4))
     text = html.write_page(snapshot, tmp_path / "faces.html", NASTY).path.read_text()
     assert "<script>alert" not in text and "{{7*7}}" in text and text.count("<script") == 4
+
+
+@pytest.mark.parametrize("name", [*SHOWN, "face-64"])
+def test_onnxruntime_draws_what_pytorch_draws_for_any_batch(tmp_path: Path, name: str) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    run = make_run(tmp_path / "run", name, **SHOWN.get(name, {"ngf": 4}))
+    output = CliRunner().invoke(main, ["export", str(run), "--to", "onnx"]).output
+    assert re.search(r"generator.onnx \(\d+\.\d MB, opset 17, any batch; onnxruntime's images are at most", output)
+    session = onnxruntime.InferenceSession(run / "export" / "generator.onnx", providers=["CPUExecutionProvider"])
+    snapshot = load_snapshot(run)
+    for batch in (1, 3):
+        z = sampling.latents(5, batch, snapshot.recipe.latent_dim)
+        (images,) = session.run(["images"], {"z": z.numpy()})
+        exact = copy.deepcopy(snapshot.generator).double()(z.double())
+        assert (torch.from_numpy(images) - exact).abs().max() <= 1e-5
+
+
+def test_without_the_extra_the_install_line_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    run = make_run(tmp_path / "run", "dcgan-28", ngf=4)
+    result = CliRunner().invoke(main, ["export", str(run), "--to", "onnx"])
+    assert result.exit_code == 2 and "pip install 'facegan[onnx]'" in result.stderr
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = make_run(tmp_path_factory.mktemp("runs") / "faces-1", "wgan-gp-lfw", "lfw.tgz")
+    protocol = {"n": 1024, "set": "f" * 64, "split": "test", "crop": "150", "seed": 0}
+    record(run, [Measurement("swd", 64_000, {"metrics/swd1k": 20.5}, protocol)])
+    record(run, [Measurement("swd", 32_000, {"metrics/swd1k": 99.5}, protocol)])
+    result = CliRunner().invoke(main, ["export", str(run), "--to", "hub", "--out", str(run.parent / "hub")])
+    assert result.exit_code == 0, result.output
+    return run.parent / "hub"
+
+
+def test_the_card_s_own_lines_load_the_generator_without_this_package(hub: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (hub / "README.md").read_text(), re.DOTALL)
+    assert len(code.split("\n")) - code.count("\n\n") - 1 == 5
+    forbid = "import sys\nsys.modules['facegan'] = None\ntorch_seed = __import__('torch').manual_seed(3)\n"
+    keep = "\nfrom safetensors.torch import save_file\n"
+    keep += "save_file({'images': images.contiguous()}, 'images.safetensors')\n"
+    subprocess.run([sys.executable, "-c", forbid + code + keep], cwd=hub, check=True)
+    snapshot = load_snapshot(hub.parent / "faces-1")
+    torch.manual_seed(3)
+    want = snapshot.generator(torch.randn(16, snapshot.recipe.latent_dim))
+    assert torch.allclose(load_file(hub / "images.safetensors")["images"], want, atol=2e-5)
+    (hub / "images.safetensors").unlink()
+    shutil.rmtree(hub / "__pycache__", ignore_errors=True)
+
+
+def test_the_card_tells_recipe_data_metrics_and_use(hub: Path) -> None:
+    card = (hub / "README.md").read_text()
+    facts = (
+        "wgan-gp-lfw",
+        "rlronan",
+        "lfw.tgz",
+        "64 thousand pictures",
+        "swd1k: 20.5",
+        "split &#34;test&#34;",
+        "gp_weight",
+    )
+    assert all(fact in card for fact in facts)
+    assert "99.5" not in card, "a metric of another snapshot"
+    assert yaml_head(card)["pipeline_tag"] == "unconditional-image-generation"
+    assert yaml_head((hub / "space" / "README.md").read_text())["sdk"] == "static"
+    names = sorted(str(path.relative_to(hub)) for path in hub.rglob("*") if path.is_file())
+    assert names == [
+        "README.md", "config.json", "generator.py", "generator.safetensors", "samples.png",
+        "space/README.md", "space/index.html",
+    ]  # fmt: skip
+
+
+def yaml_head(text: str) -> dict[str, str]:
+    lines = text.split("---\n")[1].splitlines()
+    return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def test_the_hub_folder_replaces_only_its_own(hub: Path, tmp_path: Path) -> None:
+    run = hub.parent / "faces-1"
+    (hub / "old").write_text("from before")
+    assert CliRunner().invoke(main, ["export", str(run), "--to", "hub", "--out", str(hub)]).exit_code == 0
+    assert not (hub / "old").exists() and (hub / "README.md").exists()
+    (tmp_path / "mine.txt").write_text("mine")
+    refused = CliRunner().invoke(main, ["export", str(run), "--to", "hub", "--out", str(tmp_path)])
+    assert refused.exit_code == 2 and "choose another" in refused.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
 # In the browser

@@ -42,7 +42,7 @@ def test_the_wheel_holds_every_module_batch_file_and_template(wheel: Path) -> No
     for folder in ("facegan", "shards", "jobs", "slurm"):
         assert tracked(folder, "*.py") <= held
     assert tracked("slurm", "*.sh") <= held
-    assert all(tracked("facegan", pattern) <= held for pattern in ("*.html*", "*.js", "*.css"))
+    assert all(tracked("facegan", pattern) <= held for pattern in ("*.html*", "*.js", "*.css", "*.md"))
     assert not [name for name in held if name.startswith(("tests/", "bench/"))]
 
 

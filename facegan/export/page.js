@@ -119,10 +119,15 @@ const cells = Array.from({ length: COUNT }, (_, k) => {
   Object.assign(canvas, { width, height });
   canvases[k] = canvas;
   cell.append(canvas);
-  cell.addEventListener("click", () => { if (choosing) { choose(false); change({ to: k }); } else { stop(); change({ face: k, walk: 0, to: k === state.to ? (k + 1) % COUNT : state.to }); } });
+  cell.addEventListener("click", () => { if (choosing) { choose(false); change({ to: k }); } else pick(k); });
   find("grid").append(cell);
   return cell;
 });
+function pick(k) { // on a phone the large face may be out of sight
+  stop();
+  change({ face: k, walk: 0, to: k === state.to ? (k + 1) % COUNT : state.to });
+  if (canvases.large.getBoundingClientRect().bottom < 60) canvases.large.scrollIntoView({ behavior: "smooth", block: "start" });
+}
 function addSliders() {
   for (let k = 0; k < model.directions.count; k++) {
     const label = document.createElement("label"), name = document.createElement("span");

@@ -13,10 +13,15 @@ RESTRICTED = {
 }
 
 
+def source_of(snapshot: Snapshot) -> dict[str, Any]:
+    """What the set's index said of the source of its pictures; empty where nothing did."""
+    source = (snapshot.meta.get("data") or {}).get("source")
+    return source if isinstance(source, dict) else {}
+
+
 def data_of(snapshot: Snapshot) -> str:
     """The name of the source of the pictures that the run learned from, or ""."""
-    source: dict[str, Any] = (snapshot.meta.get("data") or {}).get("source") or {}
-    return Path(str(source.get("name", ""))).name
+    return Path(str(source_of(snapshot).get("name", ""))).name
 
 
 def restriction(snapshot: Snapshot) -> str:
