@@ -27,6 +27,7 @@ COMMANDS = {
     "evaluate": "Measure a run against held-out pictures.",
     "report": "Write one self-contained HTML page about runs.",
     "export": "Make a web page that draws new faces, ONNX, or a folder for the Hub.",
+    "track": "Replay a run folder to W&B, trackio, TensorBoard or MLflow.",
     "sweep": "Search over values and seeds, here or as a Slurm array.",
     "submit": "Hand a job of slurm/, or the whole pipeline, to Slurm.",
     "status": "Say what Slurm and the run folders know of jobs.",

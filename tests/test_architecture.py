@@ -16,7 +16,8 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("
 OWNERS = {
     "click": ("jobs",),
     "cv2": ("facegan/metrics/detector.py",),
-    "wandb": ("facegan/run/wandb_run.py",),
+    "wandb": ("facegan/run/wandb_run.py", "facegan/track"),
+    "tensorboard": ("facegan/track",),
     "accelerate": ("facegan/run/machine.py", "jobs/slurm/launcher.py"),
     "webdataset": ("shards",),
     "fsspec": ("shards",),
@@ -37,6 +38,7 @@ ROOMS = {
     "facegan.train": ("facegan",),
     "facegan.export": ("facegan",),
     "facegan.report": ("facegan",),
+    "facegan.track": ("facegan",),
     "shards": BASE,
     "shards.format": (*BASE, "shards.errors"),
     "shards.read": (*BASE, "shards.format", "shards.errors"),
