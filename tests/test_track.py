@@ -11,6 +11,7 @@ from test_tracking import pieces, records
 
 from facegan.metrics import Measurement, record
 from facegan.track.events import read_events
+from facegan.track.trackers import INSTALL
 from jobs.cli import main
 
 LINES = [
@@ -127,7 +128,7 @@ def test_a_tracker_that_is_not_installed_is_named_with_its_install_line(
     monkeypatch.setitem(sys.modules, target, None)
     result = CliRunner().invoke(main, ["track", str(run), "--to", target])
     assert result.exit_code == 2
-    assert f"pip install 'facegan[{target}]'" in result.stderr
+    assert INSTALL[target] in result.stderr and "pip install" in result.stderr
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:

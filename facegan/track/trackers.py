@@ -13,7 +13,11 @@ from facegan.files import read_object, write_json
 from facegan.run.tracking import public, resolve_mode, run_id
 from facegan.track.events import AXIS, Event
 
-INSTALL = {name: f"pip install 'facegan[{name}]'" for name in ("tensorboard", "trackio", "mlflow")}
+INSTALL = {
+    "tensorboard": "pip install 'facegan[tensorboard]'",
+    "trackio": "pip install trackio",
+    "mlflow": "pip install mlflow-skinny",
+}
 
 
 class Tracker(Protocol):
