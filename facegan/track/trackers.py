@@ -10,7 +10,7 @@ from PIL import Image
 
 from facegan.errors import UsageError
 from facegan.files import read_object, write_json
-from facegan.run.tracking import public, resolve_mode, run_id
+from facegan.run.wandb_run import public, resolve_mode, run_id
 from facegan.track.events import AXIS, Event
 
 INSTALL = {
