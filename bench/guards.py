@@ -24,7 +24,8 @@ from unittest.mock import patch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 
-from train import CASES, Endless, case_recipe, machine_words  # noqa: E402
+from contestants import CASES, Endless, case_recipe  # noqa: E402
+from limits import machine_words  # noqa: E402
 
 LIMIT, RESUME_LIMIT = 0.02, 5.0  # of the throughput; seconds
 CHECKPOINT_EVERY = 600.0  # seconds: the default of facegan train

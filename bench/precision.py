@@ -17,7 +17,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 
-from train import CASES, Endless, case_recipe, machine_words  # noqa: E402
+from contestants import CASES, Endless, case_recipe  # noqa: E402
+from limits import machine_words  # noqa: E402
 
 SIDE, PRECISIONS = 32, ("fp32", "bf16")
 

@@ -30,8 +30,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from limits import machine_words  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
-from train import machine_words  # noqa: E402
 
 from facegan import sampling  # noqa: E402
 from facegan.files import write_json, write_text  # noqa: E402

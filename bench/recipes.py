@@ -24,7 +24,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 
-from train import machine_words  # noqa: E402
+from limits import machine_words  # noqa: E402
 
 Row = dict[str, Any]
 CELEBA, MNIST = 202_599, 60_000

@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 
 import torch  # noqa: E402
+from limits import machine_words  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
-from train import machine_words  # noqa: E402
 
 from facegan import recipes  # noqa: E402
 from facegan.networks import build_generator  # noqa: E402

@@ -19,7 +19,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 
-from train import CASES, Contestant, batches_for, case_recipe, machine_words, own_precision  # noqa: E402
+from contestants import CASES, Contestant, batches_for, case_recipe  # noqa: E402
+from limits import machine_words  # noqa: E402
+from train import own_precision  # noqa: E402
 
 BATCHES, SIDES, SAMPLES = (16, 32, 64, 128, 256), (32, 64, 128), (10**4, 10**6, 10**8)
 MORE_ON_CUDA = (512, 1024)

@@ -1,6 +1,5 @@
 """Opens a set where it lies: a folder, an address, or a stage that its shards are copied to."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from shards.errors import ShardError
@@ -8,7 +7,7 @@ from shards.format.index import NAME, load_index
 from shards.read import node
 from shards.read import stage as staging
 from shards.read.files import Folder
-from shards.read.remote import LocalSource, is_remote
+from shards.read.remote import LocalSource, RemoteSource, is_remote
 from shards.read.sets import ShardSet
 
 
@@ -17,7 +16,7 @@ def open_set(
     resolution: int | None = None,
     stage: Path | None = None,
     stage_limit: int | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: staging.Progress | None = None,
 ) -> ShardSet:
     """Open the set in a folder OUT or OUT/64, or at an address https://, s3:// or gs://.
 
@@ -31,12 +30,34 @@ def open_set(
     index is damaged, or a file is missing or has another size.
     """
     if is_remote(str(path)):
-        return staging.open_remote(str(path), resolution, stage, stage_limit, progress)
+        return _open_remote(str(path), resolution, stage, stage_limit, progress)
     folder = find_set(Path(path), resolution)
     target = stage or node.automatic_folder(folder)
     if target is not None:
         return staging.open_staged(LocalSource(folder), target, stage_limit, progress)
     return ShardSet(load_index(folder), folder, Folder(folder))
+
+
+def _open_remote(
+    address: str,
+    resolution: int | None,
+    stage: Path | None,
+    limit: int | None,
+    progress: staging.Progress | None,
+) -> ShardSet:
+    """The set at an address OUT or OUT/64; see `open_staged` and `shards.open_set`."""
+    folder = stage or node.slurm_folder()
+    if folder is None:
+        raise ShardError(f"{address}: give --stage DIR, a folder on a local disk to copy the shards to")
+    try:
+        opened = staging.open_staged(RemoteSource(address), folder, limit, progress)
+    except FileNotFoundError:
+        if resolution is None:
+            raise ShardError(f"{address}: no {NAME} there; give the address of one set, or a resolution") from None
+        return _open_remote(f"{address.rstrip('/')}/{resolution}", None, folder, limit, progress)
+    if resolution not in (None, opened.height):
+        raise ShardError(f"{address}: images of {opened.height} px, resolution {resolution} was asked for")
+    return opened
 
 
 def find_set(path: Path, resolution: int | None = None) -> Path:

@@ -24,8 +24,8 @@ from shards.errors import ShardError
 from shards.format.columns import Shard, Table
 from shards.format.index import MAX_INDEX_BYTES, NAME, ShardIndex, columns_of, load_index, read_summary
 from shards.read.locks import FIRST_FILE, LOCK_FILE, ROOM, Locks
-from shards.read.node import make_room, slurm_folder
-from shards.read.remote import RemoteSource, Source, fetch, read_whole
+from shards.read.node import make_room
+from shards.read.remote import Source, fetch, read_whole
 from shards.read.sets import ShardSet
 
 CONNECTIONS, ROOM_TIMEOUT, ROOM_PAUSE = 4, 600.0, 0.2  # threads, seconds, seconds
@@ -46,24 +46,6 @@ def open_staged(source: Source, folder: Path, limit: int | None, progress: Progr
     if index.members == "encoded" and index.table:
         stage.hold(index.table)
     return ShardSet(index, place, stage)
-
-
-def open_remote(
-    address: str, resolution: int | None, stage: Path | None, limit: int | None, progress: Progress | None = None
-) -> ShardSet:
-    """The set at an address OUT or OUT/64; see `open_staged` and `shards.open_set`."""
-    folder = stage or slurm_folder()
-    if folder is None:
-        raise ShardError(f"{address}: give --stage DIR, a folder on a local disk to copy the shards to")
-    try:
-        opened = open_staged(RemoteSource(address), folder, limit, progress)
-    except FileNotFoundError:
-        if resolution is None:
-            raise ShardError(f"{address}: no {NAME} there; give the address of one set, or a resolution") from None
-        return open_remote(f"{address.rstrip('/')}/{resolution}", None, folder, limit, progress)
-    if resolution not in (None, opened.height):
-        raise ShardError(f"{address}: images of {opened.height} px, resolution {resolution} was asked for")
-    return opened
 
 
 class Stage:
