@@ -492,8 +492,8 @@ def test_an_array_of_slices_and_its_index_equal_one_process_byte_for_byte(site: 
         assert [path.name for path in ours] == [path.name for path in theirs]
         assert all(a.read_bytes() == b.read_bytes() for a, b in zip(ours, theirs, strict=True))
         assert (
-            site.json(f"data/sliced/{size}/index.json")["shards"]
-            == site.json(f"data/shards/{size}/index.json")["shards"]
+            site.json(f"data/sliced/{size}/index.json")["columns"]
+            == site.json(f"data/shards/{size}/index.json")["columns"]
         )
 
 
