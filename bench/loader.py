@@ -162,7 +162,7 @@ def targets(rows: list[dict[str, Any]], rates: Rates) -> dict[str, float]:
             others = [sizes[size] for name, sizes in rates.items() if not name.startswith(("ours", "index"))]
             peers = [forms[form] for forms in others if form in forms]
             if peers:
-                found[f"{size} px {form}: ours / fastest peer"] = mine / max(peers)
+                found[f"{size} px {form}: ours / fastest of these peers"] = mine / max(peers)
         if "index_limit" in rates:
             found[f"{size} px uint8: ours / bare index"] = (
                 rates["ours"][size]["uint8"] / rates["index_limit"][size]["uint8"]
