@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from facegan.errors import FaceganError
-from facegan.files import write_json
+from facegan.files import write_json, write_text
 from facegan.run.outcome import is_finished, read_outcome
 from jobs.progress import Progress
 
@@ -105,6 +105,9 @@ def preprocess(folder: Path) -> None:
     if not all((folder / "shards" / size / "index.json").exists() for size in ("64", "128")):
         source = folder / "faces" / "img_align_celeba"
         run_command("preprocess", source, folder / "shards", "--size", "64", "--size", "128")
+    terms = folder / "shards" / "terms.txt"
+    if not terms.exists():  # the layout is CelebA's, the faces are not
+        write_text(terms, "free: drawn by facegan\n")
 
 
 def train(folder: Path, plan: Plan, seconds: float, kimg: float | None) -> Plan:
@@ -159,6 +162,7 @@ def show(folder: Path) -> dict[str, Path]:
     _headline(5, f"pictures and report: {folder}")
     run, page = folder / "run", folder / "run" / "report.html"
     if not page.exists() or page.stat().st_mtime_ns < (run / "metrics.jsonl").stat().st_mtime_ns:
+        run_command("export", run, "--to", "html")
         run_command("report", run)
     grids = [path for _, path in sampling.sample_grids(run)]
     return {
@@ -168,6 +172,7 @@ def show(folder: Path) -> dict[str, Path]:
         "after training": grids[-1],
         "before and after": sampling.save_png(figures.before_and_after(run), folder / "before-after.png"),
         "the whole training": figures.training_gif(run, folder / "training.gif"),
+        "draw new faces": run / "export" / "faces.html",
         "report": page,
         "losses": sampling.save_png(figures.loss_curves(figures.read_stats(run)), folder / "losses.png"),
     }

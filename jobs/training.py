@@ -123,6 +123,7 @@ def describe_data(shard_set: ShardSet, settings: RunSettings) -> dict[str, Any]:
         "samples": index.splits[settings.split].samples,
         "source": dataclasses.asdict(index.source),
         "transform": dataclasses.asdict(index.transform) if index.transform else None,
+        "terms": _terms(Path(shard_set.folder)),
     }
 
 
@@ -132,6 +133,12 @@ def chosen_images(shard_set: ShardSet, settings: RunSettings) -> Images:
     if not settings.where:
         return images
     return Subset(images, shard_set.labels(settings.split).where(settings.where))
+
+
+def _terms(folder: Path) -> str:
+    """What `terms.txt` beside a set, or beside its sizes, says of passing on; "" where there is none."""
+    found = [place / "terms.txt" for place in (folder, folder.parent) if (place / "terms.txt").is_file()]
+    return found[0].read_text(encoding="utf-8", errors="replace").strip() if found else ""
 
 
 def first_images(images: Images, n: int) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from facegan import recipes, sampling
 from facegan.errors import FaceganError
-from facegan.export import html
+from facegan.export import html, terms
 from facegan.export.generator import Generator
 from facegan.export.lower import Program, lower
 from facegan.export.rounding import round_weights
@@ -184,6 +184,16 @@ def test_terms_that_forbid_passing_on_have_to_be_confirmed(tmp_path: Path, sourc
     assert not (run / "export").exists()
     assert CliRunner().invoke(main, ["export", str(run), "--to", "html", "--confirm-terms"]).exit_code == 0
     assert "CelebA: for non-commercial research only" in (run / "export" / "faces.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("carried", "refused"),
+    [("free: drawn by us", ""), ("Internal use only.\n", "Internal use only."), ("", "CelebA: for")],
+)
+def test_the_terms_that_a_set_carries_decide_before_its_name(tmp_path: Path, carried: str, refused: str) -> None:
+    snapshot = load_snapshot(make_run(tmp_path / "run", "dcgan-28", "img_align_celeba", ngf=4))
+    snapshot.meta["data"]["terms"] = carried
+    assert terms.restriction(snapshot).startswith(refused) and bool(terms.restriction(snapshot)) == bool(refused)
 
 
 def test_names_cannot_put_anything_into_the_page(tmp_path: Path) -> None:
@@ -357,3 +367,92 @@ def test_without_simd_it_draws_the_same(chromium: Browser, tmp_path: Path, page:
     (tmp_path / "plain.html").write_text(text)
     check = show(chromium, tmp_path / "plain.html")
     assert check["worst"] <= 1 and not check["simd"]
+
+
+def press(opened: Browser, key: str) -> None:
+    for kind in ("keyDown", "keyUp"):
+        text = {"text": key} if len(key) == 1 and kind == "keyDown" else {}
+        opened.devtools("Input.dispatchKeyEvent", type=kind, key=key, **text)
+
+
+def test_keys_choose_faces_and_seeds_and_the_address_holds_them(chromium: Browser, page: Path) -> None:
+    show(chromium, page)
+    chromium.run("cells[0].focus()")
+    press(chromium, "ArrowRight")
+    press(chromium, "ArrowDown")
+    assert chromium.run("return [state.face, document.activeElement === cells[7], location.hash]") == [
+        7, True, "#seed=0&face=7&to=2",
+    ]  # fmt: skip
+    press(chromium, "n")
+    seed = until(chromium, "return state.seed")
+    assert chromium.run("return location.hash") == f"#seed={seed}&face=7&to=2"
+    press(chromium, "r")
+    until(chromium, "return !busy && !wanted.size")
+    drawn = pixels(chromium, "large")
+    chromium.run("location.hash = '#seed=0&face=0'; location.hash = arguments[0]", f"#seed={seed}&face=7&to=2")
+    until(chromium, "return state.seed && !busy && !wanted.size")
+    assert torch.equal(pixels(chromium, "large"), drawn)
+    assert not [line for line in chromium.console() if "readback" not in line]  # which only this test does
+
+
+def test_a_walk_starts_and_ends_at_faces_and_sliders_move_along_directions(chromium: Browser, page: Path) -> None:
+    show(chromium, page)
+
+    def at(address: str) -> Tensor:
+        chromium.run("location.hash = arguments[0]; read()", address)
+        until(chromium, "return !busy && !wanted.size")
+        return pixels(chromium, "large")
+
+    ends = at("#face=3"), at("#face=9")
+    assert torch.equal(at("#face=3&to=9&walk=1"), ends[1])
+    middle = at("#face=3&to=9&walk=0.5")
+    assert not torch.equal(middle, ends[0]) and not torch.equal(middle, ends[1])
+    assert torch.equal(at("#face=3&truncation=0"), at("#face=9&truncation=0"))
+    snapshot = snapshot_of("dcgan-64", SHOWN["dcgan-64"])
+    z = sampling.latents(0, 4, 100)[3:]
+    ways = html.directions(round_weights(lower(snapshot.generator, 100)).program)
+    assert (at("#face=3&d2=1.5") - expected(snapshot, z + 1.5 * ways[1])[0]).abs().max() <= 2
+
+
+def test_a_damaged_address_shows_the_first_faces(chromium: Browser, page: Path) -> None:
+    show(chromium, page)
+    chromium.run("location.hash = '#seed=x&face=1e99&walk=-3&truncation=&d1=<b>'; read()")
+    until(chromium, "return !busy && !wanted.size")
+    assert chromium.run("return [state.seed, state.face, state.walk]") == [0, 23, 0]
+    assert not [line for line in chromium.console() if "readback" not in line]  # which only this test does
+
+
+# Texts whose contrast with what lies behind them is below WCAG 2.2's 4.5 (relative luminance of sRGB).
+CONTRAST = r"""
+const part = (v) => (v <= 10 ? v / 3294.6 : ((v / 255 + 0.055) / 1.055) ** 2.4);
+const light = (css) => {
+  const [r, g, b] = css.match(/[\d.]+/g).map((v) => part(Number(v)));
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+};
+const behind = (e) => {
+  for (; e; e = e.parentElement) {
+    const color = getComputedStyle(e).backgroundColor;
+    if (!/, 0\)$/.test(color)) return color;
+  }
+  return 'rgb(255, 255, 255)';
+};
+const texts = [...document.querySelectorAll('h1,h2,p,button,label,span,legend,output,dt,dd,kbd,#seed')];
+return texts.filter((e) => e.innerText || e.value).map((e) => {
+  const [a, b] = [light(getComputedStyle(e).color), light(behind(e))];
+  return [(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), e.id || e.textContent];
+}).filter(([ratio]) => ratio < 4.5);
+"""
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_it_fits_a_phone_and_its_text_can_be_read(tmp_path: Path, page: Path, dark: bool) -> None:
+    if reason := browser.missing():
+        pytest.skip(reason)
+    with Browser(tmp_path, dark=dark) as opened:
+        show(opened, page, width=360)
+        assert opened.run("return document.documentElement.scrollWidth") <= 360
+        small = "return [...document.querySelectorAll('button')].filter((b) => b.offsetHeight < 40).length"
+        assert opened.run(small) == 0
+        assert opened.run(CONTRAST) == []
+        nameless = "(e) => !(e.innerText || e.ariaLabel || e.labels?.length)"
+        assert opened.run(f"return [...document.querySelectorAll('button,input')].filter({nameless}).length") == 0

@@ -286,6 +286,19 @@ def test_labels_of_charts_are_escaped_and_lone_or_infinite_points_left_out() -> 
     assert line_chart([Series("a", [(0, 1.0)]), Series("b", [(0, float("nan")), (1, 2.0)])], "kimg") == ""
 
 
+def test_the_page_leads_to_the_run_s_export_from_wherever_it_lies(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "faces #1")
+    assert "Draw new faces" not in report.write_report([run], run / "report.html").read_text()
+    (run / "export").mkdir()
+    (run / "export" / "faces.html").write_text("")
+    for out, way in (
+        (run / "report.html", "export/faces.html"),
+        (tmp_path / "a.html", "faces%20%231/export/faces.html"),
+    ):
+        addresses = Text(report.write_report([run], out).read_text()).addresses
+        assert way in addresses
+
+
 # In a browser
 
 

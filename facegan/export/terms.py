@@ -1,4 +1,7 @@
-"""What a set's terms say of passing on, and the refusal to export what they forbid."""
+"""What a set's terms say of passing on, and the refusal to export what they forbid.
+
+A set carries its terms in a file `terms.txt`, which a run's snapshots repeat: "free", or what is forbidden.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -6,6 +9,7 @@ from typing import Any
 from facegan.errors import FaceganError
 from facegan.run.snapshot import Snapshot
 
+FREE = "free"
 # Sets whose terms are for research only and forbid passing on their pictures, by what their source is called.
 RESTRICTED = {
     "celeba": "CelebA: for non-commercial research only, its pictures and parts of them must not be passed on "
@@ -25,7 +29,10 @@ def data_of(snapshot: Snapshot) -> str:
 
 
 def restriction(snapshot: Snapshot) -> str:
-    """What the set's terms forbid, or ""."""
+    """What the set's terms forbid, or "": what the set carries, else what is known of a set with this name."""
+    carried = str((snapshot.meta.get("data") or {}).get("terms") or "")
+    if carried:
+        return "" if carried.lower().startswith(FREE) else " ".join(carried.split())
     name = data_of(snapshot).lower()
     return next((text for key, text in RESTRICTED.items() if key in name), "")
 

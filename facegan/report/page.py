@@ -29,7 +29,7 @@ def write_report(run_dirs: Sequence[Path], out: Path) -> Path:
 
     Raises FaceganError where a folder is no run's, or one of its files is damaged.
     """
-    write_text(out, render(told_apart([Run(path) for path in run_dirs])))
+    write_text(out, render(told_apart([Run(path) for path in run_dirs]), out.parent))
     return out
 
 
@@ -43,8 +43,8 @@ def told_apart(runs: Sequence[Run]) -> Sequence[Run]:
     return runs
 
 
-def render(runs: Sequence[Run]) -> str:
-    """The page as text."""
+def render(runs: Sequence[Run], home: Path = Path()) -> str:
+    """The page as text, to lie in the folder `home`."""
     grids = {run.path: spread(sampling.sample_grids(run.path), MOST_FRAMES) for run in runs}
     pictures = Pictures(sum(len(frames) + 3 for frames in grids.values()))
     templates = Environment(
@@ -52,7 +52,7 @@ def render(runs: Sequence[Run]) -> str:
     )
     return templates.get_template("report.html").render(
         runs=runs,
-        cards=[card(run, grids[run.path], pictures) for run in runs],
+        cards=[card(run, grids[run.path], pictures, home) for run in runs],
         charts=charts(runs),
         metrics=metric_tables(runs),
         configuration=configuration(runs),

@@ -2,9 +2,11 @@
 
 import base64
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from PIL import Image
 
@@ -59,7 +61,8 @@ class Pictures:
         return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def card(run: Run, grids: Sequence[Grid], pictures: Pictures) -> Row:
+def card(run: Run, grids: Sequence[Grid], pictures: Pictures, home: Path) -> Row:
+    """What the page, lying in the folder `home`, shows of a run."""
     frames = [Frame(nimg / 1000, uri) for nimg, path in grids if (uri := pictures.embed(path))]
     real, nearest = run.path / "samples" / "real.png", sorted(run.path.glob("samples/nearest-nimg-*.png"))
     return {
@@ -68,7 +71,13 @@ def card(run: Run, grids: Sequence[Grid], pictures: Pictures) -> Row:
         "real": pictures.embed(real) if real.exists() else "",
         "interpolation": _interpolation(run, pictures),
         "nearest": pictures.embed(nearest[-1]) if nearest else "",
+        "export": _link(run.path / "export" / "faces.html", home),
     }
+
+
+def _link(page: Path, home: Path) -> str:
+    """The way from a page in `home` to the page of `facegan export`, or "" where there is none."""
+    return quote(os.path.relpath(page, home)) if page.exists() else ""
 
 
 def _interpolation(run: Run, pictures: Pictures) -> str:
