@@ -63,7 +63,8 @@ def disk_full_said(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno not in FULL:
-            error.filename = error.filename or str(path)
+            if error.errno and not error.filename:  # without a number the message is another library's
+                error.filename = str(path)
             raise
         raise DiskFullError(
             f"{path}: {os.strerror(error.errno or 0)}. Everything finished before is kept: "

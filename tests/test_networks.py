@@ -154,7 +154,7 @@ def test_noe_and_thapa_activate_before_batchnorm_in_the_generator_and_after_it_i
     generator = kinds_in_order(networks.build_generator(recipe))
     assert generator == ["Linear", "BatchNorm2d", *(up * 4), "ConvTranspose2d", "Tanh"]
     discriminator = [k for k in kinds_in_order(networks.build_discriminator(recipe)) if k != "Identity"]
-    assert discriminator == ["Conv2d", "LeakyReLU", *(down * 2), "Conv2d", "Linear"]
+    assert discriminator == ["Conv2d", "LeakyReLU", *(down * 2), "Conv2d", "Head"]
 
 
 def test_the_dense_layers_of_the_lfw_critic_are_linear_on_purpose() -> None:

@@ -51,8 +51,8 @@ def line_chart(series: Sequence[Series], x_label: str) -> str:
 
 
 def picture(title: str, series: Sequence[Series], x_label: str) -> Image.Image | None:
-    """The same chart under its title, with its legend, as a picture; None where no series has two finite points."""
-    drawn = _drawable(series)
+    """The same chart under its title, with its legend, as a picture; None where no series has a finite point."""
+    drawn = _drawable(series, least=1)
     if not drawn:
         return None
     frame, top, font = Frame.around(drawn), 24, ImageFont.load_default(11 * SCALE)
@@ -74,7 +74,10 @@ def picture(title: str, series: Sequence[Series], x_label: str) -> Image.Image |
     draw.text(at(WIDTH - RIGHT, HEIGHT - 2), x_label, SOFT, font, anchor="rm")
     for k, s in enumerate(drawn):
         colour, y = COLOURS[s.colour % len(COLOURS)], HEIGHT + 8 + 20 * k
-        draw.line([at(*frame.place(*point)) for point in s.points], colour, 3, joint="curve")
+        points = [at(*frame.place(*point)) for point in s.points]
+        draw.line(points, colour, 3, joint="curve")
+        if len(points) == 1:
+            draw.circle(points[0], 3 * SCALE, colour)
         draw.line([at(LEFT, y), at(LEFT + 14, y)], colour, 3 * SCALE)
         draw.text(at(LEFT + 20, y), s.label, INK, font, anchor="lm")
     return sheet
@@ -128,12 +131,14 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     return [k * step for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
-def _drawable(series: Sequence[Series]) -> list[Series]:
-    """The series with at least two finite points, thinned."""
-    finite = [[(x, y) for x, y in s.points if math.isfinite(x) and math.isfinite(y)] for s in series]
-    return [
-        Series(s.label, thin(points), s.colour) for s, points in zip(series, finite, strict=True) if len(points) > 1
-    ]
+def _drawable(series: Sequence[Series], least: int = 2) -> list[Series]:
+    """The series with at least so many finite points, thinned."""
+    kept = []
+    for s in series:
+        points = [(x, y) for x, y in s.points if math.isfinite(x) and math.isfinite(y)]
+        if len(points) >= least:
+            kept.append(Series(s.label, thin(points), s.colour))
+    return kept
 
 
 def _polyline(series: Series, frame: Frame) -> str:

@@ -155,7 +155,7 @@ def read_stats(run_dir: Path) -> list[dict[str, Any]]:
 def loss_curves(rows: Sequence[Row]) -> Picture:
     """Curves over thousands of images: both losses, the discriminator's on real and on fake, and its scores.
 
-    A panel without two values in `rows` is left out. Raises FaceganError where that is all of them.
+    A panel without a value in `rows` is left out. Raises FaceganError where that is all of them.
     """
     drawn = [charts.picture(title, _curves(rows, curves), "thousands of images") for title, curves in PANELS]
     panels = [panel for panel in drawn if panel is not None]

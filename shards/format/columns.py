@@ -3,6 +3,7 @@
 import builtins
 import io
 import re
+import tokenize
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from shards.errors import ShardError
 from shards.format.mapping import Bytes, map_file
 
 NAME = "index.npy"
+BAD_HEADER = (ValueError, SyntaxError, TypeError, KeyError, tokenize.TokenError, MemoryError, OverflowError)
 HEADER = 1 << 14  # bytes that the head of the file fits in
 SHA256 = re.compile(r"[0-9a-f]{64}")
 Ints = NDArray[np.int64]
@@ -156,7 +158,7 @@ def read_columns(folder: Path, table: Table, splits: Mapping[str, Any]) -> Shard
         raise ShardError(f"{path}: the columns of the index are missing or damaged: close the set again")
     try:
         rows = _rows(map_file(path))
-    except (ValueError, EOFError, SyntaxError, TypeError, KeyError) as error:
+    except (*BAD_HEADER, EOFError) as error:
         raise ShardError(f"{path}: no columns of an index ({error})") from None
     if len(rows) and (rows["split"].max() >= len(splits) or min(rows["samples"].min(), rows["bytes"].min()) < 0):
         raise ShardError(f"{path}: expected counts from 0 and splits below {len(splits)}")
