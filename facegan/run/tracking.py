@@ -88,7 +88,8 @@ class Tracker:
         columns = list(dict.fromkeys(name for row in rows for name in row))
 
         def send(wandb: Any, run: Any) -> None:
-            run.log({key: wandb.Table(columns, [[row.get(name) for name in columns] for row in rows])})
+            table = wandb.Table(columns, [[row.get(name) for name in columns] for row in rows])
+            run.log({key: table}, commit=False)  # or the step would be over for the row that goes with it
 
         self._put("the table", send)
 
