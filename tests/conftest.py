@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: where real pictures are, if anywhere."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -18,3 +19,9 @@ def real_pictures() -> Path:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--faults all` lets every file operation fail in tests/test_faults.py (hours), instead of a fixed sample."""
     parser.addoption("--faults", choices=("sample", "all"), default="sample")
+
+
+def pytest_configure() -> None:
+    """Hear the signals that nohup or a shell's background ignores: the tests send them, and children inherit this."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
