@@ -22,6 +22,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """Hear the signals that nohup or a shell's background ignores: the tests send them, and children inherit this."""
+    """Hear signals that nohup or a shell's background ignores: tests send them, children inherit this."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
