@@ -21,7 +21,6 @@ from jobs.measuring import (
     is_main,
     join_ranks,
     open_for,
-    run_folder,
     say,
     train_images,
     trained_on,
@@ -74,7 +73,7 @@ def command(
       facegan evaluate runs/dcgan-64 --inception inception-2015-12-05.pt
     """
     from facegan.metrics import row
-    from facegan.run.snapshot import load_snapshot, snapshot_folders
+    from facegan.run.snapshot import load_snapshot, run_folder, snapshot_folders
 
     join_ranks()
     folders = snapshot_folders(run) if every else []
@@ -112,6 +111,7 @@ def evaluate(
     """
     from facegan.metrics import Ranks, protocol
     from facegan.metrics.comparison import Comparison, default_cache
+    from facegan.run.snapshot import run_folder
 
     run_dir, place = run_folder(snapshot.path), device_named(device)
     opened = open_for(data or trained_on(run_dir), snapshot.recipe)
@@ -188,6 +188,7 @@ def best(measurements: "Sequence[Measurement]") -> str:
 def side_by_side(run: Path, other: Path, values: dict[str, float], measurements: "Sequence[Measurement]") -> str:
     """Both runs' numbers; FaceganError naming the difference where another protocol made the other's."""
     from facegan.metrics import protocol
+    from facegan.run.snapshot import run_folder
 
     theirs = {m.metric: m for m in protocol.read(run_folder(other))}
     shared = [m for m in measurements if m.metric in theirs]

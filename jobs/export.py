@@ -36,11 +36,11 @@ def command(run: Path, target: str, out: Path | None, max_mb: float, confirm_ter
       facegan export runs/dcgan-64 --to hub --out dcgan-64-faces
     """
     from facegan.export import terms
-    from facegan.run.snapshot import load_snapshot
+    from facegan.run.snapshot import load_snapshot, run_folder
 
     snapshot = load_snapshot(run)
     terms.require(snapshot, confirm_terms)
-    home = snapshot.path.parent.parent if snapshot.path.parent.name == "snapshots" else snapshot.path
+    home = run_folder(snapshot.path)
     out = out or home / "export" / NAMES[target]
     makers: dict[str, Callable[[], str]] = {
         "html": lambda: page(snapshot, out, home, max_mb),

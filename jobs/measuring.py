@@ -185,11 +185,6 @@ def device_named(name: str) -> "torch.device":
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if on_gpu else torch.device("cpu")
 
 
-def run_folder(path: Path) -> Path:
-    """The run a snapshot folder belongs to; the folder itself where it is a run's, or lies alone."""
-    return path.parent.parent if path.parent.name == "snapshots" else path
-
-
 def join_ranks() -> None:
     """Under a launcher the ranks share the work; they exchange results through the CPU."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:

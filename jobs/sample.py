@@ -106,8 +106,11 @@ def training_gif(run: Path, out: Path | None) -> Path:
 
 def _default(snapshot: "Snapshot", seed: int, interpolate: str | None) -> Path:
     """RUN/samples, or beside the weights where the snapshot lies outside a run."""
-    home = snapshot.path.parent.parent / "samples" if snapshot.path.parent.name == "snapshots" else snapshot.path
-    return home / f"{interpolate or 'grid'}-nimg-{snapshot.nimg:012d}-seed-{seed}.png"
+    from facegan.run.snapshot import run_folder
+
+    home = run_folder(snapshot.path)
+    folder = home if home == snapshot.path else home / "samples"
+    return folder / f"{interpolate or 'grid'}-nimg-{snapshot.nimg:012d}-seed-{seed}.png"
 
 
 def _device(name: str) -> str:

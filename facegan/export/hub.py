@@ -19,7 +19,7 @@ from facegan.export.html import Page, write_page
 from facegan.export.lower import Program, lower
 from facegan.files import sync_folder, write_json, write_text
 from facegan.metrics import protocol
-from facegan.run.snapshot import Snapshot
+from facegan.run.snapshot import Snapshot, run_folder
 
 FORMAT = "facegan-hub"
 SAMPLES, COLUMNS = 32, 8
@@ -114,8 +114,8 @@ _SHOWN = ("resolution", "crop", "loss", "gp_weight", "r1_gamma", "g_lr", "d_lr",
 
 def _metrics(snapshot: Snapshot) -> list[dict[str, Any]]:
     """What was measured on this snapshot, with its protocol."""
-    run = snapshot.path.parent.parent
-    measured = protocol.read(run) if snapshot.path.parent.name == "snapshots" else []
+    run = run_folder(snapshot.path)
+    measured = protocol.read(run) if run != snapshot.path else []
     return [
         {
             "values": {key.removeprefix("metrics/"): f"{value:.4g}" for key, value in m.values.items()},

@@ -89,6 +89,11 @@ def snapshot_folders(run_dir: Path) -> list[Path]:
     return sorted(p.parent for p in run_dir.glob(f"snapshots/nimg-*/{META}"))
 
 
+def run_folder(path: Path) -> Path:
+    """The run a snapshot folder belongs to; the folder itself where it is a run's, or lies alone."""
+    return path.parent.parent if path.parent.name == "snapshots" else path
+
+
 def _find(path: Path) -> Path:
     if (path / META).is_file():
         return path
