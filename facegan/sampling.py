@@ -1,7 +1,6 @@
 """From a generator to pictures: latents, bytes, grids, interpolations, PNG and GIF files."""
 
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -117,9 +116,3 @@ def _shared_palette(frames: Sequence[Picture]) -> Picture:
     for k, frame in enumerate(frames):
         strip.paste(frame.convert("RGB").resize((128, 128), Image.Resampling.NEAREST), (128 * k, 0))
     return strip.quantize(256)
-
-
-def sample_grids(run_dir: Path) -> list[tuple[int, Path]]:
-    """The sample grids a training left behind: (nimg, path), oldest first."""
-    named = ((re.fullmatch(r"fake-nimg-(\d+)", path.stem), path) for path in run_dir.glob("samples/*.png"))
-    return sorted((int(match[1]), path) for match, path in named if match)

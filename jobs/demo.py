@@ -158,13 +158,14 @@ def show(folder: Path) -> dict[str, Path]:
     """Step 5: the pictures to look at, by what they show."""
     from facegan import sampling
     from facegan.report import figures
+    from facegan.run.history import sample_grids
 
     _headline(5, f"pictures and report: {folder}")
     run, page = folder / "run", folder / "run" / "report.html"
     if not page.exists() or page.stat().st_mtime_ns < (run / "metrics.jsonl").stat().st_mtime_ns:
         run_command("export", run, "--to", "html")
         run_command("report", run)
-    grids = [path for _, path in sampling.sample_grids(run)]
+    grids = [path for _, path in sample_grids(run)]
     return {
         "faces to learn from": run / "samples" / "real.png",
         "before training": grids[0],

@@ -43,6 +43,7 @@ def make_figures(run: Path, data: Path | None = None, split: str | None = None, 
     """Write each figure as soon as it is drawn and yield its path; say which the run has no material for."""
     from facegan import sampling
     from facegan.report import figures
+    from facegan.run.history import sample_grids
     from facegan.run.snapshot import load_snapshot
 
     folder = run / "figures"
@@ -51,7 +52,7 @@ def make_figures(run: Path, data: Path | None = None, split: str | None = None, 
             yield sampling.save_png(draw(), folder / f"{name}.png")
         except FaceganError as error:
             click.echo(f"{name}: left out: {error}", err=True)
-    if sampling.sample_grids(run):
+    if sample_grids(run):
         yield figures.training_gif(run, folder / "training.gif")
 
 

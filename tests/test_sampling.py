@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from facegan import sampling
 from facegan.errors import UsageError
+from facegan.run.history import sample_grids
 from facegan.train.objective import scale_images
 
 
@@ -130,4 +131,4 @@ def test_sample_grids_are_sorted_by_images_seen(tmp_path: Path) -> None:
     (tmp_path / "samples").mkdir()
     for name in ("fake-nimg-000200000.png", "fake-nimg-000000000.png", "real.png"):
         Image.new("L", (2, 2)).save(tmp_path / "samples" / name)
-    assert [nimg for nimg, _ in sampling.sample_grids(tmp_path)] == [0, 200000]
+    assert [nimg for nimg, _ in sample_grids(tmp_path)] == [0, 200000]

@@ -18,6 +18,7 @@ from facegan.randomness import keep_mask
 from facegan.recipes import Recipe, load
 from facegan.recipes.checks import FAMILIES
 from facegan.report import charts
+from facegan.run.history import sample_grids
 from facegan.sampling import Picture
 
 GAP = 12
@@ -126,7 +127,7 @@ def checkerboard_of(recipe: Recipe, seed: int = 0) -> Picture:
 
 def before_and_after(run_dir: Path) -> Picture:
     """The first and the last sample grid of a training; raises FaceganError where there are fewer than two."""
-    grids = sampling.sample_grids(run_dir)
+    grids = sample_grids(run_dir)
     if len(grids) < 2:
         raise FaceganError(f"{run_dir}/samples: {len(grids)} sample grids, expected at least 2 (before and after)")
     pictures = [_open(path) for _, path in (grids[0], grids[-1])]
@@ -135,7 +136,7 @@ def before_and_after(run_dir: Path) -> Picture:
 
 def training_gif(run_dir: Path, out: Path) -> Path:
     """Write the sample grids of a training as a GIF, each under the images seen; return its path."""
-    grids = sampling.sample_grids(run_dir)
+    grids = sample_grids(run_dir)
     if not grids:
         raise FaceganError(
             f"{run_dir}/samples: no sample grids (fake-nimg-*.png): is this a run folder of facegan train?"

@@ -15,13 +15,14 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from facegan import __version__, sampling
+from facegan import __version__
 from facegan.files import write_text
 from facegan.report.curves import charts
 from facegan.report.pictures import MOST_FRAMES, Pictures, card, spread
 from facegan.report.reproduce import reproduce
 from facegan.report.run import Run
 from facegan.report.tables import configuration, environment, metric_tables
+from facegan.run.history import sample_grids
 
 
 def write_report(run_dirs: Sequence[Path], out: Path) -> Path:
@@ -45,7 +46,7 @@ def told_apart(runs: Sequence[Run]) -> Sequence[Run]:
 
 def render(runs: Sequence[Run], home: Path = Path()) -> str:
     """The page as text, to lie in the folder `home`."""
-    grids = {run.path: spread(sampling.sample_grids(run.path), MOST_FRAMES) for run in runs}
+    grids = {run.path: spread(sample_grids(run.path), MOST_FRAMES) for run in runs}
     pictures = Pictures(sum(len(frames) + 3 for frames in grids.values()))
     templates = Environment(
         loader=PackageLoader("facegan.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True

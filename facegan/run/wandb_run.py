@@ -19,6 +19,15 @@ AXIS = "progress/kimg"
 LOWER_IS_BETTER = re.compile(r"metrics/(swd|fid|kid|randomnet_kd)\d+k?(_full)?$")
 INIT_SECONDS = 20.0  # a server that has not answered by then is treated as no network
 
+# Nothing of the terminal, the checkout or the command line, where a signed URL may stand.
+QUIET: dict[str, Any] = {
+    "console": "off",
+    "silent": True,
+    "disable_git": True,
+    "disable_code": True,
+    "x_disable_meta": True,
+}
+
 Options = dict[str, Any]  # of wandb.init: id, dir, config, name, group, job_type, project
 
 _SECRET_NAME = re.compile(r"api_?key|token|secret|passw|credential", re.IGNORECASE)
@@ -55,19 +64,16 @@ def forget_service() -> None:
 
 
 def _init(wandb: Any, mode: str, options: Options, finish_seconds: float) -> Any:
-    settings = wandb.Settings(
-        console="off",
-        silent=True,
-        disable_git=True,
-        disable_code=True,
-        x_disable_meta=True,  # it holds the command line, where a signed URL may stand
-        init_timeout=INIT_SECONDS,
-        finish_timeout=finish_seconds,
-    )
+    settings = wandb.Settings(**QUIET, init_timeout=INIT_SECONDS, finish_timeout=finish_seconds)
     run = wandb.init(mode=mode, resume="allow", reinit="create_new", settings=settings, **options)
+    follow_axis(run)
+    return run
+
+
+def follow_axis(run: Any) -> None:
+    """Draw every number over the images seen."""
     run.define_metric(AXIS)
     run.define_metric("*", step_metric=AXIS)
-    return run
 
 
 def keep_best(run: Any, keys: Iterable[str]) -> None:

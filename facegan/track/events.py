@@ -6,9 +6,7 @@ from pathlib import Path
 
 from facegan.files import json_lines, read_object
 from facegan.metrics import protocol
-from facegan.sampling import sample_grids
-
-AXIS = "progress/kimg"
+from facegan.run.history import sample_grids
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from PIL import Image
 
 from facegan.errors import UsageError
 from facegan.files import read_object, write_json
-from facegan.run.wandb_run import public, resolve_mode, run_id
-from facegan.track.events import AXIS, Event
+from facegan.run.wandb_run import AXIS, QUIET, follow_axis, public, resolve_mode, run_id
+from facegan.track.events import Event
 
 INSTALL = {
     "tensorboard": "pip install 'facegan[tensorboard]'",
@@ -93,9 +93,6 @@ class Wandb:
         self.wandb, self.record = wandb, Record(run_dir, "wandb")
         self.record.id = run_id(run_dir, "track")
         mode: Any = resolve_mode("auto")
-        settings = wandb.Settings(
-            console="off", silent=True, disable_git=True, disable_code=True, x_disable_meta=True
-        )
         self.run = wandb.init(
             project=project,
             id=self.record.id,
@@ -105,11 +102,10 @@ class Wandb:
             job_type="track",
             mode="disabled" if mode == "off" else mode,
             resume="allow",
-            settings=settings,
+            settings=wandb.Settings(**QUIET),
         )
         self.place = f"W&B ({mode}), project {project}, id {self.record.id}"
-        self.run.define_metric(AXIS)
-        self.run.define_metric("*", step_metric=AXIS)
+        follow_axis(self.run)
 
     def has(self, event: Event) -> bool:
         return event.name in self.record.sent
