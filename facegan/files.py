@@ -63,13 +63,18 @@ def disk_full_said(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno not in FULL:
-            if error.errno and not error.filename:  # without a number the message is another library's
-                error.filename = str(path)
+            name_file(error, path)
             raise
         raise DiskFullError(
             f"{path}: {os.strerror(error.errno or 0)}. Everything finished before is kept: "
             "make room (or choose another folder) and run the same command again"
         ) from error
+
+
+def name_file(error: OSError, path: Path) -> None:
+    """Let an error of the system's that names no file name `path`; without a number its words are a library's."""
+    if error.errno and not error.filename:
+        error.filename = str(path)
 
 
 def is_disk_full(error: BaseException) -> bool:

@@ -16,7 +16,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from facegan.errors import DiskFullError, FaceganError
-from facegan.files import is_disk_full, sha256_file, sync, sync_folder
+from facegan.files import is_disk_full, name_file, sha256_file, sync, sync_folder
 
 STATE, META, MANIFEST = "state.safetensors", "checkpoint.json", "manifest.json"
 ATTEMPTS, PAUSE = 4, 2.0  # readings and seconds between them, where a file system says no for a moment
@@ -156,7 +156,7 @@ def disk_full_explained(path: Path) -> Iterator[None]:
         shutil.rmtree(path.with_name(f".{path.name}.part"), ignore_errors=True)
         if not is_disk_full(error):
             if isinstance(error, OSError):
-                error.filename = error.filename or str(path)
+                name_file(error, path)
             raise
         raise DiskFullError(
             f"no space left to write {path}; what was saved before is kept. "
