@@ -143,11 +143,9 @@ def info(folder: Path, as_json: bool, contact_sheet: Path | None, n: int, seed: 
       facegan shards info data/celeba/64
       facegan shards info data/celeba/64 --contact-sheet sheet.png --n 100
     """
-    from shards.format.index import load_index
     from shards.read.opening import find_set
 
-    place = find_set(folder)
-    index = load_index(place)
+    place, index = find_set(folder)
     click.echo(json.dumps(_summary(index)) if as_json else _description(place, index))
     if contact_sheet is not None:
         from shards.read.opening import open_set

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from shards.errors import ShardError
-from shards.format.index import NAME, load_index
+from shards.format.index import NAME, ShardIndex, load_index
 from shards.read import node
 from shards.read import stage as staging
 from shards.read.files import Folder
@@ -31,11 +31,11 @@ def open_set(
     """
     if is_remote(str(path)):
         return _open_remote(str(path), resolution, stage, stage_limit, progress)
-    folder = find_set(Path(path), resolution)
+    folder, index = find_set(Path(path), resolution)
     target = stage or node.automatic_folder(folder)
     if target is not None:
         return staging.open_staged(LocalSource(folder), target, stage_limit, progress)
-    return ShardSet(load_index(folder), folder, Folder(folder))
+    return ShardSet(index, folder, Folder(folder))
 
 
 def _open_remote(
@@ -60,19 +60,19 @@ def _open_remote(
     return opened
 
 
-def find_set(path: Path, resolution: int | None = None) -> Path:
-    """The folder of the set meant by `path` (OUT/64, or OUT and a resolution where it holds several)."""
+def find_set(path: Path, resolution: int | None = None) -> tuple[Path, ShardIndex]:
+    """The folder of the set meant by `path` (OUT/64, or OUT and a resolution where it holds several), its index."""
     if (path / NAME).exists():
         found = [path]
     else:
         found = sorted(entry.parent for entry in path.glob(f"*/{NAME}"))
-    heights = {folder: load_index(folder).height for folder in found}
-    fitting = [folder for folder in found if resolution in (None, heights[folder])]
+    sets = {folder: load_index(folder) for folder in found}
+    fitting = [(folder, index) for folder, index in sets.items() if resolution in (None, index.height)]
     if len(fitting) == 1:
         return fitting[0]
     if not found:
         load_index(path)  # raises, and says how a set comes to be
-    have = ", ".join(f"{folder.name} ({height} px)" for folder, height in heights.items())
+    have = ", ".join(f"{folder.name} ({index.height} px)" for folder, index in sets.items())
     if not fitting:
         raise ShardError(f"{path}: no set of resolution {resolution}; there is {have}")
     raise ShardError(f"{path}: several sets ({have}); give one of these folders, or a resolution")
