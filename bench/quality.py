@@ -14,7 +14,6 @@ same command again continues there. Grids of models trained on real faces stay t
 
 import argparse
 import hashlib
-import importlib
 import itertools
 import json
 import shlex
@@ -31,13 +30,15 @@ sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from limits import machine_words  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
+from torch import Tensor  # noqa: E402
 
 from facegan import sampling  # noqa: E402
+from facegan.errors import UsageError  # noqa: E402
 from facegan.files import write_json, write_text  # noqa: E402
 from facegan.metrics import Comparison, Reals, Subject, evaluate, row  # noqa: E402
+from facegan.metrics.detector import face_shares  # noqa: E402
 from facegan.report.figures import read_stats  # noqa: E402
-from facegan.run.snapshot import Snapshot, load_snapshot  # noqa: E402
+from facegan.run.snapshot import load_snapshot  # noqa: E402
 from jobs.measuring import inception_extractor  # noqa: E402
 from shards import ShardSet, open_set  # noqa: E402
 
@@ -119,23 +120,6 @@ def budgets(options: argparse.Namespace, known: dict[str, float]) -> Iterator[tu
         yield f"{minutes:g} min", {r: round(minutes * 60 * known[r] / 1000, 2) for r in options.recipe}
 
 
-def settle(snapshot: Snapshot, batches: int = 32, size: int = 64) -> nn.Module:
-    """The generator with BatchNorm's statistics of its own weights: the mean over batches of latents of seed 1.
-
-    An averaged generator has the statistics of the generator it follows. As in stochastic weight averaging
-    (Izmailov et al. 2018, arXiv:1803.05407, algorithm 1).
-    """
-    norms = [m for m in snapshot.generator.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a cumulative mean
-    snapshot.generator.train(bool(norms))
-    with torch.no_grad():
-        for first in range(0, batches * size if norms else 0, size):
-            snapshot.generator(sampling.latents(1, size, snapshot.recipe.latent_dim, first))
-    return snapshot.generator.eval()
-
-
 def measure(options: argparse.Namespace, opened: ShardSet, subject: Subject) -> Numbers:
     """All numbers of a subject against the split, by their names without the count of images."""
     reals = Reals(opened.split(options.split), options.split, opened.fingerprint)
@@ -149,28 +133,12 @@ def measure(options: argparse.Namespace, opened: ShardSet, subject: Subject) -> 
 
 
 def faces_and_eyes(images: Tensor) -> Numbers:
-    """Shares of (n, C, H, W) uint8 images in which OpenCV finds a frontal face, and two eyes in its upper part.
-
-    Its cascades `alt2` and `eye`, at 160 px with a border, for they look for margins. Nothing where there is no
-    OpenCV below version 5.
-    """
+    """Shares of (n, C, H, W) uint8 images with a face, and with both its eyes; nothing where there is no OpenCV."""
     try:
-        cv2: Any = importlib.import_module("cv2")
-    except ImportError:
-        print("faces and eyes are not counted: pip install 'opencv-python-headless<5'", file=sys.stderr)
+        return face_shares(images)._asdict()
+    except UsageError as error:
+        print(f"faces and eyes are not counted: {error}", file=sys.stderr)
         return {}
-    cascades = Path(cv2.data.haarcascades)
-    face = cv2.CascadeClassifier(str(cascades / "haarcascade_frontalface_alt2.xml"))
-    eye = cv2.CascadeClassifier(str(cascades / "haarcascade_eye.xml"))
-    found = seen = 0
-    for image in images.float().mean(1).round().byte().numpy():
-        large = cv2.resize(image, (160, 160), interpolation=cv2.INTER_CUBIC)
-        framed = cv2.copyMakeBorder(large, 32, 32, 32, 32, cv2.BORDER_REPLICATE)
-        faces = face.detectMultiScale(framed, 1.05, 3, minSize=(60, 60))
-        found += len(faces) > 0
-        for x, y, w, h in sorted(faces, key=lambda box: -box[2])[:1]:
-            seen += len(eye.detectMultiScale(framed[y : y + 6 * h // 10, x : x + w], 1.05, 3)) >= 2
-    return {"face": found / len(images), "eyes": seen / len(images)}
 
 
 def measured(options: argparse.Namespace, opened: ShardSet, run: Path) -> Numbers:
@@ -180,7 +148,7 @@ def measured(options: argparse.Namespace, opened: ShardSet, run: Path) -> Number
         kept: Numbers = json.loads(path.read_text(encoding="utf-8"))
         return kept
     snapshot = load_snapshot(run)
-    generator, value_range = settle(snapshot), snapshot.recipe.value_range
+    generator, value_range = snapshot.generator, snapshot.recipe.value_range
     dim = snapshot.recipe.latent_dim
     subject = Subject(lambda z: sampling.generate(generator, z, value_range), dim, snapshot.nimg)
     sampling.save_png(sampling.grid(subject.generate(sampling.latents(0, 64, dim))), run / "grid.png")
