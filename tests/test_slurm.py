@@ -860,6 +860,8 @@ def test_a_job_s_code_commit_and_settings_are_recorded_without_secrets(
     assert len(list(attempt.logs.glob("code-*.tar.gz"))) == 1
     with tarfile.open(attempt.logs / record["code"]) as archive:
         assert archive.extractfile("jobs/slurm/job.py").read() == (ROOT / "jobs/slurm/job.py").read_bytes()  # type: ignore[union-attr]
+        assert {"facegan/export/engine.js", "slurm/launch.sh"} <= set(archive.getnames())
+        assert not [name for name in archive.getnames() if "__pycache__" in name or name.endswith("site.sh")]
         assert not [name for name in archive.getnames() if name.endswith("site.sh")]
 
 

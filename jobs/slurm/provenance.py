@@ -38,7 +38,7 @@ def snapshot_code(logs: Path) -> str:
         path
         for name in checkout.CODE
         for path in sorted((root / name).rglob("*"))
-        if path.suffix in (".py", ".sh", ".html") and path.name != "site.sh"
+        if path.is_file() and "__pycache__" not in path.parts and path.name != "site.sh"
     ]
     contents = [(str(path.relative_to(root)), path.read_bytes()) for path in files]
     digest = hashlib.sha256()
