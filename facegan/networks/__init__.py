@@ -61,7 +61,8 @@ def _table(network: Network, inputs: Tensor) -> dict[str, Any]:
     rows: list[tuple[str, tuple[int, ...], int]] = []
 
     def record(name: str, module: nn.Module, output: Tensor) -> None:
-        rows.append((name, tuple(output.shape[1:]) or (1,), count(module)[0]))
+        shape = tuple(output.shape[1:]) or (1,)  # one logit a sample
+        rows.append((name, shape, count(module)[0]))
 
     for name, module in network.named_modules():
         if _is_layer(name, module):

@@ -6,7 +6,6 @@ import logging
 import os
 import socket
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from facegan.owner import Owner
 from facegan.recipes import Recipe
 from facegan.run import checkout
 from facegan.run.machine import Machine
-from facegan.run.outcome import read_outcome
+from facegan.run.outcome import identity, now, read_outcome
 from facegan.run.settings import FIXED_SETTINGS, LENGTH_FIELDS, RunSettings
 
 log = logging.getLogger("facegan")
@@ -145,17 +144,12 @@ def _length_is_free(recipe: Recipe) -> bool:
 
 def _start(nimg: int, machine: Machine, previous: str) -> dict[str, Any]:
     return {
-        "time": _now(),
+        "time": now(),
         "nimg": nimg,
         "host": socket.gethostname(),
-        "job": os.environ.get("SLURM_JOB_ID"),
-        "restart": os.environ.get("SLURM_RESTART_COUNT"),
+        **identity(),
         "machine": machine.describe(),
         "world": machine.world,
         "command": sys.argv,
         "previous": previous,
     }
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

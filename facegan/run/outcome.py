@@ -24,7 +24,12 @@ class Outcome:
 def write_outcome(run_dir: Path, outcome: Outcome) -> None:
     """Write `outcome.json`: the batch script decides from it alone."""
     value = {"state": outcome.state, "reason": outcome.reason, "nimg": outcome.nimg}
-    write_json(run_dir / FILE, value | {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z")} | identity())
+    write_json(run_dir / FILE, value | {"time": now()} | identity())
+
+
+def now() -> str:
+    """This moment in local time with its zone, as a run's files have it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
 def identity() -> dict[str, Any]:
