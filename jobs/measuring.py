@@ -98,15 +98,14 @@ def _critic(snapshot: "Snapshot", run_dir: Path, device: "torch.device") -> "Cal
     import torch
 
     from facegan.networks import build_discriminator
+    from facegan.run.checkpoint import below
     from facegan.train.objective import scale_images
 
     recipe, checkpoint = snapshot.recipe, _checkpoint_of(snapshot, run_dir)
     if checkpoint is None:
         return None
     critic = build_discriminator(recipe)
-    prefix = "discriminator/"
-    weights = {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
-    critic.load_state_dict(weights)
+    critic.load_state_dict(below(checkpoint.tensors, "discriminator"))
     critic.eval().to(device)
 
     @torch.no_grad()

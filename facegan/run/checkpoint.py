@@ -130,6 +130,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise DamagedError(f"checkpoint {path} is damaged: {error!r}") from None
 
 
+def below(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Those of a checkpoint's tensors that are called `name/...`, such as a network's, by the rest of their names."""
+    return {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
+
+
 def checkpoint_folders(root: Path) -> list[Path]:
     """Folders with a checkpoint's name, oldest first; whether they are whole is not looked at."""
     return sorted(p for p in root.glob("nimg-" + "[0-9]" * 12) if p.is_dir())

@@ -5,7 +5,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from facegan.errors import FaceganError
-from facegan.run.checkpoint import newest_checkpoint
+from facegan.run.checkpoint import below, newest_checkpoint
 from facegan.run.snapshot import Snapshot, load_snapshot
 from facegan.train.state import State
 
@@ -26,9 +26,7 @@ def begin_from(state: State, path: Path) -> str:
     checkpoint = newest_checkpoint(snapshot.path.parent.parent / "checkpoints", lambda _: None)
     if checkpoint is None:
         return f"beginning with the generator of {snapshot.path}; no checkpoint there, the discriminator is new"
-    prefix = "discriminator/"
-    weights = {k.removeprefix(prefix): t for k, t in checkpoint.tensors.items() if k.startswith(prefix)}
-    _take(state.discriminator, weights, "discriminator", snapshot)
+    _take(state.discriminator, below(checkpoint.tensors, "discriminator"), "discriminator", snapshot)
     return f"beginning with the generator of {snapshot.path} and the discriminator of {checkpoint.path.name}"
 
 

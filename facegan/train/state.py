@@ -10,6 +10,7 @@ from facegan.errors import FaceganError
 from facegan.networks import Network, build_discriminator, build_generator
 from facegan.networks.standing import set_standing_statistics
 from facegan.recipes import Recipe
+from facegan.run.checkpoint import below
 from facegan.run.machine import Machine
 from facegan.train.meter import Meter
 from facegan.train.schedules import Number
@@ -100,10 +101,10 @@ class State:
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Take over `tensors()` of an equal state; raises FaceganError where names or shapes differ."""
         for name, module in self._modules().items():
-            _load_module(module, _below(tensors, f"{name}/"), name)
+            _load_module(module, below(tensors, name), name)
         for which in NETWORKS:
-            self._load_optimizer(which, _below(tensors, f"{which}.optimizer/"))
-        self.meter.load(_below(tensors, "meter/"))
+            self._load_optimizer(which, below(tensors, f"{which}.optimizer"))
+        self.meter.load(below(tensors, "meter"))
 
     def weights(self) -> list[Tensor]:
         """What optimizers and averaging change in a step, themselves: parameters, and the optimizers' state."""
@@ -162,10 +163,6 @@ def _optimizer(name: str, module: nn.Module, recipe: Recipe, lr: float, machine:
 def _laid_out_like(parameter: Tensor, grad: Tensor) -> Tensor:
     """The gradient in its parameter's memory layout: fused optimizers walk both as they lie in memory."""
     return grad if grad.stride() == parameter.stride() else torch.empty_like(parameter).copy_(grad)
-
-
-def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _load_module(module: nn.Module, tensors: dict[str, Any], name: str) -> None:
