@@ -69,29 +69,34 @@ def write_checkpoint(root: Path, nimg: int, tensors: dict[str, Tensor], meta: di
 
 
 def newest_checkpoint(root: Path, warn: Warn) -> Checkpoint | None:
-    """The newest whole checkpoint under `root`, or None where there is none of any kind.
+    """The newest whole checkpoint under `root`, or None where there is none of any kind; nothing is changed.
 
-    Damaged newer ones are named to `warn` and renamed to `nimg-....damaged-...`: kept, and never taken for good
-    ones when old ones are deleted. Raises FaceganError where all are damaged, or one cannot be read at the moment.
+    Damaged newer ones are named to `warn`. Raises FaceganError where all are damaged, or one cannot be read at the
+    moment.
     """
-    folders, damaged = checkpoint_folders(root), list[Path]()
+    folders = checkpoint_folders(root)
     for path in reversed(folders):
         try:
-            found = await_checkpoint(path)
+            return await_checkpoint(path)
         except DamagedError as error:
             warn(f"{error}; the one before it is tried")
-            damaged.append(path)
-        else:
-            for bad in damaged:
-                bad.rename(aside := bad.with_name(f"{bad.name}.damaged-{secrets.token_hex(4)}"))
-                warn(f"{aside}: the damaged checkpoint is kept under this name")
-            return found
     if folders:
         raise FaceganError(
             f"{root}: none of its {len(folders)} checkpoints is whole, so the run cannot go on. "
             f"Restore one of them, or begin anew: give another --run-dir, or move {root} away"
         )
     return None
+
+
+def set_damaged_aside(newest: Checkpoint, warn: Warn) -> None:
+    """Rename what is newer than the newest whole checkpoint, and so damaged, to `nimg-....damaged-...`.
+
+    Kept under that name, it is never taken for a good one when old ones are deleted. For the run's owner alone.
+    """
+    for bad in checkpoint_folders(newest.path.parent):
+        if bad.name > newest.path.name:
+            bad.rename(aside := bad.with_name(f"{bad.name}.damaged-{secrets.token_hex(4)}"))
+            warn(f"{aside}: the damaged checkpoint is kept under this name")
 
 
 def await_checkpoint(path: Path) -> Checkpoint:
@@ -131,7 +136,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def below(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    """Those of a checkpoint's tensors that are called `name/...`, such as a network's, by the rest of their names."""
+    """Of a checkpoint's tensors those called `name/...`, such as a network's, by the rest of their names."""
     return {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
 
 
@@ -143,7 +148,7 @@ def checkpoint_folders(root: Path) -> list[Path]:
 def prune_checkpoints(root: Path, keep: int, milestones: Callable[[int], bool]) -> None:
     """Delete what is older than the newest `keep`, except milestones; also leftovers of interrupted writes.
 
-    All under a checkpoint's name are whole: written by this start, or what it went on from (`newest_checkpoint`).
+    All under a checkpoint's name are whole: written by this start, or what it went on from (`set_damaged_aside`).
     """
     for path in checkpoint_folders(root)[: -max(1, keep)]:
         if not milestones(int(path.name.removeprefix("nimg-"))):

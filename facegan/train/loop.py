@@ -13,6 +13,7 @@ from facegan.run.checkpoint import (
     folder_name,
     newest_checkpoint,
     prune_checkpoints,
+    set_damaged_aside,
     write_checkpoint,
 )
 from facegan.run.folder import RunFolder, check_resume, make_config
@@ -168,6 +169,8 @@ class _Run:
         if self.main and (crashed := crash.last_crash(self.folder.path, self.job.settings.data)):
             log.warning("the last start of this run: %s", crashed)
         found = newest_checkpoint(self.folder.checkpoints, log.warning) if self.main else None
+        if found is not None:
+            set_damaged_aside(found, log.warning)
         (nimg,) = self.job.machine.highest([found.nimg if found else -1])
         if nimg >= 0 and not self.main:
             found = await_checkpoint(self.folder.checkpoints / folder_name(nimg))
