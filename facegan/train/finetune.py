@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from facegan.errors import FaceganError
 from facegan.run.checkpoint import below, newest_checkpoint
-from facegan.run.snapshot import Snapshot, load_snapshot
+from facegan.run.snapshot import Snapshot, load_snapshot, run_folder
 from facegan.train.state import State
 
 
@@ -23,7 +23,7 @@ def begin_from(state: State, path: Path) -> str:
     _take(state.generator, generator, "generator", snapshot)
     if state.average is not None:
         _take(state.average, generator, "generator", snapshot)
-    checkpoint = newest_checkpoint(snapshot.path.parent.parent / "checkpoints", lambda _: None)
+    checkpoint = newest_checkpoint(run_folder(snapshot.path) / "checkpoints", lambda _: None)
     if checkpoint is None:
         return f"beginning with the generator of {snapshot.path}; no checkpoint there, the discriminator is new"
     _take(state.discriminator, below(checkpoint.tensors, "discriminator"), "discriminator", snapshot)
