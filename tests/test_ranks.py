@@ -22,7 +22,7 @@ from facegan.train.draws import RandomNumbers, StepDraws
 from facegan.train.state import build_discriminator, build_generator
 from facegan.train.tensors import map_tensors, tensors_of
 
-pytestmark = pytest.mark.ranks
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 PLAIN = ['g_optimizer="sgd"', 'd_optimizer="sgd"', "beta1=0.0", "g_lr=0.01", "d_lr=0.01"]
 

@@ -21,6 +21,7 @@ from facegan.run.snapshot import load_snapshot
 from facegan.train.job import Job
 from facegan.train.loop import train
 
+pytestmark = pytest.mark.slow
 TINY = Path(__file__).with_name("tiny.py")
 
 # Each recipe as it is, and the techniques no published recipe uses.
@@ -164,7 +165,6 @@ def wait_for_stats(run_dir: Path, processes: list[subprocess.Popen[str]]) -> Non
         assert dead is None, dead.communicate()[1][-3000:]
 
 
-@pytest.mark.ranks
 def test_thirty_kills_in_a_chain_leave_no_trace(tmp_path):
     """Two ranks, killed 30 times at random moments, every third time within the writing of a checkpoint."""
 

@@ -24,6 +24,7 @@ import pytest
 from PIL import Image
 from slurm_cluster import Cluster, missing, wait_for
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parent.parent
 LIVE = {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED"}
 SMALL = shlex.split(
