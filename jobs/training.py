@@ -15,6 +15,7 @@ from torch import Tensor
 
 from facegan.errors import UsageError
 from facegan.recipes import Recipe
+from facegan.recipes.checks import check_batch_per_rank
 from facegan.run import machine as machines
 from facegan.run.machine import Machine
 from facegan.run.outcome import Outcome
@@ -46,6 +47,7 @@ def _run(recipe: Recipe, settings: RunSettings, sources: dict[str, str]) -> int:
     machine = machines.start(settings)
     settings = machines.resolved(settings, machine)
     with machine.failures:
+        check_batch_per_rank(recipe, machine.world, sync_bn=settings.sync_bn)
         outcome = _train(shard_set, recipe, settings, sources, machine)
         machine.leave()
     if machine.is_main:

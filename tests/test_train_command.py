@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -183,6 +184,22 @@ def test_under_a_launcher_a_stopped_run_exits_0_and_the_outcome_says_it(data: Pa
     _, said = run.communicate()
     assert run.returncode == 0, said
     assert json.loads((tmp_path / "outcome.json").read_text())["state"] == "stopped"
+
+
+def test_ranks_with_too_few_images_for_batchnorm_are_refused_with_the_ways_out(data: Path, tmp_path: Path) -> None:
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    ranks = [process(data, tmp_path / "run", **meeting, RANK=str(i), LOCAL_RANK=str(i)) for i in range(2)]
+    said = ranks[0].communicate(timeout=120)[1] + ranks[1].communicate(timeout=120)[1]
+    assert [rank.returncode for rank in ranks] == [2, 2], said
+    assert "a batch of 6 over 2 ranks: 3 images a rank, and each rank's BatchNorm sees no others" in said
+    assert "Give --sync-bn" in said
+    assert "Traceback" not in said
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def test_the_stop_file_ends_a_plain_run_with_85(data: Path, tmp_path: Path) -> None:
