@@ -54,7 +54,7 @@ is_remote() { getent ahosts "$1" | awk '$1 !~ /^(127\.|::1$)/ { found = 1 } END 
 # last resort: every node would train alone without a word.
 head_address() {
   local name=${SLURMD_NODENAME:-$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)} address candidate
-  address=$(scontrol show node "$name" 2>/dev/null | sed -n 's/.*NodeAddr=\([^ ]*\).*/\1/p') || true
+  address=$(timeout 20 scontrol show node "$name" 2>/dev/null | sed -n 's/.*NodeAddr=\([^ ]*\).*/\1/p') || true
   # shellcheck disable=SC2046  # words are wanted
   for candidate in "$name" $address $(hostname -I 2>/dev/null); do
     if is_remote "$candidate"; then printf '%s' "$candidate" && return; fi
@@ -243,8 +243,8 @@ come_back() {
   returned=yes
   trap '' TERM # Slurm ends the job for its requeue
   nodes=$(note worn-out "${run[@]}") || true
-  if said=$(scontrol requeue "$job" 2>&1) || { sleep 2 && said=$(scontrol requeue "$job" 2>&1); }; then
-    [ -z "$nodes" ] || scontrol update "jobid=$job" "excnodelist=$nodes" || true # Slurm takes it from a waiting job only
+  if said=$(timeout 60 scontrol requeue "$job" 2>&1) || { sleep 2 && said=$(timeout 60 scontrol requeue "$job" 2>&1); }; then
+    [ -z "$nodes" ] || timeout 20 scontrol update "jobid=$job" "excnodelist=$nodes" || true # Slurm takes it from a waiting job only
     return
   fi
   printf '%s\n' "$said" >&2
@@ -275,12 +275,12 @@ succeed() {
   [ ${#words[@]} -gt 0 ] || return 1
   new=$(cd "$SLURM_SUBMIT_DIR" && for name in $(compgen -e SLURM_); do
     case $name in SLURM_CONF | SLURM_CLUSTERS | SLURM_JWT) ;; *) unset "$name" ;; esac
-  done && sbatch --parsable --dependency="afterany:$id" ${nodes:+"--exclude=$nodes"} "${words[@]}") || return 1
+  done && timeout 60 sbatch --parsable --dependency="afterany:$id" ${nodes:+"--exclude=$nodes"} "${words[@]}") || return 1
   new=$(grep -Eo '^[0-9]+' <<<"$new" | tail -n 1)
   note succeeded "$new"
   timeout 20 squeue -h --me -t PD -o '%i %E' 2>/dev/null | while read -r waiting dependency; do
     case $dependency in
-      afterok:"$id"\(* | afterok:"$id") scontrol update "jobid=$waiting" "dependency=afterok:$new" || true ;;
+      afterok:"$id"\(* | afterok:"$id") timeout 20 scontrol update "jobid=$waiting" "dependency=afterok:$new" || true ;;
     esac
   done
   echo "Job $new goes on where job $job was." >&2
@@ -291,7 +291,7 @@ leave() {
   look
   if [ "$state" = RUNNING ]; then
     trap - TERM
-    scancel "$job" && sleep 1m
+    timeout 20 scancel "$job" && sleep 1m
   fi
   exit 85
 }

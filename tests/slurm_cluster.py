@@ -64,10 +64,10 @@ NodeName=n[1-9] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{node_ports}] CPUs=
 PartitionName=DEFAULT MaxTime=INFINITE DefaultTime=20
 PartitionName=main Nodes=n[1-2] Default=YES PriorityTier=10 PreemptMode=off
 PartitionName=lost Nodes=n[1,5] PriorityTier=10 PreemptMode=off
-PartitionName=grace Nodes=n3 PriorityTier=1 PreemptMode=requeue GraceTime=40
-PartitionName=patient Nodes=n9 PriorityTier=1 PreemptMode=requeue GraceTime=40
+PartitionName=grace Nodes=n3 PriorityTier=1 PreemptMode=requeue GraceTime=60
+PartitionName=patient Nodes=n9 PriorityTier=1 PreemptMode=requeue GraceTime=60
 PartitionName=abrupt Nodes=n4 PriorityTier=1 PreemptMode=requeue GraceTime=0
-PartitionName=cancel Nodes=n6 PriorityTier=1 PreemptMode=cancel GraceTime=40
+PartitionName=cancel Nodes=n6 PriorityTier=1 PreemptMode=cancel GraceTime=60
 PartitionName=cancelnow Nodes=n7 PriorityTier=1 PreemptMode=cancel GraceTime=0
 PartitionName=suspend Nodes=n8 PriorityTier=1 PreemptMode=suspend OverSubscribe=FORCE:1
 PartitionName=high Nodes=n[3-9] PriorityTier=100 PreemptMode=off OverSubscribe=FORCE:1

@@ -34,6 +34,7 @@ SMALL = shlex.split(
 LONG = [*SMALL, "--kimg", "1000"]  # ended by the test
 VARIABLES = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "FACEGAN_PYTHON": sys.executable}
 PREPROCESS = ["--size", "64", "--size", "128", "--shard-size", "8", "--holdout", "8"]
+AT_ONCE = 7  # cases: trainings that wait for their end compute too
 EACH = ["--each=--mem-per-cpu=1G"]
 
 
@@ -46,9 +47,8 @@ class Site:
     """A user's directory on the cluster's shared disk: pictures, shards, runs and logs."""
 
     def __init__(self, cluster: Cluster, folder: Path) -> None:
-        self.cluster, self.folder = cluster, folder
+        self.cluster, self.folder, self.jobs = cluster, folder, list[str]()
         cluster.env |= VARIABLES
-        self.facegan("preprocess", "pictures", "data/shards", *PREPROCESS)
 
     def call(self, *command: str, **extra: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -75,6 +75,7 @@ class Site:
         said = self.facegan("submit", job, *light(job), *arguments, **extra)
         found = re.search(r"as job (\d+)", said)
         assert found, said
+        self.jobs.append(found.group(1))
         return found.group(1)
 
     def sbatch(self, *arguments: str, **extra: str) -> str:
@@ -131,7 +132,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     try:
         cluster.start()
         threading.Thread(target=hurry, args=(cluster, done), daemon=True).start()
-        yield Site(cluster, folder)
+        site = Site(cluster, folder)
+        site.facegan("preprocess", "pictures", "data/shards", *PREPROCESS)
+        yield site
     finally:
         done.set()
         cluster.stop()
@@ -173,8 +176,17 @@ def overlapping(case: Callable[[Site], None]) -> Callable[[dict[str, Future[None
 @pytest.fixture(scope="session")
 def running(request: pytest.FixtureRequest, site: Site) -> Iterator[dict[str, Future[None]]]:
     cases = {item.name: item.function.case for item in request.session.items if hasattr(item.function, "case")}
-    with ThreadPoolExecutor(len(cases)) as pool:
-        yield {name: pool.submit(case, site) for name, case in cases.items()}
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        yield {name: pool.submit(ended, case, site) for name, case in cases.items()}
+
+
+def ended(case: Callable[[Site], None], site: Site) -> None:
+    """Run a case; its jobs end with it, also where it failed: they would train on beside the others."""
+    own = Site(site.cluster, site.folder)
+    try:
+        case(own)
+    finally:
+        own.call("scancel", "--quiet", *own.jobs)
 
 
 def tensors(run: Path) -> dict[str, bytes]:
@@ -306,11 +318,15 @@ def test_a_suspended_training_goes_on_where_it_was(site: Site) -> None:
     assert site.end(job) == "CANCELLED"
 
 
-def without(site: Site, *programs: str) -> dict[str, str]:
-    """The settings of a site whose nodes lack these programs, or whose users may not call them."""
-    path = site.folder / f"without-{'-'.join(programs).replace(' ', '-')}.sh"
-    refusals = [f'{p}() {{ echo "{p}: not here" >&2; return 1; }}' for p in programs]
-    path.write_text("\n".join([*refusals, f"export FACEGAN_PYTHON='{sys.executable}'", ""]))
+def without(site: Site, *programs: str, **scripts: str) -> dict[str, str]:
+    """The settings of a site whose nodes lack these programs, or have others in their place."""
+    folder = site.folder / "-".join(["without", *programs, *scripts])
+    folder.mkdir()
+    for name, script in {**{p: f"echo '{p}: not here' >&2\nexit 1" for p in programs}, **scripts}.items():
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+    path = folder / "site.sh"
+    path.write_text(f"export PATH='{folder}':$PATH FACEGAN_PYTHON='{sys.executable}'\n")
     return {"FACEGAN_SITE": str(path)}
 
 
@@ -324,10 +340,9 @@ def signalled(site: Site, run: str, *options: str, **extra: str) -> str:
 
 @overlapping
 def test_where_a_requeue_is_denied_one_new_job_takes_its_place_and_what_waited_waits_for_that(site: Site) -> None:
-    denied = site.folder / "denied.sh"
-    refusal = 'scontrol() { [ "$1" != requeue ] && command scontrol "$@"; }'
-    denied.write_text(f"{refusal}\nexport FACEGAN_PYTHON='{sys.executable}'\n")
-    job = site.submit("train_64", "--", "--run-dir", "runs/denied", *LONG, FACEGAN_SITE=str(denied))
+    refusal = f'[ "$1" != requeue ] && exec {shutil.which("scontrol")} "$@"'
+    denied = without(site, scontrol=refusal)
+    job = site.submit("train_64", "--", "--run-dir", "runs/denied", *LONG, **denied)
     waits = [f"--dependency=afterok:{job}", "--kill-on-invalid-dep=yes"]
     behind = site.submit("facegan", *waits, "--", "recipes")
     site.trains("runs/denied")
@@ -365,12 +380,18 @@ def test_where_nothing_can_be_asked_the_job_is_cancelled_with_what_to_type(site:
 def test_a_signal_in_the_first_seconds_does_not_end_the_job(site: Site) -> None:
     slow = site.folder / "slow.sh"
     slow.write_text(f"export FACEGAN_PYTHON='{sys.executable}'\necho loading modules\nsleep 4\n")
-    job = site.submit("train_64", "--", "--run-dir", "runs/early", *LONG, FACEGAN_SITE=str(slow))
-    wait_for(lambda: "loading" in site.log(job), 300, "the batch file has begun")
-    site.call("scancel", "--batch", "--signal=USR1", job)
-    wait_for(lambda: site.restarts(job) == 1, 120, "it is requeued")
-    site.facegan("cancel", job)
-    assert site.end(job) == "CANCELLED"
+
+    def signalled_early(name: str) -> str:
+        job = site.submit("train_64", "--", "--run-dir", f"runs/early-{name}", *LONG, FACEGAN_SITE=str(slow))
+        wait_for(lambda: "loading" in site.log(job), 300, "the batch file has begun")
+        site.call("scancel", "--batch", f"--signal={name}", job)
+        return job
+
+    limit, ended = signalled_early("USR1"), signalled_early("TERM")
+    wait_for(lambda: site.restarts(limit) == 1, 120, "it is requeued")
+    site.facegan("cancel", limit)
+    assert [site.end(job) for job in (limit, ended)] == ["CANCELLED", "CANCELLED"]
+    assert site.status(ended)[0]["outcome"] == "stopped"
 
 
 @overlapping
@@ -379,8 +400,7 @@ def test_a_job_that_gets_no_environment_gets_what_was_asked_in_its_arguments_or_
     (folder / "slurm").mkdir(parents=True)
     lines = [f"FACEGAN_PYTHON='{sys.executable}'", f"PYTHONPATH='{ROOT}'"]
     (folder / "slurm/site.sh").write_text("".join(f"export {line}\n" for line in lines))
-    bare = Site.__new__(Site)
-    bare.cluster, bare.folder = site.cluster, folder
+    bare = Site(site.cluster, folder)
     asked = {"SBATCH_EXPORT": "NONE", "FACEGAN_RECIPE": "mlp-64"}
     lost = bare.sbatch(*light("train"), str(ROOT / "slurm/train_64.sh"), **asked)
     assert bare.end(lost) == "FAILED"
@@ -397,9 +417,7 @@ def test_a_job_that_gets_no_environment_gets_what_was_asked_in_its_arguments_or_
 def test_a_site_that_sends_the_user_s_signal_at_a_preemption_is_requeued_by_its_shell(site: Site) -> None:
     root = Path(tempfile.mkdtemp(prefix="facegan-slurm-"))
     cluster = Cluster(root, "preempt_send_user_signal")
-    other = Site.__new__(Site)
-    other.cluster, other.folder = cluster, site.folder
-    cluster.env |= VARIABLES
+    other = Site(cluster, site.folder)
     try:
         cluster.start()
         job = other.submit("train_64", "--partition=grace", "--", "--run-dir", "runs/told", *LONG)
