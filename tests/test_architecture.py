@@ -28,7 +28,14 @@ OWNERS = {
     "torchmetrics": ("facegan/metrics",),
 }
 # Room: what a file in it may import of this project, its own room aside. The longest name that fits decides.
-BASE = ("facegan.cores", "facegan.errors", "facegan.files", "facegan.owner", "facegan.randomness")
+BASE = (
+    "facegan.allocator",
+    "facegan.cores",
+    "facegan.errors",
+    "facegan.files",
+    "facegan.owner",
+    "facegan.randomness",
+)
 ROOMS = {
     "facegan": BASE,
     "facegan.recipes": ("facegan.errors",),

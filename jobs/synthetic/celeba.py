@@ -1,12 +1,9 @@
 """Synthetic faces in CelebA's own layout, so that everything can be tried without a real picture."""
 
-import ctypes
 import json
 import os
-import signal
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +15,7 @@ from jobs.synthetic.attributes import ATTRIBUTES, attributes
 from jobs.synthetic.faces import paint
 from jobs.synthetic.traits import PICTURES_PER_IDENTITY, draw_traits, identity_of
 from shards.errors import ShardError
+from shards.make.pool import Report, run_all
 
 IMAGES = "img_align_celeba"
 ATTRIBUTE_FILE = "list_attr_celeba.txt"
@@ -28,7 +26,6 @@ DRAWING = 1  # raise it when the same seed draws other pictures
 TRAIN, VAL = 80, 4  # per cent of the persons; the rest is test: of 6,400 pictures 1,024 to measure against
 _CHUNK = 25
 _JPEG_END = b"\xff\xd9"
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 Progress = Callable[[int, int], None]
 
@@ -52,10 +49,14 @@ def write_celeba(
     images.mkdir(exist_ok=True)
     missing = [index for index in range(count) if not _is_whole(images / picture_name(index))]
     done = count - len(missing)
-    for drawn in _draw_all(images, seed, missing, workers or usual_threads()):
+
+    def report(drawn: int, rejected: int) -> None:
+        nonlocal done
         done += drawn
         if progress is not None:
             progress(done, count)
+
+    _draw_all(images, seed, missing, workers or usual_threads(), report)
     if not (folder / ATTRIBUTE_FILE).exists():
         _write_annotations(folder, seed, count)
     return folder
@@ -107,37 +108,34 @@ def _is_whole(path: Path) -> bool:
         return False
 
 
-def _draw_all(images: Path, seed: int, indices: list[int], workers: int) -> Iterator[int]:
-    """Draw the pictures, several processes at a time; yield how many each finished chunk held."""
-    chunks = [indices[k : k + _CHUNK] for k in range(0, len(indices), _CHUNK)]
-    if workers == 1 or len(chunks) < 8:
-        yield from (_draw_chunk(images, seed, chunk) for chunk in chunks)
+def _draw_all(images: Path, seed: int, indices: list[int], workers: int, report: Report) -> None:
+    """Draw the pictures, several processes at a time where it pays; `report` hears of each chunk."""
+    chunks = [_Chunk(images, seed, indices[k : k + _CHUNK]) for k in range(0, len(indices), _CHUNK)]
+    if workers > 1 and len(chunks) >= 8:
+        run_all(chunks, workers, report)
         return
-    # Spawned, not forked: the caller may already run threads (PyTorch's), which a fork would break.
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin_worker) as pool:
-        try:
-            jobs = [pool.submit(_draw_chunk, images, seed, chunk) for chunk in chunks]
-            yield from (job.result() for job in as_completed(jobs))
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    for chunk in chunks:
+        chunk.run(report)
 
 
-def _begin_worker() -> None:
-    """Leave Ctrl-C, which reaches the whole process group, to the parent; keep freed memory for the next face.
+@dataclass(frozen=True)
+class _Chunk:
+    """Faces to be drawn by one process."""
 
-    Without the latter glibc returns each array to the kernel and a third of the time goes into fetching it anew.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(_M_TRIM_THRESHOLD, 256 << 20)
-        libc.mallopt(_M_MMAP_THRESHOLD, 256 << 20)
+    images: Path
+    seed: int
+    indices: list[int]
 
+    def __str__(self) -> str:
+        return f"{picture_name(self.indices[0])} to {picture_name(self.indices[-1])}"
 
-def _draw_chunk(images: Path, seed: int, indices: list[int]) -> int:
-    for index in indices:
-        _draw_picture(images / picture_name(index), seed, index)
-    return len(indices)
+    def run(self, report: Report) -> None:
+        for index in self.indices:
+            _draw_picture(self.images / picture_name(index), self.seed, index)
+        report(len(self.indices), 0)
+
+    def clean_up(self) -> None:
+        """What is half drawn is drawn again."""
 
 
 def _draw_picture(path: Path, seed: int, index: int) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -13,12 +13,13 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from facegan.files import whole_file
+from facegan.files import remove_stale, whole_file
 from shards.format.png import END, Geometry, blank_records, encode_records
 from shards.format.transform import Crop, PictureError, decode, resize
 from shards.make.annotations import SPLITS, Annotations
 from shards.make.listing import Place, Reader
-from shards.make.parts import CONTENT_MODULUS, Part, content_of, count_reasons, write_part
+from shards.make.parts import CONTENT_MODULUS, Part, content_of, count_reasons, part_path, write_part
+from shards.make.pool import Report
 from shards.make.sources import open_reader
 
 BATCH = 32  # pictures resized in one call: fits the cache, and larger batches were not faster
@@ -27,8 +28,6 @@ LARGE = 1 << 20  # bytes of a decoded picture
 FLUSH = 4 << 20  # bytes written between two reminders to the disk
 
 encode_json = json.JSONEncoder(separators=(",", ":")).encode
-
-Report = Callable[[int, int], None]  # pictures read, of these rejected, since the last call
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,19 @@ class Task:
     annotations: Annotations
     crop: Crop
     sizes: dict[Path, Geometry]  # folder of a set: geometry
+
+    def __str__(self) -> str:
+        return self.shard
+
+    def run(self, report: Report) -> None:
+        """Write the shard at every size."""
+        write_shard(self, report)
+
+    def clean_up(self) -> None:
+        """Remove what an ended process has half written of it."""
+        for folder in self.sizes:
+            remove_stale(folder / self.shard)
+            remove_stale(part_path(folder, self.shard))
 
 
 class ShardFile:

@@ -1,29 +1,38 @@
-"""Shards written by several processes: each takes one task after the other and reports on the way."""
+"""Several processes: each takes one task after the other and reports on the way."""
 
-import ctypes
 import multiprocessing
 import os
 import signal
 import tempfile
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext
 from multiprocessing.forkserver import ensure_running
+from typing import Protocol
 
+from facegan.allocator import keep_freed_memory
 from facegan.errors import FaceganError
-from facegan.files import remove_stale
 from shards.errors import ShardError
-from shards.make.packing import Report, Task, write_shard
-from shards.make.parts import part_path
 
 LONGEST_TEMPORARY = 60  # bytes; multiprocessing appends some forty to make the path of a socket
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # options of glibc's mallopt
+
+Report = Callable[[int, int], None]  # pictures done, of these rejected, since the last call
 
 
-def write_all(tasks: Iterable[Task], workers: int, report: Report) -> None:
-    """Write the shards of all tasks on `workers` processes; `report` hears of each batch of pictures.
+class Task(Protocol):
+    """What a worker is given; its string says what it writes."""
+
+    def run(self, report: Report) -> None:
+        """Do it, in a worker."""
+
+    def clean_up(self) -> None:
+        """Remove what an ended worker has half written."""
+
+
+def run_all(tasks: Iterable[Task], workers: int, report: Report) -> None:
+    """Run all tasks on `workers` processes; `report` hears of each batch of pictures.
 
     Raises the first error of a worker (ShardError, DiskFullError), or ShardError where one was killed. The
     processes are forked from a server that has imported torch but not used it: no thread is ever forked, the
@@ -69,7 +78,7 @@ def _short_names() -> Iterator[None]:
 
 
 class Worker:
-    """A process that writes shards, and the task it is at."""
+    """A process, and the task it is at."""
 
     def __init__(self, context: ForkServerContext) -> None:
         self.connection, theirs = context.Pipe()
@@ -91,10 +100,9 @@ class Worker:
         self.process.join(5)
         code = self.process.exitcode or 0
         how = f"was killed by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"ended with {code}"
-        shard = self.task.shard if self.task else "nothing"
         return ShardError(
-            f"a worker process {how} while it wrote {shard}. Signal 9 mostly means that memory ran out: run the "
-            "same command again, it continues; with fewer --workers if it happens again"
+            f"a worker process {how} while it wrote {self.task or 'nothing'}. Signal 9 mostly means that memory "
+            "ran out: run the same command again, it continues; with fewer --workers if it happens again"
         )
 
     def stop(self) -> None:
@@ -103,9 +111,7 @@ class Worker:
         self.process.join()
         self.connection.close()
         if self.task is not None:
-            for folder in self.task.sizes:
-                remove_stale(folder / self.task.shard)
-                remove_stale(part_path(folder, self.task.shard))
+            self.task.clean_up()
 
 
 def hear(pool: list[Worker], report: Report) -> Worker | None:
@@ -142,21 +148,10 @@ def work(connection: Connection) -> None:
         return  # the main process is gone
 
 
-def keep_freed_memory() -> None:
-    """Have glibc keep the buffers of a batch for the next one.
-
-    It would give each back to the system and take it again, page by page: an eighth of a worker's time.
-    """
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        for option in (MMAP_THRESHOLD, TRIM_THRESHOLD):
-            libc.mallopt(option, 1 << 30)
-
-
 def _written(task: Task, report: Report) -> BaseException | None:
-    """Write a shard; an error is returned, to be raised in the main process."""
+    """Run a task; an error is returned, to be raised in the main process."""
     try:
-        write_shard(task, report)
+        task.run(report)
     except FaceganError as error:
         return error
     except (BrokenPipeError, ConnectionResetError):
@@ -164,5 +159,5 @@ def _written(task: Task, report: Report) -> BaseException | None:
     except OSError as error:  # the disk or its file system: said as it is
         return error
     except Exception:  # handed on whole, with its traceback
-        return RuntimeError(f"in a worker, while it wrote {task.shard}:\n{traceback.format_exc()}")
+        return RuntimeError(f"in a worker, while it wrote {task}:\n{traceback.format_exc()}")
     return None

@@ -14,7 +14,7 @@ from shards.make.claims import claimed, forget, is_alone
 from shards.make.closing import close_folder, close_set, missing_shards, remove_decompressed, whole_index
 from shards.make.parts import FOLDER as PARTS
 from shards.make.plan import Options, Plan, Survey, asked, read_plan, stamp, survey
-from shards.make.pool import start_server, write_all
+from shards.make.pool import run_all, start_server
 
 __all__ = ["Options", "Outcome", "close_set", "preprocess"]
 
@@ -69,7 +69,7 @@ def _write(found: Survey, plans: dict[Path, Plan], progress: Progress) -> None:
         remove_stale_of(folder, names)
         remove_stale_of(folder / PARTS, {Path(name).with_suffix(".jsonl").name for name in names})
     tasks = found.tasks(todo, plans)
-    write_all(tasks, found.options.workers, lambda read, rejected: progress(read, rejected, total))
+    run_all(tasks, found.options.workers, lambda read, rejected: progress(read, rejected, total))
 
 
 def _outcome(options: Options, found: Survey, plans: dict[Path, Plan]) -> Outcome:
