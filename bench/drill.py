@@ -9,8 +9,8 @@ the hash of a sparse file is computed once and holds for all. The commands are t
 
 import argparse
 import hashlib
+import multiprocessing
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -34,8 +34,7 @@ from shards.format.png import Geometry  # noqa: E402
 GEOMETRY = Geometry(64, 64, 3)
 SAMPLES = 1000  # of a shard
 WORLD, BATCH = 512, 65_536
-SLICES = 10_000  # of the check
-Row = tuple[str, str, str]
+Row = tuple[str, float, float, float | None, float]  # what; s; processor s; MiB of its own; MiB with mapped files
 
 
 def make(folder: Path, count: int) -> None:
@@ -60,22 +59,21 @@ def make(folder: Path, count: int) -> None:
 
 @contextmanager
 def timed(rows: list[Row], what: str, times: int = 1) -> Iterator[None]:
-    """A row: seconds of wall clock (each of `times`), and the process's peak memory by then."""
-    start = time.perf_counter()
+    """A row: seconds by the clock and of the processors (each of `times`), memory of this process afterwards."""
+    clock, busy = time.perf_counter(), time.process_time()
     yield
-    passed = (time.perf_counter() - start) / times
-    rows.append((what, f"{passed:,.3f}", f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f}"))
+    seconds = (time.perf_counter() - clock) / times, (time.process_time() - busy) / times
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    kib = {line.split(":")[0]: int(line.split()[1]) for line in status.splitlines() if line.endswith("kB")}
+    rows.append((what, *seconds, kib["RssAnon"] / 1024, (kib["RssAnon"] + kib["RssFile"]) / 1024))
 
 
-def read(folder: Path, rows: list[Row]) -> None:
+def read(folder: Path, rows: list[Row], ranks: int) -> None:
     """Open on all ranks one after the other, read as one of them, resume."""
-    with timed(rows, "imports and the index, once a process"):
+    with timed(rows, "the index, loaded for the first time"):
         index = shards.load_index(folder)
-    ranks = range(0, WORLD, max(1, WORLD // 64))
-    with timed(
-        rows, f"open and first batch, a rank of {WORLD} ({len(ranks)} of them, one after the other)", len(ranks)
-    ):
-        for rank in ranks:
+    with timed(rows, f"open and first batch, one of {ranks} ranks of {WORLD}, one after the other", ranks):
+        for rank in range(0, WORLD, WORLD // ranks):
             images = shards.open_set(folder).split("train")
             next(shards.Stream(images, BATCH, seed=0, rank=rank, world=WORLD, order="window"))
     stream = shards.Stream(images, BATCH, seed=0, rank=3, world=WORLD, order="window")
@@ -86,41 +84,52 @@ def read(folder: Path, rows: list[Row]) -> None:
         stream.seek(3 * sum(split.samples for split in index.splits.values()) // BATCH * BATCH)
         next(stream)
     shuffled = shards.Stream(images, BATCH, seed=0, rank=3, world=WORLD)
-    with timed(rows, f"1,000 batches of {BATCH // WORLD}, one shuffle of all samples"):
-        for _ in range(1000):
+    with timed(rows, f"20 batches of {BATCH // WORLD}, one shuffle of all samples"):
+        for _ in range(20):
             next(shuffled)
 
 
 def command(rows: list[Row], *arguments: str) -> None:
-    """A row of a command's wall clock and peak memory."""
-    start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", "jobs", *arguments], cwd=ROOT, capture_output=True, check=False)
-    passed = time.perf_counter() - start
-    if done.returncode:
-        raise SystemExit(done.stderr.decode())
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    words = " ".join(argument if not argument.startswith("/") else "DIR" for argument in arguments)
-    rows.append((f"`facegan {words}`", f"{passed:,.3f}", f"{peak:,.0f}"))
+    """A row of a command: clock, processors, its peak memory."""
+    begun = time.perf_counter()
+    words = [sys.executable, "-m", "jobs", *arguments]
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"facegan {' '.join(arguments)} ended with {process.returncode}")
+    shown = " ".join(argument if not argument.startswith("/") else "DIR" for argument in arguments)
+    seconds = time.perf_counter() - begun, used.ru_utime + used.ru_stime
+    rows.append((f"`facegan {shown}`", *seconds, None, used.ru_maxrss / 1024))
+
+
+def drill(folder: Path, count: int, ranks: int) -> list[Row]:
+    """Make the set where it is not there yet; use it."""
+    rows: list[Row] = []
+    if not (folder / NAME).exists():
+        with timed(rows, "made: sparse files, columns, fingerprint"):
+            maker = multiprocessing.get_context("fork").Process(target=make, args=(folder, count))
+            maker.start()  # in a process of its own: its memory is no rank's
+            maker.join()
+    command(rows, "shards", "info", str(folder))
+    command(rows, "shards", "verify", str(folder), "--slice", f"7/{max(1, count // 100)}")
+    read(folder, rows, ranks)
+    return rows
 
 
 def main() -> None:
     """Parse the options, make the set where it is not there yet, measure, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", type=int, default=10**6)
+    parser.add_argument("--ranks", type=int, default=WORLD, help="open on so many of the 512")
     parser.add_argument("--data", type=Path, help="keep the set here between runs")
     options = parser.parse_args()
-    rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="facegan-drill-") as scratch:
-        folder = options.data or Path(scratch)
-        if not (folder / NAME).exists():
-            with timed(rows, "made: sparse files, columns, fingerprint"):
-                make(folder, options.shards)
-        command(rows, "shards", "info", str(folder))
-        command(rows, "shards", "verify", str(folder), "--slice", f"7/{SLICES}")
-        read(folder, rows)
+        rows = drill((options.data or Path(scratch)).absolute(), options.shards, options.ranks)
     print(f"{machine()}; {options.shards:,} shards, {options.shards * SAMPLES:,} samples\n")
-    print("| | s | peak MiB |\n|---|---:|---:|")
-    print("\n".join(f"| {what} | {seconds} | {peak} |" for what, seconds, peak in rows))
+    print("| | s | processor s | own MiB | with mapped files MiB |\n|---|---:|---:|---:|---:|")
+    for what, clock, busy, own, peak in rows:
+        print(f"| {what} | {clock:,.2f} | {busy:,.2f} | {'-' if own is None else f'{own:,.0f}'} | {peak:,.0f} |")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from shards.format.mapping import Bytes, map_file
 NAME = "index.npy"
 BAD_HEADER = (ValueError, SyntaxError, TypeError, KeyError, tokenize.TokenError, MemoryError, OverflowError)
 HEADER = 1 << 14  # bytes that the head of the file fits in
+BLOCK = 1 << 16  # names looked at together
+FORBIDDEN = np.isin(np.arange(256), [*range(1, 0x20), 0x7F, ord("/"), ord("\\")])  # bytes of a file's name
 SHA256 = re.compile(r"[0-9a-f]{64}")
 Ints = NDArray[np.int64]
 
@@ -114,18 +116,23 @@ class Shards(Sequence[Shard]):
         """The name of each shard."""
         return [_decoded(name) for name in self.rows["name"].tolist()]
 
-    def check_names(self) -> list[builtins.bytes]:
-        """The names; ShardError where one is no plain file name (a path, a hidden file, control characters)."""
-        raw = np.ascontiguousarray(self.rows["name"]).view(np.uint8).reshape(len(self), -1)
-        used = raw > 0
-        bad = used & ((raw < 0x20) | (raw == 0x7F) | (raw == ord("/")) | (raw == ord("\\")))
-        bad[:, 1:] |= used[:, 1:] & ~used[:, :-1]
-        bad[:, 0] |= ~used[:, 0] | (raw[:, 0] == ord("."))
-        wrong = np.flatnonzero(bad.any(axis=1))
-        if len(wrong):
-            raise ShardError(f"name: expected a plain file name, found {self[int(wrong[0])].name!r}")
-        names: list[builtins.bytes] = self.rows["name"].tolist()
-        return names
+    def check_names(self, others: Sequence[str]) -> None:
+        """ShardError where a name is no plain file name (a path, a hidden file), or a file is named twice.
+
+        others: the set's other files. A block at a time, and by hashes first: of a million names no copy is made.
+        """
+        hashes = np.empty(len(self), np.uint64)
+        for start in range(0, len(self), BLOCK):
+            raw = np.ascontiguousarray(self.rows["name"][start : start + BLOCK]).view(np.uint8)
+            raw = raw.reshape(-1, self.rows.dtype["name"].itemsize)
+            wrong = np.flatnonzero(_are_bad(raw))
+            if len(wrong):
+                raise ShardError(f"name: expected a plain file name, found {self[start + int(wrong[0])].name!r}")
+            hashes[start : start + BLOCK] = _hashes(raw)
+        hashes.sort()
+        taken = any((self.rows["name"] == _encoded(name)).any() for name in others)
+        if taken or ((hashes[1:] == hashes[:-1]).any() and len(set(self.rows["name"].tolist())) < len(self)):
+            raise ShardError("names: expected each file once, found one of them twice")
 
     def numbers(self, split: str) -> Ints:
         """Which of the shards belong to a split: (m,), ascending."""
@@ -178,6 +185,26 @@ def _rows(data: Bytes) -> NDArray[np.void]:
     if len(rows) != shape[0]:
         raise ValueError(f"{len(rows)} rows, its head says {shape[0]}")
     return rows
+
+
+def _are_bad(raw: Bytes) -> NDArray[np.bool_]:
+    """Which names (n, bytes) are empty, begin with a dot, or have control characters or slashes in them: (n,)."""
+    used = raw > 0
+    bad = FORBIDDEN[raw]
+    bad[:, 1:] |= used[:, 1:] & ~used[:, :-1]
+    bad[:, 0] |= ~used[:, 0] | (raw[:, 0] == ord("."))
+    return np.asarray(bad.any(axis=1))
+
+
+def _hashes(raw: Bytes) -> NDArray[np.uint64]:
+    """A number for each name (n, bytes): equal names have equal ones."""
+    padded = np.zeros((len(raw), -(-raw.shape[1] // 8) * 8), np.uint8)
+    padded[:, : raw.shape[1]] = raw
+    total = np.zeros(len(raw), np.uint64)
+    for word in padded.view(np.uint64).T:
+        total = (total ^ word) * np.uint64(0x9E3779B97F4A7C15)
+        total ^= total >> np.uint64(29)
+    return total
 
 
 def cut(count: int, index: int, slices: int) -> slice:

@@ -250,8 +250,9 @@ def _check_names(index: ShardIndex) -> None:
     files = [table for table in (index.table, index.rejects) if table]
     for file in files:
         _check_file(file)
-    names = index.shards.check_names() + [name.encode() for name in (NAME, COLUMNS, *(file.name for file in files))]
+    names = [NAME, COLUMNS, *(file.name for file in files)]
     expect(len(names) == len(set(names)), "names", "each file once", "one of them twice")
+    index.shards.check_names(names)
 
 
 def _check_file(file: Table | Rejects) -> None:
