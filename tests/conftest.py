@@ -2,7 +2,12 @@
 
 import os
 import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +19,25 @@ def real_pictures() -> Path:
     if not folder:
         pytest.skip("FACEGAN_TEST_DATA is not set: no real pictures to test on")
     return Path(folder)
+
+
+@pytest.fixture(autouse=True)
+def no_process_outlives_its_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A training left behind by a test that failed would compute beside all that follow."""
+    started: list[subprocess.Popen[Any]] = []
+    start = subprocess.Popen.__init__
+
+    def recorded(self: subprocess.Popen[Any], command: Any, *rest: Any, **options: Any) -> None:
+        start(self, command, *rest, **options)
+        if threading.current_thread() is threading.main_thread() and command[0] == sys.executable:
+            started.append(self)
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", recorded)
+    yield
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
