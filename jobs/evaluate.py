@@ -19,7 +19,7 @@ from jobs.measuring import (
     device_named,
     inception_extractor,
     is_main,
-    join_ranks,
+    joined_ranks,
     open_for,
     say,
     train_images,
@@ -75,9 +75,9 @@ def command(
     from facegan.metrics import row
     from facegan.run.snapshot import load_snapshot, run_folder, snapshot_folders
 
-    join_ranks()
-    folders = snapshot_folders(run) if every else []
-    found = [(path, evaluate(load_snapshot(path), **options)) for path in folders or [run]]
+    with joined_ranks():
+        folders = snapshot_folders(run) if every else []
+        found = [(path, evaluate(load_snapshot(path), **options)) for path in folders or [run]]
     _track(run_folder(run), wandb_mode, found)
     if not is_main():
         return

@@ -3,7 +3,8 @@
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -184,12 +185,20 @@ def device_named(name: str) -> "torch.device":
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if on_gpu else torch.device("cpu")
 
 
-def join_ranks() -> None:
-    """Under a launcher the ranks share the work; they exchange results through the CPU."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        import torch.distributed as dist
+@contextmanager
+def joined_ranks() -> Iterator[None]:
+    """Under a launcher the ranks share the work; they exchange results through the CPU, and part together."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    import torch.distributed as dist
 
-        dist.init_process_group("gloo")
+    dist.init_process_group("gloo")
+    try:
+        yield
+        dist.barrier()  # a rank that just exits can abort the others
+    finally:
+        dist.destroy_process_group()
 
 
 def is_main() -> bool:

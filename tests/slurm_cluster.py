@@ -59,8 +59,8 @@ SlurmdParameters=config_overrides
 PreemptType=preempt/partition_prio
 PreemptMode=SUSPEND,GANG
 GresTypes=gpu
-# n1 and n2 do the work; n5 is there to be lost, the others to be preempted. Two CPUs each bound the load.
-NodeName=n[1-9] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{node_ports}] CPUs=2 RealMemory=900000 Gres=gpu:fake:4
+# n1 and n2 do the work; n5 is there to be lost, the others to be preempted.
+NodeName=n[1-9] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{node_ports}] CPUs=4 RealMemory=900000 Gres=gpu:fake:4
 PartitionName=DEFAULT MaxTime=INFINITE DefaultTime=20
 PartitionName=main Nodes=n[1-2] Default=YES PriorityTier=10 PreemptMode=off
 PartitionName=lost Nodes=n[1,5] PriorityTier=10 PreemptMode=off

@@ -271,7 +271,8 @@ def test_a_picture_shows_the_same_line_in_the_same_place() -> None:
     ends = columns[in_chart].min() / charts.SCALE, columns[in_chart].max() / charts.SCALE
     assert ends == pytest.approx((charts.LEFT, charts.WIDTH - charts.RIGHT), abs=2)
     assert rows[columns.argmin()] > rows[in_chart][columns[in_chart].argmax()]  # it rises
-    assert charts.picture("Losses", [Series("alone", [(0, 1)])], "kimg") is None
+    assert charts.picture("Losses", [Series("alone", [(0, 1)])], "kimg") is not None
+    assert charts.picture("Losses", [Series("none", [(0, float("nan"))])], "kimg") is None
 
 
 def test_thinning_keeps_every_spike() -> None:

@@ -35,7 +35,12 @@ LONG = [*SMALL, "--kimg", "1000"]  # ended by the test
 VARIABLES = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "FACEGAN_PYTHON": sys.executable}
 PREPROCESS = ["--size", "64", "--size", "128", "--shard-size", "8", "--holdout", "8"]
 AT_ONCE = 7  # cases: trainings that wait for their end compute too
-EACH = ["--each=--mem-per-cpu=1G"]
+PROFILES = {
+    **dict.fromkeys(
+        ("FACEGAN_SBATCH_PREPROCESS", "FACEGAN_SBATCH_INDEX", "FACEGAN_SBATCH_REPORT"), "--cpus-per-task=1"
+    ),
+    **dict.fromkeys(("FACEGAN_SBATCH_TRAIN", "FACEGAN_SBATCH_EVALUATE"), "--cpus-per-gpu=1"),
+}
 
 
 def light(job: str) -> list[str]:
@@ -239,7 +244,7 @@ def preempt(site: Site, node: str) -> None:
     command = [
         "--partition=high",
         f"--nodelist={node}",
-        "--cpus-per-task=2",
+        "--cpus-per-task=4",
         "--wrap=sleep 1",
         "--output=/dev/null",
     ]
@@ -526,18 +531,20 @@ def test_the_pipeline_does_everything_once(site: Site) -> None:
         "runs/chain",
         "--slices",
         "2",
-        *EACH,
+        "--each=--mem-per-cpu=1G",
     ]
     pipeline += ["--", *SMALL, "--kimg", "0.128"]
-    first = site.facegan(*pipeline)
+    first = site.facegan(*pipeline, **PROFILES)
     jobs = dict(re.findall(r"^(\w+) +job (\d+)", first, flags=re.MULTILINE))
     assert list(jobs) == ["preprocess", "index", "train", "evaluate", "report"]
-    again = dict(re.findall(r"^(\w+) +job (\d+) is in the queue", site.facegan(*pipeline), flags=re.MULTILINE))
+    again = dict(
+        re.findall(r"^(\w+) +job (\d+) is in the queue", site.facegan(*pipeline, **PROFILES), flags=re.MULTILINE)
+    )
     assert again.items() <= jobs.items()
     for stage in ("index", "train", "evaluate", "report"):
         assert site.end(jobs[stage]) == "COMPLETED", f"{stage}: {site.tail(jobs[stage])}"
     assert (site.folder / "runs/chain/report.html").stat().st_size > 1000
-    assert re.findall(r"^(\w+) +done$", site.facegan(*pipeline), flags=re.MULTILINE) == list(jobs)
+    assert re.findall(r"^(\w+) +done$", site.facegan(*pipeline, **PROFILES), flags=re.MULTILINE) == list(jobs)
 
 
 @overlapping
@@ -551,12 +558,12 @@ def test_a_broken_chain_takes_its_rest_along_and_is_mended_by_the_same_command(s
         "runs/broken",
         "--slices",
         "1",
-        *EACH,
+        "--each=--mem-per-cpu=1G",
     ]
-    jobs = dict(re.findall(r"^(\w+) +job (\d+)", site.facegan(*pipeline), flags=re.MULTILINE))
+    jobs = dict(re.findall(r"^(\w+) +job (\d+)", site.facegan(*pipeline, **PROFILES), flags=re.MULTILINE))
     assert site.end(f"{jobs['preprocess']}_0") == "FAILED"
     assert [site.end(jobs[stage]) for stage in ("index", "train", "evaluate", "report")] == ["CANCELLED"] * 4
-    renewed = dict(re.findall(r"^(\w+) +job (\d+)", site.facegan(*pipeline), flags=re.MULTILINE))
+    renewed = dict(re.findall(r"^(\w+) +job (\d+)", site.facegan(*pipeline, **PROFILES), flags=re.MULTILINE))
     assert not renewed.items() & jobs.items()
     assert len(renewed) == 5
     site.facegan("cancel", "runs/broken")
