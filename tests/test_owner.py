@@ -255,6 +255,8 @@ def test_a_paused_owner_in_another_container_is_replaced_and_stops_when_it_comes
     with pytest.raises(FaceganError, match="belongs to a live job"):  # its heart beats
         claim(tmp_path)
     os.kill(inner, signal.SIGSTOP)
+    while " (stopped)" not in Path(f"/proc/{inner}/status").read_text():
+        time.sleep(0.01)  # a call that it was in ends first
     second, said = claim(tmp_path)
     assert "no sign of life" in said[-1]
     os.kill(inner, signal.SIGCONT)
