@@ -34,6 +34,7 @@ BASE = (
     "facegan.errors",
     "facegan.files",
     "facegan.owner",
+    "facegan.philox",
     "facegan.randomness",
 )
 ROOMS = {

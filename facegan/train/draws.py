@@ -1,7 +1,8 @@
 """The random numbers of one step, drawn ahead of it and passed in as tensors.
 
 Each is a function of (seed, use, position of the sample): see `facegan.randomness`. The networks and losses draw
-nothing themselves, so a step can be recorded, and no rank repeats another's numbers.
+nothing themselves, so a step can be recorded, and no rank repeats another's numbers. What is large is drawn on the
+device, to the bits that the host would draw.
 """
 
 import math
@@ -16,6 +17,9 @@ from facegan.networks.layers import Network
 from facegan.randomness import keep_bits, mask_of_bits, normal, uniform
 from facegan.recipes import Recipe
 from facegan.train import augment
+
+LARGE = 1 << 20  # random bytes from which on a GPU's few hundred kernels for them are faster than its host
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -81,8 +85,10 @@ class StepDraws:
 class RandomNumbers:
     """Draws what a recipe's networks and losses need; every use has a name of its own, so none repeats another."""
 
-    def __init__(self, recipe: Recipe, seed: int, generator: Network, discriminator: Network) -> None:
-        self.recipe, self.seed = recipe, seed
+    def __init__(
+        self, recipe: Recipe, seed: int, generator: Network, discriminator: Network, device: torch.device = CPU
+    ) -> None:
+        self.recipe, self.seed, self.device = recipe, seed, device
         self.generator, self.discriminator = generator, discriminator
 
     def step(self, position: int, n: int, *, with_generator: bool = True) -> StepDraws:
@@ -127,7 +133,8 @@ class RandomNumbers:
 
     def _view(self, use: str, position: int, n: int, *, noisy: bool) -> ViewDraws:
         r = self.recipe
-        noise = partial(normal, self.seed, f"{use}-noise", position, n)
+        where = self._where(4 * n * r.channels * math.prod(r.resolution))
+        noise = partial(normal, self.seed, f"{use}-noise", position, n, device=where)
         return ViewDraws(
             self._dropout(self.discriminator, use, position, n),
             _as_images(noise, (r.channels, *r.resolution)) if noisy and r.instance_noise else None,
@@ -135,9 +142,15 @@ class RandomNumbers:
         )
 
     def _dropout(self, network: Network, use: str, position: int, n: int) -> list[DropoutBits] | None:
-        p, shapes = network.dropout, network.mask_shapes
-        draw = partial(keep_bits, self.seed, position=position, n=n, dropout=p)
-        return [DropoutBits(draw(f"{use}{i}", count=math.prod(s)), s, p) for i, s in enumerate(shapes)] or None
+        p, drawn = network.dropout, []
+        for i, shape in enumerate(network.mask_shapes):
+            count = math.prod(shape)
+            where = self._where(n * count // 8 if p == 0.5 else 2 * n * count)
+            drawn.append(DropoutBits(keep_bits(self.seed, f"{use}{i}", position, n, count, p, where), shape, p))
+        return drawn or None
+
+    def _where(self, random_bytes: int) -> torch.device:
+        return self.device if random_bytes >= LARGE else CPU
 
     def _uniform(self, use: str, position: int, n: int, count: int, wanted: object) -> Tensor | None:
         return uniform(self.seed, use, position, n, (count,)) if wanted else None

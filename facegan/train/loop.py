@@ -79,7 +79,8 @@ class _Run:
     def _loop(self) -> Outcome:
         job, settings, total = self.job, self.job.settings, self.job.total_nimg
         step = recorded(Step(job.recipe, self.state, job.machine, settings.batch_per_rank), job.machine)
-        numbers = RandomNumbers(job.recipe, settings.seed, self.state.generator, self.state.discriminator)
+        networks = self.state.generator, self.state.discriminator
+        numbers = RandomNumbers(job.recipe, settings.seed, *networks, job.machine.device)
         asked, trouble = GO, None
         job.progress(self.nimg, total, {})
         with Feed(job.stream, numbers, job.recipe, job.machine, self.nimg, total) as feed:
