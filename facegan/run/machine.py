@@ -121,7 +121,7 @@ def start(settings: RunSettings) -> Machine:
     accelerator = Accelerator(cpu=not use_cuda, mixed_precision="no", kwargs_handlers=[kwargs])  # autocast is ours
     threads = settings.threads or _share_of_cores()
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(False)
+    torch.set_deterministic_debug_mode("default")
     torch.backends.cudnn.benchmark = False  # its choice may differ from run to run, and with it the last bits
     failures = Failures(accelerator.process_index, accelerator.num_processes)
     machine = Machine(accelerator, precision, _resolve_graphs(settings, use_cuda), threads, failures)
