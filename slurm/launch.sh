@@ -243,8 +243,9 @@ come_back() {
   returned=yes
   trap '' TERM # Slurm ends the job for its requeue
   nodes=$(note worn-out "${run[@]}") || true
-  if said=$(timeout 60 scontrol requeue "$job" 2>&1) || { sleep 2 && said=$(timeout 60 scontrol requeue "$job" 2>&1); }; then
-    [ -z "$nodes" ] || timeout 20 scontrol update "jobid=$job" "excnodelist=$nodes" || true # Slurm takes it from a waiting job only
+  # No `timeout` here: it hears the TERM that this shell ignores. Slurm's MessageTimeout ends a call without an answer.
+  if said=$(scontrol requeue "$job" 2>&1) || { sleep 2 && said=$(scontrol requeue "$job" 2>&1); }; then
+    [ -z "$nodes" ] || scontrol update "jobid=$job" "excnodelist=$nodes" || true # Slurm takes it from a waiting job only
     return
   fi
   printf '%s\n' "$said" >&2
@@ -275,12 +276,12 @@ succeed() {
   [ ${#words[@]} -gt 0 ] || return 1
   new=$(cd "$SLURM_SUBMIT_DIR" && for name in $(compgen -e SLURM_); do
     case $name in SLURM_CONF | SLURM_CLUSTERS | SLURM_JWT) ;; *) unset "$name" ;; esac
-  done && timeout 60 sbatch --parsable --dependency="afterany:$id" ${nodes:+"--exclude=$nodes"} "${words[@]}") || return 1
+  done && sbatch --parsable --dependency="afterany:$id" ${nodes:+"--exclude=$nodes"} "${words[@]}") || return 1
   new=$(grep -Eo '^[0-9]+' <<<"$new" | tail -n 1)
   note succeeded "$new"
   timeout 20 squeue -h --me -t PD -o '%i %E' 2>/dev/null | while read -r waiting dependency; do
     case $dependency in
-      afterok:"$id"\(* | afterok:"$id") timeout 20 scontrol update "jobid=$waiting" "dependency=afterok:$new" || true ;;
+      afterok:"$id"\(* | afterok:"$id") scontrol update "jobid=$waiting" "dependency=afterok:$new" || true ;;
     esac
   done
   echo "Job $new goes on where job $job was." >&2
