@@ -1,6 +1,9 @@
 """Everything a run carries from step to step, and its flat form of named tensors for checkpoints."""
 
 import copy
+import functools
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,6 +19,7 @@ from facegan.train.meter import Meter
 from facegan.train.schedules import Number
 
 NETWORKS = ("generator", "discriminator")
+COMPILER_AWARE = ("add_param_group", "load_state_dict", "state_dict", "step")
 
 
 class State:
@@ -153,11 +157,22 @@ def _optimizer(name: str, module: nn.Module, recipe: Recipe, lr: float, machine:
     on_cuda = recorded and machine.device.type == "cuda"
     if name == "adam":
         betas = (float(recipe.beta1), float(recipe.beta2))
-        return torch.optim.Adam(parameters, rate, betas=betas, eps=recipe.adam_eps, fused=True, capturable=on_cuda)
+        make = _eager(torch.optim.Adam)
+        return make(parameters, rate, betas=betas, eps=recipe.adam_eps, fused=True, capturable=on_cuda)
     if name == "sgd":
-        return torch.optim.SGD(parameters, rate, momentum=recipe.beta1, fused=True)
+        return _eager(torch.optim.SGD)(parameters, rate, momentum=recipe.beta1, fused=True)
     # foreach: the plain loop would fetch a rate that is a tensor
-    return torch.optim.RMSprop(parameters, rate, capturable=on_cuda, foreach=True if on_cuda else None)
+    return _eager(torch.optim.RMSprop)(parameters, rate, capturable=on_cuda, foreach=True if on_cuda else None)
+
+
+@functools.cache
+def _eager(optimizer: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
+    """The optimizer without the wrappers that tell torch.compile to leave it alone.
+
+    They import all of it, though nothing here is compiled: four of the nine seconds that a training takes to start.
+    """
+    plain = {name: inspect.unwrap(getattr(optimizer, name)) for name in COMPILER_AWARE}
+    return type(optimizer.__name__, (optimizer,), plain | {"step": torch.no_grad()(plain["step"])})
 
 
 def _laid_out_like(parameter: Tensor, grad: Tensor) -> Tensor:
