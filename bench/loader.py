@@ -30,7 +30,15 @@ FORMS = ("uint8", "float32")
 # Batches of floats are several MB: without this, glibc maps and unmaps each, and page faults are all one measures.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(256 << 20)}
 Rates = dict[str, dict[str, dict[str, float]]]  # loader, size, form: samples per second
-QUICK = {"ours_jpeg", "folder_pil", "streaming_jpeg", "litdata_jpeg", "energon_jpeg"}  # left out of --quick
+QUICK = {
+    "ours_jpeg",
+    "ours_webp",
+    "ours_webp_exact",
+    "folder_pil",
+    "streaming_jpeg",
+    "litdata_jpeg",
+    "energon_jpeg",
+}  # left out of --quick
 
 
 def draw_pictures(size: int, count: int) -> list[np.ndarray]:
@@ -104,6 +112,7 @@ def run_package(package: str, options: argparse.Namespace) -> NoReturn:
     for loader in chosen(options):
         for size in options.sizes if loader.package == package else ():
             folder = build(loader, options.data, size, options.count)
+            files = sorted(folder.rglob("*.tar")) or [file for file in folder.rglob("*") if file.is_file()]
             for workers in loader.workers if not options.quick else loader.workers[:1]:
                 _torch().set_num_threads(1 if workers else len(os.sched_getaffinity(0)))
                 for form in FORMS[1:] if loader.floats else FORMS:
@@ -114,6 +123,7 @@ def run_package(package: str, options: argparse.Namespace) -> NoReturn:
                         "workers": workers,
                         "form": form,
                         "rate": round(rate),
+                        "bytes": round(sum(file.stat().st_size for file in files) / options.count),
                     }
                     print(json.dumps(row), flush=True)
     os._exit(0)
@@ -175,6 +185,15 @@ def targets(rows: list[dict[str, Any]], rates: Rates) -> dict[str, float]:
     return found
 
 
+def on_disk(rows: list[dict[str, Any]]) -> list[str]:
+    """Bytes that a sample takes on disk, by size and loader."""
+    sizes: dict[int, dict[str, int]] = {}
+    for row in rows:
+        sizes.setdefault(row["size"], {})[row["loader"]] = row["bytes"]
+    cells = {size: ", ".join(f"{name} {count:,}" for name, count in sizes[size].items()) for size in sizes}
+    return [f"- {size} px, bytes a sample on disk: {text}" for size, text in cells.items()]
+
+
 def machine() -> str:
     """Processor, cores, Python and PyTorch, in words."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -185,7 +204,7 @@ def machine() -> str:
     return f"{model}, {cores} cores, Python {platform.python_version()}, torch {_torch().__version__}"
 
 
-def table(rates: Rates, ratios: dict[str, float], missing: dict[str, str]) -> str:
+def table(rates: Rates, ratios: dict[str, float], missing: dict[str, str], disk: list[str]) -> str:
     """For docs/benchmarks.md."""
     columns = [(size, form) for size in next(iter(rates.values()), {}) for form in FORMS]
     lines = ["| samples/s | " + " | ".join(f"{size} px {form}" for size, form in columns) + " |"]
@@ -196,7 +215,7 @@ def table(rates: Rates, ratios: dict[str, float], missing: dict[str, str]) -> st
             + " | ".join(f"{sizes[size][form]:,.0f}" if form in sizes[size] else "-" for size, form in columns)
             + " |"
         )
-    lines += ["", *(f"- {what}: {ratio:.2f}" for what, ratio in ratios.items())]
+    lines += ["", *(f"- {what}: {ratio:.2f}" for what, ratio in ratios.items()), *disk]
     lines += [f"- missing: {package} ({reason})" for package, reason in missing.items()]
     return "\n".join([machine(), "", *lines])
 
@@ -224,7 +243,7 @@ def main() -> None:
         result = {"machine": machine(), "samples_per_s": rates, "ratios": ratios, "rows": rows, "missing": missing}
         print(json.dumps(result))
     else:
-        print(table(rates, ratios, missing))
+        print(table(rates, ratios, missing, on_disk(rows)))
 
 
 if __name__ == "__main__":

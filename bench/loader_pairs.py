@@ -59,7 +59,7 @@ def open_memmap(folder: Path, size: int) -> Iterator[Any]:
 
 def open_facegan(folder: Path, size: int) -> Iterator[Any]:
     if not (folder / "ours").exists():
-        build_ours(folder / "ours", list(draw(size)), [], COUNT)
+        build_ours("png")(folder / "ours", list(draw(size)), [], COUNT)
     return open_ours(folder / "ours", size, 0)
 
 

@@ -9,6 +9,7 @@ import logging
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,26 +51,24 @@ def torch_loader(dataset: Any, workers: int, **options: Any) -> Any:
     return DataLoader(dataset, num_workers=workers, persistent_workers=workers > 0, **options)
 
 
-def build_ours(folder: Path, pictures: Pictures, jpegs: list[bytes], count: int) -> None:
-    from facegan.files import sha256_file
-    from shards.format.columns import Shard
-    from shards.format.index import Record, ShardIndex, Source, Split
-    from shards.format.png import END, Geometry, encode_records
+def build_ours(members: str, quality: int | None = None) -> Callable[[Path, Pictures, list[bytes], int], None]:
+    """The pictures as `facegan preprocess --members` makes a set of them."""
 
-    folder.mkdir(parents=True)
-    height, width = pictures[0].shape[:2]
-    geometry, entries = Geometry(height, width, 3), []
-    for number, first in enumerate(range(0, count, SHARD)):
-        span = range(first, min(first + SHARD, count))
-        images = np.stack([pictures[i % len(pictures)] for i in span])
-        path = folder / f"train-{number:05d}.tar"
-        path.write_bytes(encode_records(geometry, images, [f"{i:08d}" for i in span]).tobytes() + END)
-        entries.append(Shard(path.name, "train", len(span), path.stat().st_size, sha256_file(path)))
-    ShardIndex(
-        members="stored-png", height=height, width=width, channels=3, shards=tuple(entries), shard_size=SHARD,
-        splits={"train": Split(count, len(entries))}, source=Source("bench", "folder", count, ""),
-        record=Record(geometry.stride, geometry.pixels, geometry.row),
-    ).write(folder)  # fmt: skip
+    def build(folder: Path, pictures: Pictures, jpegs: list[bytes], count: int) -> None:
+        from facegan.cores import usual_threads
+        from shards.make.writer import Options, preprocess
+
+        folder.mkdir(parents=True)
+        source = folder / "source.zip"
+        ppms = [b"P6 %d %d 255\n" % picture.shape[1::-1] + picture.tobytes() for picture in pictures]
+        with zipfile.ZipFile(source, "w") as archive:
+            for i in range(count):
+                archive.writestr(f"{i:08d}.ppm", ppms[i % len(ppms)])
+        form = {"crop": "none", "shard_size": SHARD, "members": members, "quality": quality}
+        preprocess(Options(source, folder, (pictures[0].shape[:2],), workers=usual_threads(), **form))
+        source.unlink()
+
+    return build
 
 
 def open_ours(folder: Path, size: int, workers: int) -> Iterator[Any]:
@@ -80,10 +79,10 @@ def open_ours(folder: Path, size: int, workers: int) -> Iterator[Any]:
 
 def open_limit(folder: Path, size: int, workers: int) -> Iterator[Any]:
     """A bare fancy index over the same bytes, all shards in one file; the indices are drawn beforehand."""
-    from shards.format.index import load_index
     from shards.format.mapping import map_file
+    from shards.read.opening import find_set
 
-    index = load_index(folder)
+    folder, index = find_set(folder)
     records = [path.read_bytes()[: -2 * 512] for path in sorted(folder.glob("*.tar"))]
     whole = folder / "whole.bin"
     if not whole.exists():
@@ -116,13 +115,6 @@ def build_jpeg_tars(folder: Path, pictures: Pictures, jpegs: list[bytes], count:
 
 def build_raw_tars(folder: Path, pictures: Pictures, jpegs: list[bytes], count: int) -> None:
     build_tars(folder, [picture.tobytes() for picture in pictures], "bin", count)
-
-
-def build_indexed_tars(folder: Path, pictures: Pictures, jpegs: list[bytes], count: int) -> None:
-    from shards.make.foreign import index_tars
-
-    build_jpeg_tars(folder, pictures, jpegs, count)
-    index_tars(folder)
 
 
 def to_tensor(picture: Any) -> Any:
@@ -270,9 +262,11 @@ def open_energon(kind: str) -> Callable[[Path, int, int], Iterator[Any]]:
 
 
 LOADERS = [
-    Loader("index_limit", "shards", build_ours, open_limit, (0,)),
-    Loader("ours", "shards", build_ours, open_ours, (0,)),
-    Loader("ours_jpeg", "shards", build_indexed_tars, open_ours, (0,)),
+    Loader("index_limit", "shards", build_ours("png"), open_limit, (0,)),
+    Loader("ours", "shards", build_ours("png"), open_ours, (0,)),
+    Loader("ours_jpeg", "shards", build_ours("jpeg", 95), open_ours, (0,)),
+    Loader("ours_webp", "shards", build_ours("webp", 95), open_ours, (0,)),
+    Loader("ours_webp_exact", "shards", build_ours("webp", 100), open_ours, (0,)),
     Loader("folder_pil", "PIL", build_folder, open_folder, floats=True),
     Loader("webdataset_pil", "webdataset", build_jpeg_tars, open_webdataset("pil"), floats=True),
     Loader("webdataset_rgb8", "webdataset", build_jpeg_tars, open_webdataset("rgb8")),

@@ -70,6 +70,18 @@ FOLDER = click.Path(path_type=Path)
 )
 @click.option("--attributes", is_flag=True, help="Also a .json member of attributes for each sample.")
 @click.option(
+    "--members",
+    type=click.Choice(["png", "jpeg", "webp"]),
+    default="png",
+    show_default=True,
+    help="What the images become: stored PNG (exact, read without a decoder), or the smaller JPEG or WebP.",
+)
+@click.option(
+    "--quality",
+    type=click.IntRange(1, 100),
+    help="Of JPEG and WebP; WebP at 100 keeps every pixel.  [default: 95]",
+)
+@click.option(
     "--max-rejects",
     metavar="N|N%",
     default="50%",
@@ -98,6 +110,7 @@ def command(source: Path, out: Path, recipe: str | None, wandb_mode: str, **give
       facegan preprocess lfw-deepfunneled data/lfw --recipe wgan-gp-lfw
       facegan preprocess mnist data/mnist --size 28 --channels 1
       facegan preprocess faces.tar.gz data/faces --crop none --size 64 --holdout 1000
+      facegan preprocess img_align_celeba.zip data/small --members webp --quality 100   # exact, half the bytes
       facegan preprocess img_align_celeba.zip data/celeba --slice 3/8   # one of 8 jobs of a Slurm array
       facegan shards index data/celeba                                  # then, once, when all 8 are done
     """

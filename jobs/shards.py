@@ -178,7 +178,7 @@ def _description(place: Path, index: "ShardIndex") -> str:
     transform = index.transform
     lines = [
         f"{place}: {_counts(index)}",
-        f"members      {index.members}",
+        f"members      {index.members}{f', quality {index.encoding.quality}' if index.encoding else ''}",
         *(f"split        {name}: {each.samples:,} in {each.shards} shards" for name, each in index.splits.items()),
         f"source       {index.source.name} ({index.source.kind}, {index.source.samples:,} pictures)",
         f"transform    crop {transform.crop}, {transform.filter}" if transform else "transform    none",

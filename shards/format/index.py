@@ -20,6 +20,7 @@ from shards.format.columns import SHA256, Shard, Shards, Table, read_columns
 from shards.format.png import END, Geometry
 
 FORMAT, VERSION, NAME = "facegan-shards", 2, "index.json"
+ENCODED = ("jpeg", "webp")  # members of ours that are of unlike lengths
 OLD = 1  # had an object a shard in index.json; such sets are still read
 MAX_INDEX_BYTES = 256 << 20
 PLAIN_NAME = re.compile(r"(?!\.)[^/\\\x00-\x1f\x7f]{1,255}")  # as `Shards.check_names` has it
@@ -62,6 +63,14 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Encoding:
+    """How the members of a set of ours were encoded, and the table of where each lies (`shards.format.members`)."""
+
+    quality: int  # 1 to 100; 100 is lossless in WebP
+    table: Table
+
+
+@dataclass(frozen=True)
 class Rejects:
     """The pictures that could not be used: one JSON line each in the file `name`."""
 
@@ -75,7 +84,7 @@ class Rejects:
 class ShardIndex:
     """What a set holds. Every value has been checked; names are plain file names inside the set's folder."""
 
-    members: str  # "stored-png" (ours) or "encoded" (anybody's WebDataset)
+    members: str  # "stored-png", "jpeg" or "webp" (ours), or "encoded" (anybody's WebDataset)
     height: int
     width: int
     channels: int
@@ -86,7 +95,8 @@ class ShardIndex:
     record: Record | None = None
     transform: Transform | None = None
     attributes: tuple[str, ...] = ()
-    table: Table | None = None
+    table: Table | None = None  # the side table of the samples; of anybody's WebDataset, where each member lies
+    encoding: Encoding | None = None  # of JPEG and WebP
     rejects: Rejects | None = None
     software: dict[str, str] = dataclasses.field(default_factory=dict)
     version: int = VERSION  # of the form of the index, and with it of the order: see `window_shape`
@@ -104,6 +114,21 @@ class ShardIndex:
         """Where the pixels lie in a shard's records."""
         return Geometry(self.height, self.width, self.channels, self.record.json if self.record else 0)
 
+    @property
+    def side_table(self) -> Table | None:
+        """What is known of each sample, in the order of the shards."""
+        return None if self.members == "encoded" else self.table
+
+    @property
+    def member_table(self) -> Table | None:
+        """Where each sample's picture lies in its shard; None where a formula says it."""
+        return self.encoding.table if self.encoding else self.table if self.members == "encoded" else None
+
+    @property
+    def side_files(self) -> "list[Table | Rejects]":
+        """The files beside the shards, those of the index aside."""
+        return [file for file in (self.table, self.encoding and self.encoding.table, self.rejects) if file]
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over geometry and shards: the identity of the data, whatever software wrote it."""
@@ -118,7 +143,8 @@ class ShardIndex:
 
     def to_json(self) -> dict[str, Any]:
         """The content of `index.json`, with the SHA-256 of its own canonical form; without the shards' columns."""
-        fields = [field.name for field in dataclasses.fields(self) if field.name not in ("shards", "version")]
+        left_out = ("shards", "version", "encoding" if self.encoding is None else "")  # as before there was one
+        fields = [field.name for field in dataclasses.fields(self) if field.name not in left_out]
         content = {name: _plain(getattr(self, name)) for name in fields}
         content = {"format": FORMAT, "version": self.version, **content}
         if self.version == OLD:
@@ -227,8 +253,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _check_geometry(index: ShardIndex) -> None:
-    expect(index.members in ("stored-png", "encoded"), "members", "stored-png or encoded", index.members)
-    if index.members == "encoded":
+    known, ours = ("stored-png", *ENCODED, "encoded"), index.members in ENCODED
+    expect(index.members in known, "members", " or ".join(known), index.members)
+    expect((index.encoding is not None) == ours, "encoding", "one, with JPEG and WebP alone", index.encoding)
+    if index.members != "stored-png":
         expect(index.record is None, "record", "null for encoded members", index.record)
         return
     if index.record is None:
@@ -247,10 +275,9 @@ def _check_geometry(index: ShardIndex) -> None:
 def _check_names(index: ShardIndex) -> None:
     for split in index.splits:
         expect(PLAIN_NAME.fullmatch(split) is not None, "name", "a plain file name", split)
-    files = [table for table in (index.table, index.rejects) if table]
-    for file in files:
+    for file in index.side_files:
         _check_file(file)
-    names = [NAME, COLUMNS, *(file.name for file in files)]
+    names = [NAME, COLUMNS, *(file.name for file in index.side_files)]
     expect(len(names) == len(set(names)), "names", "each file once", "one of them twice")
     index.shards.check_names(names)
 

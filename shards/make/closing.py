@@ -7,13 +7,15 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
-from facegan.files import remove_stale, whole_file
+from facegan.files import remove_stale, sha256_file, whole_file
 from shards.errors import ShardError
 from shards.format.columns import Shard, Shards, Table
-from shards.format.index import NAME, Record, Rejects, ShardIndex, Source, Split, Transform, load_index
+from shards.format.index import NAME, Encoding, Record, Rejects, ShardIndex, Source, Split, Transform, load_index
+from shards.format.members import NAME as MEMBERS
+from shards.format.members import Form, join_members
 from shards.format.transform import SMALLER
 from shards.make.claims import forget, refuse_live
-from shards.make.parts import CONTENT_MODULUS, FOLDER, Part, read_part, reject_lines, sample_lines
+from shards.make.parts import CONTENT_MODULUS, FOLDER, Part, members_path, read_part, reject_lines, sample_lines
 from shards.make.plan import MAX_REJECTS, PLAN, Plan, read_plan
 
 TABLE, REJECTS = "samples.jsonl", "rejects.jsonl"
@@ -129,8 +131,9 @@ def _index(folder: Path, plan: Plan, parts: list[Part]) -> ShardIndex:
     _, rejects_sha256 = _write_lines(folder, REJECTS, reject_lines, parts)
     geometry = plan.geometry
     content = sum(int(part.content, 16) for part in parts) % CONTENT_MODULUS
+    form = plan.form
     return ShardIndex(
-        members="stored-png",
+        members="stored-png" if form.is_stored else form.members,
         height=geometry.height,
         width=geometry.width,
         channels=geometry.channels,
@@ -138,13 +141,24 @@ def _index(folder: Path, plan: Plan, parts: list[Part]) -> ShardIndex:
         shards=Shards.of(shards),
         source=Source(plan.source["name"], plan.source["kind"], plan.fixed["pictures"], f"{content:064x}"),
         shard_size=plan.fixed["shard_size"],
-        record=Record(geometry.stride, geometry.pixels, geometry.row, geometry.json),
+        record=Record(geometry.stride, geometry.pixels, geometry.row, geometry.json) if form.is_stored else None,
         transform=Transform(plan.fixed["crop"], plan.fixed["filter"]),
         attributes=tuple(plan.attributes),
         table=table,
+        encoding=_encoding(folder, form, kept),
         rejects=Rejects(REJECTS, sum(part.rejects for part in parts), _by_reason(parts), rejects_sha256),
-        software={name: _version(name) for name in ("facegan", "torch", "pillow", "simplejpeg")},
+        software={name: _version(name) for name in ("facegan", "torch", "pillow", "simplejpeg")} | form.codec(),
     )
+
+
+def _encoding(folder: Path, form: Form, kept: list[Part]) -> Encoding | None:
+    """Write the table of encoded members; None where they are stored."""
+    if form.quality is None:
+        return None
+    with whole_file(folder / MEMBERS) as path:
+        join_members(path, [(members_path(folder, part.name), part.samples) for part in kept])
+    table = Table(MEMBERS, (folder / MEMBERS).stat().st_size, sha256_file(folder / MEMBERS))
+    return Encoding(form.quality, table)
 
 
 def _splits(shards: tuple[Shard, ...]) -> dict[str, Split]:

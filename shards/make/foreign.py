@@ -19,15 +19,16 @@ from shards.errors import ShardError
 from shards.format.columns import Shard, Shards, Table
 from shards.format.index import NAME, Rejects, ShardIndex, Source, Split, Transform, load_index
 from shards.format.mapping import Bytes, map_file
+from shards.format.members import MAX_KEY_BYTES, Row, write_members
+from shards.format.members import NAME as MEMBERS
 from shards.format.tar import Member, members
 from shards.format.transform import EXTENSIONS, FILTER, MAX_PICTURE_BYTES, PictureError, decode, parse_crop
-from shards.read.encoded import MAX_KEY_BYTES, SQUARE, fit, write_members
+from shards.read.encoded import SQUARE, fit
 
-MEMBERS, REJECTS = "members.bin", "rejects.jsonl"
+REJECTS = "rejects.jsonl"
 NAME_AND_EXTENSION = re.compile(r"((?:.*/|)[^./][^./]*)[.]([^/]*)", re.DOTALL)  # webdataset's rule
 SPLITS = dict.fromkeys(("train", "training"), "train") | dict.fromkeys(("val", "valid", "validation"), "val")
 SPLITS |= dict.fromkeys(("test", "testing"), "test")
-Row = tuple[int, int, int, bytes]  # offset, size, CRC-32, key
 Progress = Callable[[int], None]
 
 

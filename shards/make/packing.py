@@ -1,31 +1,28 @@
 """One shard at every size: read, decode, crop and resize its pictures, write the tars, then the record of it."""
 
-import hashlib
 import json
-import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facegan.files import remove_stale, whole_file
-from shards.format.png import END, Geometry, blank_records, encode_records
+from facegan.files import remove_stale
+from shards.format.members import Form
+from shards.format.png import Geometry
 from shards.format.transform import Crop, PictureError, decode, resize
 from shards.make.annotations import SPLITS, Annotations
 from shards.make.listing import Place, Reader
-from shards.make.parts import CONTENT_MODULUS, Part, content_of, count_reasons, part_path, write_part
+from shards.make.parts import CONTENT_MODULUS, Part, content_of, count_reasons, members_path, part_path, write_part
 from shards.make.pool import Report
+from shards.make.shardfile import BATCH, ShardFile, shard_file
 from shards.make.sources import open_reader
 
-BATCH = 32  # pictures resized in one call: fits the cache, and larger batches were not faster
 BATCH_BYTES = 64 << 20  # of large pictures, fewer
 LARGE = 1 << 20  # bytes of a decoded picture
-FLUSH = 4 << 20  # bytes written between two reminders to the disk
 
 encode_json = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -42,6 +39,7 @@ class Task:
     annotations: Annotations
     crop: Crop
     sizes: dict[Path, Geometry]  # folder of a set: geometry
+    form: Form
 
     def __str__(self) -> str:
         return self.shard
@@ -55,50 +53,7 @@ class Task:
         for folder in self.sizes:
             remove_stale(folder / self.shard)
             remove_stale(part_path(folder, self.shard))
-
-
-class ShardFile:
-    """A tar being written, hashed on the way."""
-
-    def __init__(self, stream: BinaryIO, geometry: Geometry) -> None:
-        self.stream, self.geometry = stream, geometry
-        self.records = blank_records(geometry, BATCH)
-        self.digest = hashlib.sha256()
-        self.bytes = self.samples = self.flushed = 0
-
-    def add(self, images: NDArray[np.uint8], keys: list[str], texts: list[bytes] | None) -> None:
-        """Append images (n, H, W, C), at most BATCH, as n records."""
-        records = encode_records(self.geometry, images, keys, texts, self.records[: len(images)])
-        self._write(records.reshape(-1).data)
-        self.samples += len(images)
-
-    def end(self) -> None:
-        """Append the end mark of a tar."""
-        self._write(memoryview(END))
-
-    def _write(self, data: memoryview) -> None:
-        self.stream.write(data)
-        self.digest.update(data)
-        self.bytes += len(data)
-        if self.bytes - self.flushed >= FLUSH:
-            self._start_flush()
-
-    def _start_flush(self) -> None:
-        """Have the disk begin: Linux starts to write what it may forget, so the sync at the end waits less."""
-        self.stream.flush()
-        os.posix_fadvise(self.stream.fileno(), self.flushed, self.bytes - self.flushed, os.POSIX_FADV_DONTNEED)
-        self.flushed = self.bytes
-
-
-@contextmanager
-def shard_file(path: Path, geometry: Geometry) -> Iterator[ShardFile]:
-    """A new tar at `path`, whole or absent; absent too where no sample came."""
-    with whole_file(path) as part, part.open("wb") as stream:
-        shard = ShardFile(stream, geometry)
-        yield shard
-        shard.end()
-    if not shard.samples:
-        path.unlink()
+            remove_stale(members_path(folder, self.shard))
 
 
 @cache
@@ -114,7 +69,7 @@ def write_shard(task: Task, report: Report) -> None:
     packer = _Packer(task)
     with ExitStack() as stack:
         files = {
-            folder: stack.enter_context(shard_file(folder / task.shard, geometry))
+            folder: stack.enter_context(shard_file(folder / task.shard, geometry, task.form))
             for folder, geometry in task.sizes.items()
         }
         for crops in packer.batches(report):
@@ -196,7 +151,7 @@ class _Packer:
             by_reason=count_reasons(self.rejects),
             content=f"{self.content % CONTENT_MODULUS:064x}",
         )
-        write_part(folder, part, self.samples, self.rejects)
+        write_part(folder, part, self.samples, self.rejects, shard.rows)
 
 
 Groups = list[tuple[list[int], NDArray[np.uint8]]]  # indices in the batch, their crops (n, h, w, C)

@@ -3,11 +3,13 @@
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from facegan.files import whole_file
 from shards.errors import ShardError
+from shards.format.members import Row, write_members
 from shards.make.listing import name_bytes
 
 FOLDER = ".parts"
@@ -48,8 +50,18 @@ def part_path(folder: Path, shard: str) -> Path:
     return folder / FOLDER / f"{Path(shard).stem}.jsonl"
 
 
-def write_part(folder: Path, part: Part, samples: list[str], rejects: list[dict[str, str]]) -> None:
-    """Write the record of a shard that is whole: `samples` are JSON lines of the side table."""
+def members_path(folder: Path, shard: str) -> Path:
+    """Where the rows of a shard's encoded members lie until the set has its member table."""
+    return part_path(folder, shard).with_suffix(".members")
+
+
+def write_part(
+    folder: Path, part: Part, samples: list[str], rejects: list[dict[str, str]], rows: Sequence[Row] = ()
+) -> None:
+    """Write the record of a shard that is whole: `samples` are JSON lines of the side table, `rows` its members."""
+    if rows:
+        with whole_file(members_path(folder, part.name)) as path:
+            write_members(path, rows)
     lines = [json.dumps(asdict(part)), *samples, *map(json.dumps, rejects)]
     target = part_path(folder, part.name)
     with whole_file(target) as path:

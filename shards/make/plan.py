@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from facegan.files import write_text
 from shards.errors import ShardError
 from shards.format.columns import cut
+from shards.format.members import Form
 from shards.format.png import Geometry
 from shards.format.transform import FILTER, parse_crop
 from shards.make.annotations import SPLITS, Annotations, annotate
@@ -35,8 +36,8 @@ class Options:
 
     sizes: heights and widths in pixels; crop (see parse_crop) and channels: None for the source's own (150 and
     3, for MNIST none and 1); slice: part I of N of the shards, from 0; shard_size: pictures in a shard, or
-    shard_bytes: of the largest shard; without either what a begun set has, else see `samples_per_shard`;
-    max_rejects: a count, or a percentage of all pictures.
+    shard_bytes: of the largest shard, reckoned as stored PNG; without either what a begun set has, else see
+    `samples_per_shard`; members, quality: see `Form`; max_rejects: a count, or a percentage of all pictures.
     """
 
     source: Path
@@ -51,6 +52,8 @@ class Options:
     holdout: int | None = None
     annotations: Path | None = None
     attributes: bool = False
+    members: str = "png"
+    quality: int | None = None
     max_rejects: str = "50%"
 
     def __post_init__(self) -> None:
@@ -65,8 +68,14 @@ class Options:
             raise ShardError("--shard-size and --shard-bytes: give one of them")
         for height, width in self.sizes:
             Geometry(height, width, self.channels or 3)
+        self.form  # checks members and quality
         if self.crop is not None:
             parse_crop(self.crop)
+
+    @property
+    def form(self) -> Form:
+        """What the images become."""
+        return Form(self.members, self.quality)
 
     def folder(self, size: tuple[int, int]) -> Path:
         """Where the set of one size lies: OUT/64, OUT/62x47."""
@@ -93,6 +102,11 @@ class Plan:
         """Where the pixels lie in a record of the set."""
         height, width = self.fixed["size"]
         return Geometry(height, width, self.fixed["channels"], self.fixed["json"])
+
+    @property
+    def form(self) -> Form:
+        """What the images become."""
+        return Form(self.fixed["members"], self.fixed["quality"])
 
     @cached_property
     def shards(self) -> list[tuple[str, str, int]]:
@@ -121,7 +135,9 @@ def read_plan(folder: Path) -> Plan | None:
     """The plan that a set was begun with, if any. Raises ShardError where it is damaged."""
     path = folder / PLAN
     try:
-        return Plan(**json.loads(path.read_text(encoding="utf-8")))
+        plan = Plan(**json.loads(path.read_text(encoding="utf-8")))
+        fixed = {"members": "png", "quality": None} | plan.fixed  # as all were when plans did not say it
+        return dataclasses.replace(plan, fixed=fixed)
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as error:
@@ -208,7 +224,7 @@ class Survey:
         source = self.listing.kind, self.listing.path
         places, annotations = self.listing.places[positions], self.annotations.part(positions)
         crop = parse_crop(asked(self.options, self.listing.kind)["crop"])
-        return Task(shard, source, names, places, keys, annotations, crop, sizes)
+        return Task(shard, source, names, places, keys, annotations, crop, sizes, self.options.form)
 
 
 def survey(options: Options) -> Survey:
@@ -227,6 +243,8 @@ def asked(options: Options, kind: str) -> dict[str, Any]:
         "channels": options.channels or channels,
         "holdout": options.holdout,
         "attributes": options.attributes,
+        "members": options.members,
+        "quality": options.form.quality,
     } | ({} if options.shard_size is None else {"shard_size": options.shard_size})
 
 

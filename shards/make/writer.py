@@ -67,7 +67,8 @@ def _write(found: Survey, plans: dict[Path, Plan], progress: Progress) -> None:
     for folder in plans:
         names = {each.shard for each in todo}
         remove_stale_of(folder, names)
-        remove_stale_of(folder / PARTS, {Path(name).with_suffix(".jsonl").name for name in names})
+        endings = (".jsonl", ".members")
+        remove_stale_of(folder / PARTS, {Path(name).with_suffix(end).name for name in names for end in endings})
     tasks = found.tasks(todo, plans)
     run_all(tasks, found.options.workers, lambda read, rejected: progress(read, rejected, total))
 

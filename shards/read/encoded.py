@@ -1,18 +1,17 @@
-"""Images of anybody's WebDataset tars: JPEG, PNG or WebP members, decoded in threads."""
+"""Images of encoded members, ours or anybody's WebDataset: JPEG, PNG or WebP, decoded in threads."""
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from facegan.cores import usable_cores
-from facegan.files import sha256_file
 from shards.errors import ShardError
 from shards.format.columns import Ints
 from shards.format.index import ShardIndex, Transform
-from shards.format.mapping import Bytes, map_file
+from shards.format.mapping import Bytes
+from shards.format.members import checked_members
 from shards.format.png import Geometry
 from shards.format.transform import MAX_PICTURE_BYTES, Crop, PictureError, decode, parse_crop, resize
 from shards.read.files import Files
@@ -20,27 +19,20 @@ from shards.read.images import Images
 from shards.read.mapped import Mapped
 
 SQUARE = "square"  # the crop "as large a centred square as the picture has"
-MAX_KEY_BYTES = 255
-FIXED_BYTES = 8 + 8 + 4  # of a row of the member table, the key aside
-
-
-def member_type(key_bytes: int) -> np.dtype[np.void]:
-    """A row of the member table: where a sample's picture lies in its tar, its CRC-32 and its key (UTF-8)."""
-    return np.dtype([("offset", "<i8"), ("size", "<i8"), ("crc", "<u4"), ("key", f"S{key_bytes}")])
 
 
 class EncodedImages(Images):
     """Images behind compressed members: the same numbers, order and interface as stored ones, decoder included.
 
-    A sample that cannot be decoded is a ShardError that names shard and sample. Pictures larger than the set's
-    images are cropped and resized as the index says.
+    A sample that cannot be decoded is a ShardError that names shard and sample. Anybody's pictures are cropped and
+    resized as the index says; those of our own sets were before they were encoded.
     """
 
     def __init__(self, index: ShardIndex, split: str, files: Files, folder: Path) -> None:
         Geometry(index.height, index.width, index.channels)  # checks the bounds
         super().__init__(index, split, files)
-        self.transform = index.transform
-        self.members = load_members(index, folder)
+        self.transform = None if index.encoding else index.transform
+        self.members = checked_members(folder, index.member_table, int(index.shards.samples.sum()))
         firsts = np.cumsum(index.shards.samples) - index.shards.samples
         self._rows = firsts[index.shards.numbers(split)]  # of the member table, where each shard's begin
         self.mapped = Mapped(self.shards, files)
@@ -112,26 +104,3 @@ def fit(image: Bytes, transform: Transform | None, shape: tuple[int, ...]) -> By
         found = "x".join(str(side) for side in image.shape[:2])
         raise PictureError("another size", f"{found} pixels, the set has {shape[0]}x{shape[1]}")
     return image
-
-
-def load_members(index: ShardIndex, folder: Path) -> NDArray[np.void]:
-    """The member table of an encoded set, memory-mapped: one row a sample, in the order of the shards.
-
-    Raises ShardError where it is missing or damaged. It is rows and nothing else: there is no header to parse.
-    """
-    if index.table is None:
-        raise ShardError(f"{folder}: the index names no member table; index the tars again")
-    path, rows = folder / index.table.name, int(index.shards.samples.sum())
-    if not path.exists() or path.stat().st_size != index.table.bytes or sha256_file(path) != index.table.sha256:
-        raise ShardError(
-            f"{path}: the member table is missing or damaged: remove index.json and index the tars again"
-        )
-    width, rest = divmod(index.table.bytes, max(rows, 1))
-    if rest or not 1 <= width - FIXED_BYTES <= MAX_KEY_BYTES:
-        raise ShardError(f"{path}: {index.table.bytes:,} bytes are no table of {rows:,} members")
-    return map_file(path).view(member_type(width - FIXED_BYTES))
-
-
-def write_members(path: Path, rows: list[tuple[int, int, int, bytes]]) -> None:
-    """Write the member table; rows are (offset, size, CRC-32, key)."""
-    np.array(rows, member_type(max([1, *(len(row[3]) for row in rows)]))).tofile(path)

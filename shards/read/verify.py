@@ -18,9 +18,9 @@ from shards.errors import ShardError
 from shards.format.columns import Shard, cut
 from shards.format.index import NAME, ShardIndex, load_index
 from shards.format.mapping import Bytes, map_file
+from shards.format.members import checked_members
 from shards.format.png import BLOCK, NAME_BYTES, Geometry, encode_records, member_bytes
 from shards.format.tar import members
-from shards.read.encoded import load_members
 
 PIECE = 16 << 20  # bytes hashed between two reports of progress
 AT_ONCE = 256  # records re-encoded together when damage is looked for
@@ -68,9 +68,7 @@ def _strangers(folder: Path, index: ShardIndex) -> Iterator[Damage]:
 
 
 def _side_files(folder: Path, index: ShardIndex) -> Iterator[Damage]:
-    for file in (index.table, index.rejects):
-        if file is None:
-            continue
+    for file in index.side_files:
         path = folder / file.name
         if not path.exists():
             yield Damage(file.name, "missing")
@@ -87,7 +85,10 @@ def _check(folder: Path, index: ShardIndex, number: int, progress: Progress | No
         return []
     find = _in_stored if index.members == "stored-png" else _in_encoded
     found = list(find(path, index, number))
-    return found or [Damage(shard.name, "another shard: each sample is sound, but they are not those of the index")]
+    another = "another shard: each sample is sound, but they are not those of the index"
+    if index.members != "stored-png":
+        another = "damaged beside its samples (padding, other members), or another shard"
+    return found or [Damage(shard.name, another)]
 
 
 def _hash(path: Path, progress: Progress) -> str:
@@ -178,30 +179,37 @@ def key_of(record: Bytes) -> str:
 
 def _table_rows(folder: Path, index: ShardIndex, number: int) -> Rows | None:
     """The side table's rows of one shard; None where there is no table, or it is damaged itself."""
-    if index.table is None or not (folder / index.table.name).exists():
-        return None
-    if sha256_file(folder / index.table.name) != index.table.sha256:
+    table = index.side_table
+    if table is None or not (folder / table.name).exists() or sha256_file(folder / table.name) != table.sha256:
         return None
     first = sum(shard.samples for shard in index.shards[:number])
-    with (folder / index.table.name).open("rb") as lines:
+    with (folder / table.name).open("rb") as lines:
         rows = [json.loads(line) for place, line in enumerate(lines) if place >= first][
             : index.shards[number].samples
         ]
+    for row in rows:
+        if isinstance(row.get("attributes"), list):  # a sample's own member has them by name
+            row["attributes"] = dict(zip(index.attributes, row["attributes"], strict=False))
     return rows if len(rows) == index.shards[number].samples else None
 
 
 def _in_encoded(path: Path, index: ShardIndex, number: int) -> Iterator[Damage]:
-    """The damaged members of anybody's tar, by the CRC-32 that each had when it was indexed."""
-    shard = index.shards[number]
+    """The damaged members of a tar of encoded pictures, by the CRC-32 that each had, and of our own attributes."""
+    shard, data = index.shards[number], map_file(path)
+    texts: dict[str, bytes] = {}
     try:
-        for _ in members(path):
-            pass
+        for member in members(path):
+            if index.encoding and member.name.endswith(".json"):
+                text = data[member.offset : member.offset + member.size]
+                texts[member.name.removesuffix(".json")] = text.tobytes()
     except ShardError as error:
         yield Damage(shard.name, str(error).removeprefix(f"{path}: "))
-    data = map_file(path)
+    known = {row["key"]: row for row in _table_rows(path.parent, index, number) or []}
     first = sum(each.samples for each in index.shards[:number])
-    for row in load_members(index, path.parent)[first : first + shard.samples]:
-        picture = data[int(row["offset"]) : int(row["offset"]) + int(row["size"])]
+    rows = checked_members(path.parent, index.member_table, int(index.shards.samples.sum()))
+    for row in rows[first : first + shard.samples]:
+        key, picture = bytes(row["key"]).decode("utf-8", "replace"), data[row["offset"] :][: row["size"]]
         if len(picture) != row["size"] or zlib.crc32(picture.data) != row["crc"]:
-            what = "damaged: its bytes are not those that were indexed"
-            yield Damage(shard.name, what, bytes(row["key"]).decode("utf-8", "replace"))
+            yield Damage(shard.name, "damaged: its bytes are not those that were indexed", key)
+        elif key in known and key in texts and (what := _text_damage(texts[key], known[key])):
+            yield Damage(shard.name, what, key)

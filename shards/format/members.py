@@ -1,0 +1,120 @@
+"""Members of their own length: how images become JPEG or WebP, and the table of where each lies in its tar."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image, features
+
+from facegan.files import sha256_file
+from shards.errors import ShardError
+from shards.format.columns import Table
+from shards.format.mapping import Bytes, map_file
+
+NAME = "members.bin"  # the table
+MAX_KEY_BYTES = 255
+FIXED_BYTES = 8 + 8 + 4  # of a row, the key aside
+EXTENSIONS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+QUALITY, LOSSLESS = 95, 100  # where none was asked for; the quality of a WebP that keeps every pixel
+Row = tuple[int, int, int, bytes]  # offset, size, CRC-32, key
+
+
+@dataclass(frozen=True)
+class Form:
+    """What an image becomes in a tar: stored PNG, or JPEG or WebP of a quality from 1 to 100."""
+
+    members: str = "png"
+    quality: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.members not in EXTENSIONS:
+            raise ShardError(f"--members {self.members}: expected {', '.join(EXTENSIONS)}")
+        if self.members == "png" and self.quality is not None:
+            raise ShardError(
+                "--quality is of JPEG and WebP: stored PNG keeps every pixel; add --members jpeg or webp"
+            )
+        if self.quality is not None and not 1 <= self.quality <= 100:
+            raise ShardError(f"--quality {self.quality}: expected 1 to 100")
+        if self.quality is None and not self.is_stored:
+            object.__setattr__(self, "quality", QUALITY)
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether all records have one length, so that a shard is an array."""
+        return self.members == "png"
+
+    def codec(self) -> dict[str, str]:
+        """Name and version of what encodes, where its package's version does not say it: simplejpeg's does."""
+        return {"libwebp": features.version("webp") or "unknown"} if self.members == "webp" else {}
+
+    def encode(self, image: Bytes) -> bytes:
+        """An image (H, W, C) uint8 as the file that a member holds.
+
+        JPEG keeps the colours at full resolution (4:4:4); WebP halves it, but for quality 100, which is lossless.
+        The bytes are those of one version of simplejpeg (which brings libjpeg-turbo) or of libwebp.
+        """
+        quality = self.quality or QUALITY
+        if self.members == "jpeg":
+            colours = ("GRAY", "Gray") if image.shape[2] == 1 else ("RGB", "444")
+            data: bytes = simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality, *colours, fastdct=False)
+            return data
+        # Lossless, `quality` is effort: more than this makes it one percent smaller and takes three times as long
+        effort = {"lossless": True, "quality": 50, "method": 2}
+        options = effort if quality == LOSSLESS else {"quality": quality, "method": 4}
+        stream = io.BytesIO()
+        Image.fromarray(np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))).save(
+            stream, "WEBP", **options
+        )
+        return stream.getvalue()
+
+
+def member_type(key_bytes: int) -> np.dtype[np.void]:
+    """A row of the member table: where a sample's picture lies in its tar, its CRC-32 and its key (UTF-8)."""
+    return np.dtype([("offset", "<i8"), ("size", "<i8"), ("crc", "<u4"), ("key", f"S{key_bytes}")])
+
+
+def write_members(path: Path, rows: Sequence[Row]) -> None:
+    """Write a member table."""
+    np.array(rows, member_type(max([1, *(len(row[3]) for row in rows)]))).tofile(path)
+
+
+def join_members(path: Path, pieces: Sequence[tuple[Path, int]]) -> None:
+    """Write the table of a set from its shards': `pieces` are their files, with the number of rows in each."""
+    width = max(_width(piece, count) for piece, count in pieces)
+    with path.open("wb") as stream:
+        for piece, count in pieces:  # one at a time: there may be 10^6
+            stream.write(read_members(piece, count).astype(member_type(width)).data)
+
+
+def read_members(path: Path, count: int) -> NDArray[np.void]:
+    """A member table of `count` rows, memory-mapped: rows and nothing else, there is no header to parse."""
+    return map_file(path).view(member_type(_width(path, count)))
+
+
+def _width(path: Path, count: int) -> int:
+    """Bytes of a key in a table."""
+    size = path.stat().st_size if path.exists() else 0
+    width, rest = divmod(size, max(count, 1))
+    if rest or not 1 <= width - FIXED_BYTES <= MAX_KEY_BYTES:
+        raise ShardError(f"{path}: {size:,} bytes are no table of {count:,} members")
+    return width - FIXED_BYTES
+
+
+def checked_members(folder: Path, table: Table | None, count: int) -> NDArray[np.void]:
+    """The member table of a set: one row a sample, in the order of the shards.
+
+    Raises ShardError where it is missing or damaged.
+    """
+    if table is None:
+        raise ShardError(f"{folder}: the index names no member table; index the tars again")
+    path = folder / table.name
+    if not path.exists() or path.stat().st_size != table.bytes or sha256_file(path) != table.sha256:
+        raise ShardError(
+            f"{path}: the member table is missing or damaged: remove index.json and index the tars again (a set of "
+            f"`facegan preprocess`: remove {folder} and make it again)"
+        )
+    return read_members(path, count)
