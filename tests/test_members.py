@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -240,3 +242,17 @@ def test_an_index_whose_members_and_encoding_do_not_fit_is_refused(sets: dict[st
     other = None if members == "jpeg" else Encoding(95, Table("members.bin", 1, "0" * 64))
     with pytest.raises(ShardError, match="encoding: expected one, with JPEG and WebP alone"):
         ShardIndex(**fields | {"members": members, "encoding": other})
+
+
+def test_a_training_on_them_stops_and_goes_on(sets: dict[str, Path], tmp_path: Path) -> None:
+    common = ["--data", str(sets["jpeg"]), "--where", "Smiling=1", "--batch-size", "4", "--wandb", "off"]
+    common += [word for value in ("resolution=32", "ngf=2", "ndf=2") for word in ("--set", value)]
+    for folder, kimg in (("whole", "0.016"), ("stopped", "0.008"), ("stopped", "0.016")):
+        command = [sys.executable, "-m", "jobs", "train", "dcgan-64", *common, "--run-dir", str(tmp_path / folder)]
+        stage = ["--stage", str(tmp_path / "stage")] if kimg == "0.016" else []
+        subprocess.run([*command, "--kimg", kimg, *stage], check=True, capture_output=True, text=True)
+    whole, stopped = (
+        next((tmp_path / folder / "snapshots").glob("nimg-*16/generator.safetensors")).read_bytes()
+        for folder in ("whole", "stopped")
+    )
+    assert whole == stopped

@@ -68,7 +68,7 @@ class Options:
             raise ShardError("--shard-size and --shard-bytes: give one of them")
         for height, width in self.sizes:
             Geometry(height, width, self.channels or 3)
-        self.form  # checks members and quality
+        Form(self.members, self.quality)
         if self.crop is not None:
             parse_crop(self.crop)
 
