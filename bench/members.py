@@ -1,7 +1,7 @@
-"""What JPEG and WebP members save and cost beside stored PNG, on real pictures.
+"""What JPEG and WebP members save and cost beside stored PNG.
 
-    python bench/members.py --pictures img_align_celeba.zip       any source of `facegan preprocess`
-    python bench/members.py --pictures faces --sizes 64 --json
+    python bench/members.py --pictures img_align_celeba.zip  any source of `facegan preprocess`; else drawn faces
+    python bench/members.py --quick                          64 px, shorter measurements
 
 Rates are images per second of processor time, all threads counted: a core's share, which other work on the machine
 changes little. Reading is of shuffled batches of 128 from a warm page cache; differences are in grey levels of 255.
@@ -24,6 +24,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 from loader import machine  # noqa: E402
 
 import shards  # noqa: E402
+from jobs.synthetic.celeba import write_celeba  # noqa: E402
 from shards.format.members import Form  # noqa: E402
 from shards.format.png import Geometry  # noqa: E402
 from shards.make.shardfile import BATCH, shard_file  # noqa: E402
@@ -102,13 +103,15 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Parse the options and compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=Path, required=True)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128])
-    parser.add_argument("--seconds", type=float, default=3.0, help="of processor time for each rate")
+    parser.add_argument("--pictures", type=Path, help="a source of preprocess (default: synthetic faces)")
+    parser.add_argument("--sizes", type=int, nargs="+", help="default 64 128")
+    parser.add_argument("--quick", action="store_true", help="64 px, shorter measurements")
     parser.add_argument("--json", action="store_true", help="print the rows")
     given = parser.parse_args()
+    sizes, seconds = given.sizes or ([64] if given.quick else [64, 128]), 0.3 if given.quick else 3.0
     with tempfile.TemporaryDirectory(prefix="facegan-bench-") as scratch:
-        rows = compare(given.pictures, given.sizes, given.seconds, Path(scratch))
+        source = given.pictures or write_celeba(Path(scratch) / "drawn", 200 if given.quick else 1000)
+        rows = compare(source, sizes, seconds, Path(scratch))
     if given.json:
         print(json.dumps({"machine": machine(), "rows": rows}))
     else:
