@@ -57,11 +57,11 @@ class Cost(NamedTuple):
         return max(times, key=lambda name: times[name])
 
 
-def cost(data: Data, gpus: int, gpu_rate: float) -> Cost:
+def cost(data: Data, gpus: int, gpu_rate: float, record: int) -> Cost:
     """Train on `gpus`: each node stages the whole set where it fits, else streams its part of each pass."""
     nodes = -(-gpus // GPUS_PER_NODE)
-    size = data.images * RECORD
-    staged = nodes * size if size < LOCAL_DISK else data.trained * RECORD
+    size = data.images * record
+    staged = nodes * size if size < LOCAL_DISK else data.trained * record
     steps = data.trained / (gpus * BATCH_PER_GPU)
     sent = steps * 2 * GRADIENTS if nodes > 1 else 0.0  # a ring sends each gradient about twice
     return Cost(data.trained / (gpus * gpu_rate), staged / FILE_SYSTEM, sent / NETWORK, steps, staged)
@@ -84,7 +84,9 @@ def size(count: float) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpu-rate", type=float, required=True, help="images/s of one GPU at 128 px")
-    rate = parser.parse_args().gpu_rate
+    parser.add_argument("--record", type=int, default=RECORD, help="bytes of a 128 px image (bench/members.py)")
+    given = parser.parse_args()
+    rate = given.gpu_rate
     print("| data | pictures | shards 64 + 128 px | preprocess | on one node | first bottleneck |")
     print("|---|--:|--:|--:|--:|---|")
     for data in SETS:
@@ -97,7 +99,7 @@ def main() -> None:
     print("|---|--:|--:|--:|--:|--:|---|")
     for data in SETS:
         for gpus in (1, 8, 64, 512):
-            found = cost(data, gpus, rate)
+            found = cost(data, gpus, rate, given.record)
             share = gpus / GPUS_PER_NODE
             sent = 0 if gpus <= GPUS_PER_NODE else 2 * GRADIENTS * found.steps / found.seconds
             row = [data.name, f"{gpus}", duration(found.seconds), f"{share * found.seconds / 3600:,.2f}"]
