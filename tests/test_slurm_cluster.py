@@ -325,8 +325,7 @@ def test_a_suspended_training_goes_on_where_it_was(site: Site) -> None:
 
 def without(site: Site, *programs: str, **scripts: str) -> dict[str, str]:
     """The settings of a site whose nodes lack these programs, or have others in their place."""
-    folder = site.folder / "-".join(["without", *programs, *scripts])
-    folder.mkdir()
+    folder = Path(tempfile.mkdtemp(dir=site.folder))
     for name, script in {**{p: f"echo '{p}: not here' >&2\nexit 1" for p in programs}, **scripts}.items():
         (folder / name).write_text(f"#!/bin/sh\n{script}\n")
         (folder / name).chmod(0o755)
