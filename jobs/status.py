@@ -67,14 +67,14 @@ def describe(record: Record, state: State) -> dict[str, Any]:
     name, known = state.state, outcome.get("state", "")
     if name == "UNKNOWN":
         name = known.upper() or "ENDED"
-    told = not state.is_live and known in ("failed", "stopped", "unreadable")
+    ended = not state.is_live and known in ("failed", "stopped", "unreadable")
     left = seconds_left(run_dir, stats) if run_dir and state.state == "RUNNING" else None
     limit = queue.duration(state.left)
     return {
         "job": record.job,
         "name": record.name,
         "state": name,
-        "reason": outcome.get("reason", "") if told else _slurm_reason(state),
+        "reason": outcome.get("reason", "") if ended else _slurm_reason(state),
         "restarts": state.restarts,
         "elapsed": state.elapsed,
         "kimg": stats.get("progress/kimg"),

@@ -84,15 +84,15 @@ def check_batch_per_rank(recipe: Recipe, ranks: int, *, sync_bn: bool) -> str:
             f"a batch of {batch} does not divide over {ranks} ranks: --batch-size {-(-batch // ranks) * ranks}, "
             "or other --nodes or --gpus-per-node"
         )
-    told = f"a batch of {batch} over {ranks} rank{'s' * (ranks > 1)}: {batch // ranks} images a rank"
+    share = f"a batch of {batch} over {ranks} rank{'s' * (ranks > 1)}: {batch // ranks} images a rank"
     has_batch_norm = "batch" in FAMILIES[recipe.network].norms
     if has_batch_norm and ranks > 1 and not sync_bn and batch // ranks < FEWEST_FOR_BATCH_NORM:
         raise UsageError(
-            f"{told}, and each rank's BatchNorm sees no others; it needs {FEWEST_FOR_BATCH_NORM}. Give --sync-bn, "
+            f"{share}, and each rank's BatchNorm sees no others; it needs {FEWEST_FOR_BATCH_NORM}. Give --sync-bn, "
             f"or ask for {max(batch // FEWEST_FOR_BATCH_NORM, 1)} ranks or fewer, or --batch-size "
             f"{FEWEST_FOR_BATCH_NORM * ranks} with learning rates for it (--lr)"
         )
-    return told
+    return share
 
 
 def check_split(recipe: Recipe, world: int, batch_per_rank: int = 0, *, sync_bn: bool = False) -> None:

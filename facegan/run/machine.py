@@ -178,16 +178,16 @@ def _launcher_precision(asked: str) -> str:
     for name, (off, flag) in _FOREIGN.items():
         if os.environ.get(name, off).lower() not in (off, ""):
             raise UsageError(f"accelerate launch {flag}: not done here; leave it out of the command or its config")
-    told = os.environ.get("ACCELERATE_MIXED_PRECISION", "").lower()
-    if told not in ("", "no", "bf16"):
-        raise UsageError(f"accelerate launch --mixed_precision {told}: expected no (fp32) or bf16")
-    return {"no": "fp32", "bf16": "bf16"}.get(told, asked) if asked == "auto" else asked
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "").lower()
+    if launched not in ("", "no", "bf16"):
+        raise UsageError(f"accelerate launch --mixed_precision {launched}: expected no (fp32) or bf16")
+    return {"no": "fp32", "bf16": "bf16"}.get(launched, asked) if asked == "auto" else asked
 
 
 def _share_of_cores() -> int:
-    told = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]  # of nested levels the outermost
-    if told.isascii() and told.isdigit() and int(told):
-        return int(told)
+    threads = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]  # of nested levels the outermost
+    if threads.isascii() and threads.isdigit() and int(threads):
+        return int(threads)
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return max(1, usable_cores() // ranks_here)
 

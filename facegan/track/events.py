@@ -28,11 +28,11 @@ def read_events(run_dir: Path) -> list[Event]:
 
     Raises FaceganError where a line is damaged.
     """
-    told: set[tuple[int, str]] = set()
+    sent: set[tuple[int, str]] = set()
     events = []
     for event in [*_stats(run_dir), *_metrics(run_dir), *_pictures(run_dir)]:
-        values = {key: value for key, value in event.values.items() if (event.step, key) not in told}
-        told |= {(event.step, key) for key in values}
+        values = {key: value for key, value in event.values.items() if (event.step, key) not in sent}
+        sent |= {(event.step, key) for key in values}
         if values or event.pictures:
             events.append(Event(event.step, values, event.pictures))
     return sorted(events, key=lambda event: event.step)

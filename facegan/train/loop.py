@@ -154,38 +154,40 @@ class _Run:
     def _begin(self) -> None:
         """Load the newest whole checkpoint and bring the run folder to its position."""
         job = self.job
-        found = self._newest()
-        if found is not None:
-            check_resume(found.meta["config"], job.recipe, job.settings, job.data)
-            self.state.load(found.tensors)
-            self.nimg = self.saved_nimg = found.nimg
+        checkpoint = self._newest()
+        if checkpoint is not None:
+            check_resume(checkpoint.meta["config"], job.recipe, job.settings, job.data)
+            self.state.load(checkpoint.tensors)
+            self.nimg = self.saved_nimg = checkpoint.nimg
         elif job.settings.init_from:
             log.info("%s", begin_from(self.state, Path(job.settings.init_from)))
-        self.journal.open(self.nimg, float(found.meta["seconds"]) if found else 0.0)
-        self._say_hello(found)
+        self.journal.open(self.nimg, float(checkpoint.meta["seconds"]) if checkpoint else 0.0)
+        self._say_hello(checkpoint)
         job.machine.wait()
 
     def _newest(self) -> Checkpoint | None:
         """The checkpoint to go on from: rank 0 picks, all ranks load that one."""
         if self.main and (crashed := crash.last_crash(self.folder.path, self.job.settings.data)):
             log.warning("the last start of this run: %s", crashed)
-        found = newest_checkpoint(self.folder.checkpoints, log.warning) if self.main else None
-        if found is not None:
-            set_damaged_aside(found, log.warning)
-        (nimg,) = self.job.machine.highest([found.nimg if found else -1])
+        checkpoint = newest_checkpoint(self.folder.checkpoints, log.warning) if self.main else None
+        if checkpoint is not None:
+            set_damaged_aside(checkpoint, log.warning)
+        (nimg,) = self.job.machine.highest([checkpoint.nimg if checkpoint else -1])
         if nimg >= 0 and not self.main:
-            found = await_checkpoint(self.folder.checkpoints / folder_name(nimg))
-        return found
+            checkpoint = await_checkpoint(self.folder.checkpoints / folder_name(nimg))
+        return checkpoint
 
-    def _say_hello(self, found: Checkpoint | None) -> None:
+    def _say_hello(self, checkpoint: Checkpoint | None) -> None:
         job, world = self.job, self.job.machine.world
         log.info("%s on %s", job.recipe.name, job.machine.describe())
-        if found is not None:
-            log.info("continuing %s at %.1f of %.1f kimg", found.path, self.nimg / 1000, job.total_nimg / 1000)
+        if checkpoint is not None:
+            log.info("continuing %s at %.1f of %.1f kimg", checkpoint.path, self.nimg / 1000, job.total_nimg / 1000)
         if self.main and world > 1 and self.state.buffers() and not job.settings.sync_bn:
             own = job.recipe.batch_size // world
             log.warning("BatchNorm uses each rank's own %d images: other ranks, other statistics", own)
-        if found is not None and found.meta["world"] != world and self.main:
+        if checkpoint is not None and checkpoint.meta["world"] != world and self.main:
             log.warning(
-                "the checkpoint was made on %d ranks, this is %d: equal to rounding", found.meta["world"], world
+                "the checkpoint was made on %d ranks, this is %d: equal to rounding",
+                checkpoint.meta["world"],
+                world,
             )

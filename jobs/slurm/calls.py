@@ -110,5 +110,5 @@ def ask(command: Sequence[str], env: Mapping[str, str] | None = None, seconds: f
 
 
 def _said(text: str) -> str:
-    told = re.sub(r"^\w+: (error: )?", "", text.strip(), flags=re.MULTILINE).replace("\n", "\n  ")
-    return told or "no reason given"
+    reason = re.sub(r"^\w+: (error: )?", "", text.strip(), flags=re.MULTILINE).replace("\n", "\n  ")
+    return reason or "no reason given"

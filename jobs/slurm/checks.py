@@ -49,10 +49,10 @@ def complete(name: str, call: Call) -> tuple[str, ...]:
     recipe = recipe_name(name, call)
     rest = words[1:] if words[:1] == (recipe,) else words
     usual = {"--data": "data/shards", "--run-dir": f"runs/{recipe}"}
-    told = [
+    named = [
         w for flag, value in usual.items() if not _given(call, flag) for w in (flag, setting(call, flag, value))
     ]
-    return (recipe, *told, *rest)
+    return (recipe, *named, *rest)
 
 
 def check_log_folder(call: Call) -> None:

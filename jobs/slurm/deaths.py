@@ -34,7 +34,7 @@ class Death(NamedTuple):
         """Whether it only lost its connection, or was ended for another's sake."""
         return bool(CONSEQUENCE.search(self.words)) or self.code == -signal.SIGTERM
 
-    def told(self, logs: Path) -> str:
+    def sentence(self, logs: Path) -> str:
         how = (
             f"was killed by {signal.Signals(-self.code).name}"
             if self.code < 0

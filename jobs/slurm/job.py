@@ -97,7 +97,7 @@ def _explain(run_dir: Path, left: dict[str, Any], sizes: dict[str, int], code: i
     if not reason or CONSEQUENCE.search(reason):
         death = deaths.cause(logs, sizes, code)
         nobody = f"the ranks ended without an outcome, srun's exit code {code} (see {logs})"
-        reason = death.told(logs) if death else reason or nobody
+        reason = death.sentence(logs) if death else reason or nobody
         if death:
             deaths.remember(logs, death)
     _write(run_dir, left, state="failed", reason=reason)
@@ -124,12 +124,12 @@ def stranded(run_dir: Path | None) -> None:
     """Say what to type where this job can neither be requeued nor followed by another; kept in the outcome too."""
     record = load(job_id()) or Record(job_id())
     again = shlex.join(["sbatch", *record.options, f"slurm/{record.name}.sh", *record.given])
-    told = f"saved, but Slurm neither requeues this job nor takes another from this node; to go on: {again}"
+    advice = f"saved, but Slurm neither requeues this job nor takes another from this node; to go on: {again}"
     if run_dir is None:
-        print(f"error: {told}", file=sys.stderr)
+        print(f"error: {advice}", file=sys.stderr)
     else:
         known = read_outcome(run_dir)
-        _write(run_dir, known, state="stopped", reason=f"{known.get('reason', 'ended by Slurm')}; {told}")
+        _write(run_dir, known, state="stopped", reason=f"{known.get('reason', 'ended by Slurm')}; {advice}")
 
 
 def _write(run_dir: Path, known: dict[str, Any], state: str, reason: str) -> None:

@@ -127,12 +127,12 @@ def site_settings() -> dict[str, str]:
     if result.returncode != 0:
         raise FaceganError(f"{path} fails in bash: {result.stderr.strip()}")
     pairs = (entry.partition("=") for entry in result.stdout.split("\0"))
-    told = {
+    chosen = {
         name: value
         for name, _, value in pairs
         if name.startswith(("SBATCH_", "FACEGAN_")) and value != outside.get(name) and not SECRET.search(name)
     }
-    return {**settings, **told, "FACEGAN_SITE": str(path)}
+    return {**settings, **chosen, "FACEGAN_SITE": str(path)}
 
 
 def _header(batch_file: Path) -> list[str]:
