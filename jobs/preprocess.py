@@ -186,8 +186,7 @@ def _tell(outcome: "Outcome", part: tuple[int, int], out: Path) -> None:
             click.echo(f"  rejected {index.rejects.count:,} of {index.source.samples:,}: {reasons}")
             click.echo(f"  each is named in {folder / index.rejects.name}")
     if not outcome.indices:
-        left = f"{len(outcome.missing):,} shards of other slices are left" if outcome.missing else "all others too"
-        click.echo(f"Slice {part[0]}/{part[1]} is done, {left}. When all are: facegan shards index {out}")
+        click.echo(f"Slice {part[0]}/{part[1]} is done. When all are: facegan shards index {out}")
 
 
 def _track(outcome: "Outcome", out: Path, mode: str) -> None:

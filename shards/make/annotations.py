@@ -17,7 +17,7 @@ from shards.errors import ShardError
 from shards.format.transform import PictureError
 from shards.make.celeba import ATTRIBUTES, IDENTITY, PARTITION, Table, attribute_rows, find_files, value_rows
 from shards.make.idx import images_files, read_labels
-from shards.make.listing import Listing, Place, name_bytes, stem
+from shards.make.listing import Listing, Place, folder_of, name_bytes, stem
 from shards.make.sources import open_reader
 
 CELEBA_NAME = re.compile(r"\d{6}\.(?:jpg|png)", re.IGNORECASE)
@@ -102,7 +102,7 @@ def annotate(listing: Listing, source: Path, folder: Path | None, holdout: int |
     names, values = _read_attributes(tables.get(ATTRIBUTES), slots)
     identities: Sequence[int | str | None] | None = _read_identities(tables.get(IDENTITY), slots)
     if identities is None and listing.is_lfw:
-        identities = [name.rpartition("/")[0].rpartition("/")[2] for name in listing.names]
+        identities = [folder_of(name) for name in listing.names]
     if holdout is not None:
         splits = held_out(listing.names, holdout)
     else:

@@ -29,8 +29,7 @@ def claimed(out: Path, part: Slice) -> Iterator[None]:
     try:
         yield
     finally:
-        owner.release()
-        owner.path.with_name(f".{owner.path.name}.lock").unlink(missing_ok=True)
+        _release(owner)
         with suppress(OSError):  # not empty: others are at work, or something was made
             out.rmdir()
 
@@ -52,8 +51,9 @@ def is_alone(out: Path, part: Slice) -> bool:
 
 def forget(out: Path) -> None:
     """Remove the records of owners, where nobody is at work any more."""
-    for file in (*out.glob(".slice-*.json"), *out.glob("..slice-*.lock"), *out.glob("..source-*.lock")):
-        file.unlink(missing_ok=True)
+    for pattern in (".slice-*.json", "..slice-*.lock", "..source-*.lock", "..listing-*.lock"):
+        for file in out.glob(pattern):
+            file.unlink(missing_ok=True)
 
 
 def made_once(target: Path, make: Callable[[], None]) -> None:
@@ -73,7 +73,12 @@ def made_once(target: Path, make: Callable[[], None]) -> None:
             if not target.exists():
                 make()
         finally:
-            owner.release()
+            _release(owner)
+
+
+def _release(owner: Owner) -> None:
+    owner.release()
+    owner.path.with_name(f".{owner.path.name}.lock").unlink(missing_ok=True)
 
 
 def _claim(owner: Owner) -> None:

@@ -14,6 +14,7 @@ from shards.format.index import NAME, Encoding, Record, Rejects, ShardIndex, Sou
 from shards.format.members import NAME as MEMBERS
 from shards.format.members import Form, join_members
 from shards.format.transform import SMALLER
+from shards.make.catalogue import remove_catalogues
 from shards.make.claims import forget, refuse_live
 from shards.make.parts import CONTENT_MODULUS, FOLDER, Part, members_path, read_part, reject_lines, sample_lines
 from shards.make.plan import MAX_REJECTS, PLAN, Plan, read_plan
@@ -37,7 +38,7 @@ def close_set(out: Path) -> dict[Path, ShardIndex]:
         raise ShardError(f"{out}: no set was begun here by `facegan preprocess` (no {PLAN})")
     refuse_live(_out_of(out))
     indices = {folder: close_folder(folder) for folder in folders}
-    remove_decompressed(out)
+    remove_made_once(out)
     forget(_out_of(out))
     return indices
 
@@ -85,7 +86,7 @@ def _refuse_missing(folder: Path, plan: Plan) -> None:
         named = ", ".join(f"--slice {i}/{plan.slices}" for i in slices)
         shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise ShardError(
-            f"{folder}: {len(missing)} of {len(plan.shards)} shards are missing ({shown}): "
+            f"{folder}: {len(missing)} of {len(plan)} shards are missing ({shown}): "
             f"run `facegan preprocess` again with {named}, then close the set"
         )
 
@@ -197,8 +198,9 @@ def _out_of(folder: Path) -> Path:
     return folder.absolute().parent if (folder / PLAN).exists() else folder
 
 
-def remove_decompressed(out: Path) -> None:
-    """Remove the plain tar that a packed one was read from."""
+def remove_made_once(out: Path) -> None:
+    """Remove what all slices read: the listing, and the plain tar that a packed one was read from."""
+    remove_catalogues(_out_of(out))
     for file in _out_of(out).glob(".source-*.tar*"):
         file.unlink(missing_ok=True)
 

@@ -187,3 +187,8 @@ def is_hidden(name: str) -> bool:
 def stem(name: str) -> str:
     """A picture's file name without folders and without its last extension."""
     return os.path.splitext(name.rpartition("/")[2])[0]  # noqa: PTH122
+
+
+def folder_of(name: str) -> str:
+    """The name of the folder that a picture lies in."""
+    return name.rpartition("/")[0].rpartition("/")[2]

@@ -14,7 +14,8 @@ from facegan.files import remove_stale
 from shards.format.members import Form
 from shards.format.png import Geometry
 from shards.format.transform import Crop, PictureError, decode, resize
-from shards.make.annotations import SPLITS, Annotations
+from shards.make.annotations import SPLITS
+from shards.make.catalogue import Pictures
 from shards.make.listing import Place, Reader
 from shards.make.parts import CONTENT_MODULUS, Part, content_of, count_reasons, members_path, part_path, write_part
 from shards.make.pool import Report
@@ -33,10 +34,7 @@ class Task:
 
     shard: str
     source: tuple[str, Path]  # kind and path for a reader
-    names: list[str]
-    places: NDArray[np.void]
-    keys: list[str]
-    annotations: Annotations
+    pictures: Pictures
     crop: Crop
     sizes: dict[Path, Geometry]  # folder of a set: geometry
     form: Form
@@ -86,9 +84,9 @@ class _Packer:
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        self.split = SPLITS[int(task.annotations.splits[0])]
+        self.split = SPLITS[int(task.pictures.annotations.splits[0])]
         self.reader = _reader(*task.source)
-        self.places = [Place(*place) for place in task.places.tolist()]
+        self.places = [Place(*place) for place in task.pictures.places.tolist()]
         geometry = next(iter(task.sizes.values()))
         self.channels, self.has_members = geometry.channels, geometry.json > 0
         self.samples: list[str] = []
@@ -99,7 +97,7 @@ class _Packer:
         """The crops of the good pictures, in batches that are bounded in number and in bytes."""
         batch: Crops = {}
         held = reported = rejected = 0
-        last = len(self.task.names) - 1
+        last = len(self.task.pictures.names) - 1
         for i in range(last + 1):
             crop = self._crop(i)
             if crop is not None:
@@ -112,8 +110,8 @@ class _Packer:
 
     def add(self, crops: Crops, files: list[ShardFile]) -> None:
         """Resize a batch and append it to all files."""
-        keys = [self.task.keys[i] for i in crops]
-        texts = [self.task.annotations.member(i) for i in crops] if self.has_members else None
+        keys = [self.task.pictures.keys[i] for i in crops]
+        texts = [self.task.pictures.annotations.member(i) for i in crops] if self.has_members else None
         groups = _by_shape(list(crops.values()))
         for file in files:
             images = resize_groups(groups, len(crops), file.geometry)
@@ -122,7 +120,7 @@ class _Packer:
 
     def _crop(self, i: int) -> NDArray[np.uint8] | None:
         """The cut of picture i (h, w, C); None where it was rejected."""
-        name, data = self.task.names[i], None
+        name, data = self.task.pictures.names[i], None
         try:
             data = self.reader.read(name, self.places[i])
             image = decode(data, self.channels)
@@ -136,8 +134,8 @@ class _Packer:
             self.content += content_of(name, data)
 
     def _line(self, i: int) -> str:
-        row = {"key": self.task.keys[i], "source": self.task.names[i], "split": self.split}
-        return encode_json(row | self.task.annotations.row(i))
+        row = {"key": self.task.pictures.keys[i], "source": self.task.pictures.names[i], "split": self.split}
+        return encode_json(row | self.task.pictures.annotations.row(i))
 
     def write_part(self, folder: Path, shard: ShardFile) -> None:
         """Write the record of a finished shard."""

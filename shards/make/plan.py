@@ -1,16 +1,15 @@
 """What a preprocess run has to do, decided before the first picture is read, and kept in each set's folder."""
 
 import dataclasses
+import hashlib
 import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
 
 from facegan.files import write_text
 from shards.errors import ShardError
@@ -18,10 +17,18 @@ from shards.format.columns import cut
 from shards.format.members import Form
 from shards.format.png import Geometry
 from shards.format.transform import FILTER, parse_crop
-from shards.make.annotations import SPLITS, Annotations, annotate
+from shards.make.annotations import annotate
+from shards.make.catalogue import (
+    CATALOGUE,
+    Catalogue,
+    pictures,
+    read_catalogue,
+    remove_catalogues,
+    write_catalogue,
+)
 from shards.make.celeba import find_files
+from shards.make.claims import made_once
 from shards.make.layout import samples_per_shard
-from shards.make.listing import Listing, stem
 from shards.make.packing import Task
 from shards.make.parts import read_part
 from shards.make.sources import list_source
@@ -108,23 +115,35 @@ class Plan:
         """What the images become."""
         return Form(self.fixed["members"], self.fixed["quality"])
 
-    @cached_property
-    def shards(self) -> list[tuple[str, str, int]]:
+    @property
+    def shards(self) -> Iterator[tuple[str, str, int]]:
         """Name, split and number within the split of every shard, in the set's order."""
-        size = self.fixed["shard_size"]
-        return [
-            (f"{split}-{number:05d}.tar", split, number)
-            for split, count in self.counts.items()
-            for number in range(-(-count // size))
-        ]
+        return self.slice_shards(0, 1)
+
+    def slice_shards(self, index: int, slices: int) -> Iterator[tuple[str, str, int]]:
+        """The shards of slice `index` of `slices`; nothing is done for the others."""
+        span = cut(len(self), index, slices)
+        for split, first in self._firsts.items():
+            for place in range(max(span.start, first), min(span.stop, first + self._by_split[split])):
+                yield f"{split}-{place - first:05d}.tar", split, place - first
+
+    def __len__(self) -> int:
+        return sum(self._by_split.values())
 
     def slice_of(self, shard: str) -> int:
         """Which slice of `slices` a shard belongs to."""
-        return ((self._places[shard] + 1) * self.slices - 1) // len(self.shards)
+        split, _, number = shard.removesuffix(".tar").rpartition("-")
+        return ((self._firsts[split] + int(number) + 1) * self.slices - 1) // len(self)
 
     @cached_property
-    def _places(self) -> dict[str, int]:
-        return {name: place for place, (name, _, _) in enumerate(self.shards)}
+    def _by_split(self) -> dict[str, int]:
+        """Shards of each split."""
+        return {split: -(-count // self.fixed["shard_size"]) for split, count in self.counts.items()}
+
+    @cached_property
+    def _firsts(self) -> dict[str, int]:
+        """Where each split's shards begin among all."""
+        return dict(zip(self._by_split, accumulate(self._by_split.values(), initial=0), strict=False))
 
     def write(self, folder: Path) -> None:
         """Keep the plan in the set's folder."""
@@ -145,20 +164,22 @@ def read_plan(folder: Path) -> Plan | None:
 
 
 class Todo(NamedTuple):
-    """A shard to be made: which pictures of the listing, and in which sets it is missing."""
+    """A shard to be made: pictures [start, stop) of its split, and in which sets it is missing."""
 
     shard: str
-    positions: NDArray[np.int64]
+    split: str
+    start: int
+    stop: int
     folders: list[Path]
 
 
 @dataclass(frozen=True)
 class Survey:
-    """The source as it was found: its listing and what is known of each picture."""
+    """The source as it was found, and the file that keeps it."""
 
     options: Options
-    listing: Listing
-    annotations: Annotations
+    catalogue: Catalogue
+    file: Path
 
     @cached_property
     def shard_size(self) -> int:
@@ -169,69 +190,79 @@ class Survey:
         begun = [plan for size in options.sizes if (plan := read_plan(options.folder(size))) is not None]
         if begun and options.shard_bytes is None:
             return int(begun[0].fixed["shard_size"])
-        channels = asked(options, self.listing.kind)["channels"]
+        channels = asked(options, self.catalogue.kind)["channels"]
         geometries = [Geometry(height, width, channels, self._json_bytes) for height, width in options.sizes]
-        return samples_per_shard(len(self.listing), geometries, options.shard_bytes)
+        return samples_per_shard(len(self.catalogue), geometries, options.shard_bytes)
 
     @property
     def _json_bytes(self) -> int:
-        return self.annotations.member_bytes if self.options.attributes else 0
+        return self.catalogue.member_bytes if self.options.attributes else 0
 
     def plan(self, size: tuple[int, int]) -> Plan:
         """The plan of one size."""
-        fixed = asked(self.options, self.listing.kind) | {
+        options, whole = self.options, self.catalogue
+        fixed = asked(options, whole.kind) | {
             "shard_size": self.shard_size,
             "size": list(size),
             "json": self._json_bytes,
-            "pictures": len(self.listing),
-            "listing": self.listing.fingerprint,
-            "annotations": self.annotations.fingerprint,
+            "pictures": len(whole),
+            "listing": whole.listing,
+            "annotations": whole.annotations,
         }
-        pictures = np.bincount(self.annotations.splits, minlength=len(SPLITS)).tolist()
-        counts = {split: count for split, count in zip(SPLITS, pictures, strict=True) if count}
-        source = {"name": self.options.source.name, "kind": self.listing.kind, "stamp": stamp(self.options)}
-        names, options = list(self.annotations.names), self.options
-        return Plan(fixed, counts, names, source, options.slice[1], options.max_rejects)
+        source = {"name": options.source.name, "kind": whole.kind, "stamp": stamp(options)}
+        return Plan(fixed, whole.counts, whole.names, source, options.slice[1], options.max_rejects)
 
     def todo(self, plans: dict[Path, Plan]) -> list[Todo]:
         """The shards of this run's slice that are not finished yet at every size."""
-        shards = next(iter(plans.values())).shards
-        found = []
-        for name, split, number in shards[cut(len(shards), *self.options.slice)]:
+        found, size, counts = [], self.shard_size, self.catalogue.counts
+        for name, split, number in next(iter(plans.values())).slice_shards(*self.options.slice):
             folders = [folder for folder in plans if read_part(folder, name) is None]
             if folders:
-                found.append(Todo(name, self._positions(split, number), folders))
+                found.append(Todo(name, split, number * size, min((number + 1) * size, counts[split]), folders))
         return found
 
     def tasks(self, todo: list[Todo], plans: dict[Path, Plan]) -> Iterator[Task]:
         """What the workers are given, a shard at a time."""
+        source = self.catalogue.kind, Path(self.catalogue.path)
+        crop = parse_crop(asked(self.options, self.catalogue.kind)["crop"])
         for each in todo:
             sizes = {folder: plans[folder].geometry for folder in each.folders}
-            yield self._task(each.shard, each.positions, sizes)
-
-    def _positions(self, split: str, number: int) -> NDArray[np.int64]:
-        size = self.shard_size
-        return self._by_split[split][number * size : (number + 1) * size]
-
-    @cached_property
-    def _by_split(self) -> dict[str, NDArray[np.int64]]:
-        splits = self.annotations.splits
-        return {split: np.flatnonzero(splits == number) for number, split in enumerate(SPLITS)}
-
-    def _task(self, shard: str, positions: NDArray[np.int64], sizes: dict[Path, Geometry]) -> Task:
-        names = [self.listing.names[i] for i in positions]
-        keys = [stem(name) for name in names] if self.listing.has_plain_stems else [f"{i:09d}" for i in positions]
-        source = self.listing.kind, self.listing.path
-        places, annotations = self.listing.places[positions], self.annotations.part(positions)
-        crop = parse_crop(asked(self.options, self.listing.kind)["crop"])
-        return Task(shard, source, names, places, keys, annotations, crop, sizes, self.options.form)
+            found = pictures(self.file, self.catalogue, each.split, each.start, each.stop)
+            yield Task(each.shard, source, found, crop, sizes, self.options.form)
 
 
 def survey(options: Options) -> Survey:
-    """List the source and read its annotations."""
+    """The source's catalogue, made by the first process that comes; others wait, and read their own part of it.
+
+    One slice of one lists anew: a folder's pictures may have changed, and nobody else is at work.
+    """
+    file = catalogue_file(options)
+    if options.slice[1] == 1:
+        remove_catalogues(options.out)
+    while True:
+        made_once(file, partial(_catalogue, options, file))
+        try:
+            return Survey(options, read_catalogue(file), file)
+        except FileNotFoundError:  # another process has just closed the set
+            continue
+
+
+def catalogue_file(options: Options) -> Path:
+    """Where the catalogue of a source is kept, with a name for what it depends on."""
+    told = [str(options.source.absolute()), str(options.annotations), options.holdout, _facts(options)]
+    return options.out / f"{CATALOGUE}{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]}.json"
+
+
+def _catalogue(options: Options, file: Path) -> None:
     listing = list_source(options.source, options.out)
-    annotations = annotate(listing, options.source, options.annotations, options.holdout)
-    return Survey(options, listing, annotations)
+    write_catalogue(file, listing, annotate(listing, options.source, options.annotations, options.holdout))
+
+
+def _facts(options: Options) -> list[list[int]]:
+    """Sizes and times of the source, or of the folder itself, and of its annotations."""
+    files = [options.source, *find_files(options.source, options.annotations).values()]
+    facts = [path.stat() for path in files if path.exists()]
+    return [[fact.st_size, fact.st_mtime_ns] for fact in facts]
 
 
 def asked(options: Options, kind: str) -> dict[str, Any]:
@@ -253,8 +284,4 @@ def stamp(options: Options) -> list[list[int]] | None:
 
     None for a folder, whose pictures may change without a trace in the folder.
     """
-    if options.source.is_dir():
-        return None
-    annotations = find_files(options.source, options.annotations).values()
-    facts = [path.stat() for path in (options.source, *annotations)]
-    return [[fact.st_size, fact.st_mtime_ns] for fact in facts]
+    return None if options.source.is_dir() else _facts(options)

@@ -1,7 +1,6 @@
 """A set of shards from a source of pictures, written in one go or in slices."""
 
 import shutil
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from facegan.files import remove_stale_of
 from shards.errors import ShardError
 from shards.format.index import NAME, ShardIndex
 from shards.make.claims import claimed, forget, is_alone
-from shards.make.closing import close_folder, close_set, missing_shards, remove_decompressed, whole_index
+from shards.make.closing import close_folder, close_set, remove_made_once, whole_index
 from shards.make.parts import FOLDER as PARTS
 from shards.make.plan import Options, Plan, Survey, asked, read_plan, stamp, survey
 from shards.make.pool import run_all, start_server
@@ -26,9 +25,8 @@ class Outcome:
     """What a run of preprocess found and did: the sets' indices where they are whole."""
 
     indices: dict[Path, ShardIndex]
-    missing: list[str]  # shards that other slices still have to write
     notes: list[str] = field(default_factory=list)
-    left_out: Counter[str] = field(default_factory=Counter)
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 def preprocess(options: Options, progress: Progress = lambda read, rejected, total: None) -> Outcome:
@@ -43,7 +41,7 @@ def preprocess(options: Options, progress: Progress = lambda read, rejected, tot
     folders = [options.folder(size) for size in options.sizes]
     done = {folder: index for folder in folders if (index := whole_index(folder)) is not None}
     if len(done) == len(folders) and all(_unchanged(folder, options) for folder in folders):
-        return Outcome(done, [])
+        return Outcome(done)
     if len(done) < len(folders):
         start_server()  # it imports torch while the source is listed
     with claimed(options.out, options.slice):
@@ -62,7 +60,7 @@ def preprocess(options: Options, progress: Progress = lambda read, rejected, tot
 
 def _write(found: Survey, plans: dict[Path, Plan], progress: Progress) -> None:
     todo = found.todo(plans)
-    total = sum(len(each.positions) for each in todo)
+    total = sum(each.stop - each.start for each in todo)
     progress(0, 0, total)
     for folder in plans:
         names = {each.shard for each in todo}
@@ -75,13 +73,12 @@ def _write(found: Survey, plans: dict[Path, Plan], progress: Progress) -> None:
 
 def _outcome(options: Options, found: Survey, plans: dict[Path, Plan]) -> Outcome:
     """Close the sets; a slice of several leaves that to close_set, as others may be at work."""
-    missing = sorted({shard for folder, plan in plans.items() for shard in missing_shards(folder, plan)})
     if options.slice[1] == 1:
         indices = {folder: close_folder(folder) for folder in plans}
-        remove_decompressed(options.out)
+        remove_made_once(options.out)
     else:
         indices = {folder: index for folder in plans if (index := whole_index(folder)) is not None}
-    return Outcome(indices, missing, found.annotations.notes, found.listing.left_out)
+    return Outcome(indices, found.catalogue.notes, found.catalogue.left_out)
 
 
 def _unchanged(folder: Path, options: Options) -> bool:

@@ -50,6 +50,15 @@ def list_zip(path: Path) -> Iterator[tuple[str, Place]]:
             raise ShardError(f"{path}: damaged or cut short ({error}): fetch it again") from None
 
 
+def count_entries(path: Path) -> int:
+    """How many entries a zip's end record states, without reading its directory; 0 where the file is no zip."""
+    try:
+        with path.open("rb") as stream:
+            return _find_directory(stream).entries
+    except (OSError, ValueError, struct.error):
+        return 0
+
+
 class _Directory(NamedTuple):
     """Where the directory is, what its end record states, and what to add to offsets where the zip has a prefix."""
 

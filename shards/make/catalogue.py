@@ -1,0 +1,182 @@
+"""A source listed once and kept in OUT until the set is closed: its pictures as NumPy rows that every slice maps.
+
+The rows stand in the set's order (split, then name), in blocks with a hash each, so that a slice reads and checks
+those of its own shards and nothing else. Nothing is pickled.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facegan.files import sha256_file, whole_file, write_json
+from shards.errors import ShardError
+from shards.make.annotations import SPLITS, UNKNOWN, Annotations
+from shards.make.listing import PLACE, Listing, folder_of, name_bytes, stem
+
+CATALOGUE = ".listing-"  # how its names begin
+BLOCK_ROWS, BLOCK_BYTES = 1 << 18, 64 << 20  # of a block: whichever is less
+NUMBERS, FOLDERS = "numbers", "folders"  # what identities are
+Rows = NDArray[np.void]
+Identities = Sequence[int | str | None] | None
+
+
+def row_type(name_bytes: int, attributes: int) -> "np.dtype[np.void]":
+    """A picture's row: name, place in its archive, number among all by name, identity, attributes."""
+    values = [("values", "<i2", (attributes,))] if attributes else []
+    return np.dtype([("name", f"S{name_bytes}"), ("place", PLACE), ("number", "<i8"), ("identity", "<i8"), *values])
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """What is known of a source as a whole; the rows of its n pictures lie in `folder`."""
+
+    kind: str  # of the listing
+    path: str  # what a reader opens
+    counts: dict[str, int]  # pictures by split, in the set's order
+    listing: str  # fingerprints
+    annotations: str
+    plain_stems: bool
+    member_bytes: int  # of the longest attribute member
+    names: list[str]  # of the attributes
+    identities: str | None
+    notes: list[str]
+    left_out: dict[str, int]
+    blocks: list[tuple[int, str]] = field(default_factory=list)  # rows, SHA-256
+
+    def __len__(self) -> int:
+        return sum(self.counts.values())
+
+    def first_of(self, split: str) -> int:
+        """The row at which a split begins."""
+        splits = list(self.counts)
+        return sum(self.counts[name] for name in splits[: splits.index(split)])
+
+
+def write_catalogue(target: Path, listing: Listing, known: Annotations) -> None:
+    """Write the blocks, then `target`, which names them: where it is, all is there."""
+    folder = target.with_suffix("")
+    shutil.rmtree(folder, ignore_errors=True)  # what a killed process left
+    order = np.argsort(known.splits, kind="stable")
+    blocks = [
+        _write_block(folder / f"{number:05d}.npy", rows) for number, rows in enumerate(_rows(listing, known, order))
+    ]
+    pictures = np.bincount(known.splits, minlength=len(SPLITS)).tolist()
+    texts = known.identities is not None and any(isinstance(each, str) for each in known.identities)
+    whole = Catalogue(
+        kind=listing.kind,
+        path=str(listing.path.absolute()),
+        counts={split: count for split, count in zip(SPLITS, pictures, strict=True) if count},
+        listing=listing.fingerprint,
+        annotations=known.fingerprint,
+        plain_stems=listing.has_plain_stems,
+        member_bytes=known.member_bytes,
+        names=list(known.names),
+        identities=None if known.identities is None else FOLDERS if texts else NUMBERS,
+        notes=known.notes,
+        left_out=dict(listing.left_out),
+        blocks=blocks,
+    )
+    write_json(target, asdict(whole))
+
+
+def _rows(listing: Listing, known: Annotations, order: NDArray[np.int64]) -> Iterator[Rows]:
+    """The rows in this order, a block at a time; identities that are texts are names of folders, known anyway."""
+    start = 0
+    while start < len(order):
+        names = [name_bytes(listing.names[i]) for i in order[start : start + BLOCK_ROWS]]
+        width = max(map(len, names))
+        names = names[: max(1, BLOCK_BYTES // width)]
+        chosen = order[start : start + len(names)]
+        part = known.part(chosen)
+        rows = np.zeros(len(names), row_type(width, len(known.names)))
+        rows["name"], rows["place"], rows["number"] = names, listing.places[chosen], chosen
+        if part.values is not None:
+            rows["values"] = part.values
+        identities = part.identities or [None] * len(rows)
+        rows["identity"] = [each if isinstance(each, int) else UNKNOWN for each in identities]
+        yield rows
+        start += len(names)
+
+
+def _write_block(path: Path, rows: Rows) -> tuple[int, str]:
+    with whole_file(path) as part, part.open("wb") as stream:
+        np.save(stream, rows, allow_pickle=False)
+    return len(rows), sha256_file(path)
+
+
+def read_catalogue(target: Path) -> Catalogue:
+    """What `write_catalogue` wrote; ShardError where it is damaged."""
+    try:
+        content = json.loads(target.read_text(encoding="utf-8"))
+        blocks = [(int(rows), str(sha256)) for rows, sha256 in content.pop("blocks")]
+        return Catalogue(**content, blocks=blocks)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ShardError(f"{target}: damaged ({error}): remove it, then run again") from None
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Some pictures of one split, in the set's order."""
+
+    names: list[str]
+    places: NDArray[np.void]
+    keys: list[str]
+    annotations: Annotations
+
+
+def pictures(target: Path, whole: Catalogue, split: str, start: int, stop: int) -> Pictures:
+    """Pictures [start, stop) of a split; ShardError where a block of theirs is damaged."""
+    found = _read_rows(target.with_suffix(""), whole, whole.first_of(split) + start, whole.first_of(split) + stop)
+    names = [name.decode("utf-8", "surrogateescape") for rows in found for name in rows["name"].tolist()]
+    places, numbers, identities = (_joined(found, name) for name in ("place", "number", "identity"))
+    keys = [stem(name) for name in names] if whole.plain_stems else [f"{number:09d}" for number in numbers.tolist()]
+    values = _joined(found, "values") if whole.names else None
+    splits = np.full(len(names), SPLITS.index(split), np.int8)
+    known = _identities(whole, names, identities.tolist())
+    return Pictures(names, places, keys, Annotations(splits, tuple(whole.names), values, known))
+
+
+def _identities(whole: Catalogue, names: list[str], numbers: list[int]) -> Identities:
+    if whole.identities == FOLDERS:
+        return [folder_of(name) for name in names]
+    return [None if number == UNKNOWN else number for number in numbers] if whole.identities else None
+
+
+def _joined(found: list[Rows], column: str) -> NDArray[Any]:
+    return np.concatenate([rows[column] for rows in found])
+
+
+def _read_rows(folder: Path, whole: Catalogue, start: int, stop: int) -> list[Rows]:
+    """Rows [start, stop), from each block that has some of them."""
+    firsts = np.cumsum([0, *(rows for rows, _ in whole.blocks)])
+    first, last = np.searchsorted(firsts, (start, stop - 1), side="right").tolist()
+    found = []
+    for number in range(first - 1, last):
+        rows = _block(folder / f"{number:05d}.npy", whole.blocks[number][1])
+        found.append(rows[max(0, start - int(firsts[number])) : stop - int(firsts[number])])
+    return found
+
+
+@lru_cache(maxsize=4)
+def _block(path: Path, sha256: str) -> Rows:
+    """A block, mapped, its hash looked at."""
+    try:
+        if path.exists() and sha256_file(path) == sha256:
+            rows: Rows = np.load(path, mmap_mode="r", allow_pickle=False)
+            return rows
+    except ValueError:  # not what NumPy writes
+        pass
+    raise ShardError(f"{path}: missing or damaged: remove {path.parent} and the .json of that name, then run again")
+
+
+def remove_catalogues(out: Path) -> None:
+    """Remove all that is kept in OUT; for when nobody else is at work there."""
+    for path in out.glob(f"{CATALOGUE}*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()

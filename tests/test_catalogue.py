@@ -1,0 +1,129 @@
+"""A source is listed once for all slices of a preprocess, kept as NumPy rows, and each slice reads its own part."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from shard_sets import pictures as random_pictures
+
+from shards.errors import ShardError
+from shards.make import catalogue, claims, plan
+from shards.make.annotations import annotate
+from shards.make.catalogue import pictures, read_catalogue, write_catalogue
+from shards.make.closing import close_set
+from shards.make.sources import list_source
+from shards.make.writer import Options, preprocess
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Pictures of three people, in folders as LFW has them, with one name that is not UTF-8."""
+    for number, image in enumerate(random_pictures(9, 10, 10)):
+        folder = tmp_path / "faces" / ("Ada", "Bo", "Cy")[number % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{folder.name}_{number // 3 + 1:04d}.png")
+    return tmp_path / "faces"
+
+
+@pytest.mark.parametrize("rows", [2, 1000])
+def test_any_range_of_a_split_comes_back_as_it_was_listed(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    monkeypatch.setattr(catalogue, "BLOCK_ROWS", rows)
+    listing = list_source(source, tmp_path)
+    known = annotate(listing, source, None, holdout=4)
+    write_catalogue(tmp_path / "kept.json", listing, known)
+    whole = read_catalogue(tmp_path / "kept.json")
+    assert (len(whole), whole.counts, len(whole.blocks)) == (9, {"train": 5, "val": 4}, -(-9 // rows))
+    for number, split in enumerate(("train", "val")):
+        places = np.flatnonzero(known.splits == number)
+        for start in range(len(places)):
+            for stop in range(start + 1, len(places) + 1):
+                found, chosen = pictures(tmp_path / "kept.json", whole, split, start, stop), places[start:stop]
+                assert found.names == [listing.names[i] for i in chosen]
+                assert found.keys == [Path(name).stem for name in found.names]
+                assert found.annotations.identities == [name[: name.index("/")] for name in found.names]
+                assert (found.places == listing.places[chosen]).all()
+
+
+def make(source: Path, out: Path, part: tuple[int, int]) -> None:
+    preprocess(Options(source, out, ((8, 8),), crop="none", slice=part, shard_size=2, holdout=3))
+
+
+def test_slices_list_the_source_once_and_closing_removes_what_they_read(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = []
+    monkeypatch.setattr(plan, "list_source", lambda *given: listed.append(given) or list_source(*given))
+    for part in (2, 0, 1):
+        make(source, tmp_path / "out", (part, 3))
+    assert len(listed) == 1
+    assert [path.suffix for path in sorted((tmp_path / "out").glob(".listing-*"))] == ["", ".json"]
+    close_set(tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["8"]
+    make(source, tmp_path / "whole", (0, 1))
+    assert [path.name for path in (tmp_path / "whole").iterdir()] == ["8"]
+    for file in (tmp_path / "whole" / "8").glob("*.tar"):
+        assert file.read_bytes() == (tmp_path / "out" / "8" / file.name).read_bytes()
+
+
+def test_a_killed_listing_is_made_anew_and_a_damaged_one_is_named(source: Path, tmp_path: Path) -> None:
+    make(source, tmp_path / "out", (0, 2))
+    (kept,) = (tmp_path / "out").glob(".listing-*.json")
+    kept.unlink()  # as where the first process was killed before the end
+    (kept.with_suffix("") / "00000.npy").write_bytes(b"half")
+    make(source, tmp_path / "out", (0, 2))
+    (kept.with_suffix("") / "00000.npy").write_bytes(b"damaged")
+    catalogue._block.cache_clear()
+    with pytest.raises(ShardError, match=r"00000\.npy: missing or damaged: remove"):
+        make(source, tmp_path / "out", (1, 2))
+    kept.write_text("{}")
+    with pytest.raises(ShardError, match=r"\.json: damaged .*remove it"):
+        make(source, tmp_path / "out", (1, 2))
+
+
+def test_nothing_pickled_is_read(source: Path, tmp_path: Path) -> None:
+    make(source, tmp_path / "out", (0, 2))
+    (kept,) = (tmp_path / "out").glob(".listing-*.json")
+    block = kept.with_suffix("") / "00000.npy"
+    np.save(block, np.array([{"a": 1}], object), allow_pickle=True)
+    content = json.loads(kept.read_text())
+    content["blocks"] = [[9, catalogue.sha256_file(block)]]
+    kept.write_text(json.dumps(content))
+    with pytest.raises(ShardError, match="remove"):
+        make(source, tmp_path / "out", (1, 2))
+
+
+OWNS_THE_LISTING = """
+import sys, time; from pathlib import Path; from facegan.owner import Owner
+Owner(Path(sys.argv[1]), "").claim(print)
+print("owned", flush=True); time.sleep(600)
+"""
+
+
+def test_a_slice_waits_for_the_process_that_lists_and_goes_on_where_it_is_killed(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = Options(source, tmp_path / "out", ((8, 8),), "none", slice=(0, 2), shard_size=5)
+    file = plan.catalogue_file(options)
+    words = [sys.executable, "-c", OWNS_THE_LISTING, str(file.with_name(f"{file.name}.owner.json"))]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "owned\n"
+        said: list[str] = []
+
+        def warn(message: str, *rest: object) -> None:
+            said.append(message % rest if rest else message)
+            first.kill()
+
+        monkeypatch.setattr(claims.log, "warning", warn)
+        preprocess(options)
+    assert said[0].startswith(f"waiting for {file.name}: ")
+    preprocess(dataclasses.replace(options, slice=(1, 2)))
+    (index,) = close_set(tmp_path / "out").values()
+    assert index.splits["train"].samples == 9
