@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import accumulate
@@ -231,14 +232,24 @@ class Survey:
             yield Task(each.shard, source, found, crop, sizes, self.options.form)
 
 
-def survey(options: Options) -> Survey:
+@contextmanager
+def survey(options: Options) -> Iterator[Survey]:
     """The source's catalogue, made by the first process that comes; others wait, and read their own part of it.
 
     One slice of one lists anew: a folder's pictures may have changed, and nobody else is at work.
     """
-    file = catalogue_file(options)
-    if options.slice[1] == 1:
+    if options.slice[1] > 1:
+        yield _survey(options)
+        return
+    remove_catalogues(options.out)
+    try:
+        yield _survey(options)
+    finally:
         remove_catalogues(options.out)
+
+
+def _survey(options: Options) -> Survey:
+    file = catalogue_file(options)
     while True:
         made_once(file, partial(_catalogue, options, file))
         try:

@@ -44,8 +44,7 @@ def preprocess(options: Options, progress: Progress = lambda read, rejected, tot
         return Outcome(done)
     if len(done) < len(folders):
         start_server()  # it imports torch while the source is listed
-    with claimed(options.out, options.slice):
-        found = survey(options)
+    with claimed(options.out, options.slice), survey(options) as found:
         plans = {options.folder(size): found.plan(size) for size in options.sizes}
         for folder, plan in plans.items():
             _agree(folder, plan, is_alone(options.out, options.slice))
