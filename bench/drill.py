@@ -8,8 +8,8 @@ the hash of a sparse file is computed once and holds for all. The commands are t
 """
 
 import argparse
+import dataclasses
 import hashlib
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -19,42 +19,74 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 
 from loader import machine  # noqa: E402
 
 import shards  # noqa: E402
-from shards.format.columns import Shards, row_type  # noqa: E402
-from shards.format.index import NAME, Record, ShardIndex, Source, Split  # noqa: E402
+from shards.format.columns import Shard, Shards, SideTable  # noqa: E402
+from shards.format.index import NAME  # noqa: E402
 from shards.format.png import Geometry  # noqa: E402
+from shards.make.annotations import annotate  # noqa: E402
+from shards.make.catalogue import (  # noqa: E402
+    CATALOGUE,
+    pictures,
+    read_catalogue,
+    remove_catalogues,
+    write_catalogue,
+)
+from shards.make.groups import (  # noqa: E402
+    Group,
+    count_groups,
+    group_path,
+    names_of,
+    rejects_path,
+    write_group,
+)
+from shards.make.listing import Place, collect  # noqa: E402
+from shards.make.parts import FOLDER  # noqa: E402
+from shards.make.plan import Plan  # noqa: E402
 
 GEOMETRY = Geometry(64, 64, 3)
 SAMPLES = 1000  # of a shard
+LINE, SLICES = 100, 1000  # bytes of a line of the side table; elements of the preprocess
+NAMES = 10**6  # of a source that is listed
+CHECKED = 100  # shards in a slice of the check
 WORLD, BATCH = 512, 65_536
 Row = tuple[str, float, float, float | None, float]  # what; s; processor s; MiB of its own; MiB with mapped files
 
 
 def make(folder: Path, count: int) -> None:
-    """The set: sparse files, then the index as closing a set writes it."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """The set as the elements of a preprocess leave it: sparse files, a plan, a summary a group of shards."""
+    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
     size = GEOMETRY.shard_bytes(SAMPLES)
-    names = np.char.mod(b"train-%05d.tar", np.arange(count))
-    for name in names.tolist():
-        file = os.open(folder / name.decode(), os.O_CREAT | os.O_WRONLY, 0o644)
-        os.ftruncate(file, size)
-        os.close(file)
-    rows = np.zeros(count, row_type(names.dtype.itemsize))
-    rows["name"], rows["samples"], rows["bytes"] = names, SAMPLES, size
-    rows["sha256"] = np.frombuffer(hashlib.sha256(bytes(size)).digest(), np.uint8)
-    ShardIndex(
-        members="stored-png", height=64, width=64, channels=3, shards=Shards(rows, ("train",)), shard_size=SAMPLES,
-        splits={"train": Split(count * SAMPLES, count)},
-        source=Source("drill", "folder", count * SAMPLES, "0" * 64),
-        record=Record(GEOMETRY.stride, GEOMETRY.pixels, GEOMETRY.row),
-    ).write(folder)  # fmt: skip
+    if not (folder / f"train-{count - 1:05d}.tar").exists():
+        for number in range(count):
+            sparse(folder / f"train-{number:05d}.tar", size)
+    fixed = {"shard_size": SAMPLES, "size": [64, 64], "channels": 3, "json": 0, "crop": "none", "filter": "none"}
+    source = {"name": "drill", "kind": "folder", "stamp": None}
+    plan = Plan(fixed | {"pictures": count * SAMPLES}, {"train": count * SAMPLES}, [], source, SLICES, "0")
+    plan.write(folder)
+    sha256 = {bytes: hashlib.sha256(b"\0" * bytes).hexdigest() for bytes in (size,)}
+    for number in range(count_groups(plan)):
+        names = names_of(plan, number)
+        samples = len(names) * SAMPLES
+        table = SideTable(f"samples-{number:05d}.jsonl", samples * LINE, "", samples)
+        if table.bytes not in sha256:
+            sha256[table.bytes] = hashlib.sha256(b"\0" * table.bytes).hexdigest()
+        sparse(folder / table.name, table.bytes)
+        rows = Shards.of(Shard(name, "train", SAMPLES, size, sha256[size]) for name in names)
+        rejects_path(group_path(folder, number)).touch()
+        table = dataclasses.replace(table, sha256=sha256[table.bytes])
+        write_group(group_path(folder, number), Group(rows, table, {}, 0))
+
+
+def sparse(path: Path, size: int) -> None:
+    """A file of zeros that takes no room."""
+    file = os.open(path, os.O_CREAT | os.O_WRONLY, 0o644)
+    os.ftruncate(file, size)
+    os.close(file)
 
 
 @contextmanager
@@ -66,6 +98,18 @@ def timed(rows: list[Row], what: str, times: int = 1) -> Iterator[None]:
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     kib = {line.split(":")[0]: int(line.split()[1]) for line in status.splitlines() if line.endswith("kB")}
     rows.append((what, *seconds, kib["RssAnon"] / 1024, (kib["RssAnon"] + kib["RssFile"]) / 1024))
+
+
+def listing(folder: Path, rows: list[Row]) -> None:
+    """What the first slice of a preprocess does for all, and what every slice does."""
+    target, names = folder.parent / f"{CATALOGUE}drill.json", (f"{number:09d}.jpg" for number in range(NAMES))
+    with timed(rows, f"a source of {NAMES:,} names listed, once for all slices"):
+        listed = collect("folder", folder, ((name, Place()) for name in names))
+        write_catalogue(target, listed, annotate(listed, folder, None, None))
+        del listed
+    with timed(rows, f"a slice's own {SAMPLES:,} of them"):
+        pictures(target, read_catalogue(target), "train", NAMES // 2, NAMES // 2 + SAMPLES)
+    remove_catalogues(folder.parent)
 
 
 def read(folder: Path, rows: list[Row], ranks: int) -> None:
@@ -104,16 +148,15 @@ def command(rows: list[Row], *arguments: str) -> None:
 
 
 def drill(folder: Path, count: int, ranks: int) -> list[Row]:
-    """Make the set where it is not there yet; use it."""
+    """Make the set where it is not there yet; close it, use it."""
     rows: list[Row] = []
-    if not (folder / NAME).exists():
-        with timed(rows, "made: sparse files, columns, fingerprint"):
-            maker = multiprocessing.get_context("fork").Process(target=make, args=(folder, count))
-            maker.start()  # in a process of its own: its memory is no rank's
-            maker.join()
+    (folder / NAME).unlink(missing_ok=True)
+    make(folder, count)
+    command(rows, "shards", "index", str(folder))
     command(rows, "shards", "info", str(folder))
-    command(rows, "shards", "verify", str(folder), "--slice", f"7/{max(1, count // 100)}")
+    command(rows, "shards", "verify", str(folder), "--slice", f"7/{count // CHECKED}")
     read(folder, rows, ranks)
+    listing(folder, rows)
     return rows
 
 

@@ -15,14 +15,18 @@ import pytest
 from click.testing import CliRunner, Result
 from pictures import draw, encode, jpegs, reference, write_folder, write_tar, write_zip
 
+from facegan.files import json_lines
 from jobs.cli import main
 from shards.errors import ShardError
 from shards.format.columns import cut
 from shards.format.index import ShardIndex, load_index
 from shards.format.png import Geometry
+from shards.make import groups
 from shards.make.layout import parse_bytes, samples_per_shard
 from shards.make.plan import Plan
 from shards.make.writer import Options, close_set, preprocess
+from shards.read.opening import open_set
+from shards.read.verify import verify_set
 
 PARTITION = "list_eval_partition.txt"
 BOX = (14, 34, 164, 184)
@@ -475,3 +479,28 @@ def test_real_mnist_becomes_a_grey_set(real_pictures: Path, tmp_path: Path) -> N
     assert (index.channels, index.splits["train"].samples, index.attributes) == (1, 10_000, ("label",))
     rows = table(folder)
     assert (rows[0]["key"], rows[0]["attributes"]) == ("t10k-00000", [7])
+
+
+def test_side_tables_in_parts_are_written_by_the_slices_and_closing_reads_no_samples(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(archive, tmp_path / "single", sizes=((64, 64),))
+    monkeypatch.setattr(groups, "GROUP_SAMPLES", 8)  # two of the seven shards a group
+    tables = [f"samples-{number:05d}.jsonl" for number in range(4)]
+    make(archive, tmp_path / "whole")
+    out = tmp_path / "slices"
+    for part in (3, 1, 0, 2):
+        make(archive, out, slice=(part, 4))
+    assert [file.name for file in sorted((out / "64").glob("samples*"))] == tables
+    for file in out.glob("*/.parts/train-*.jsonl"):
+        file.unlink()
+    index = close_set(out)[out / "64"]
+    assert tree(out) == tree(tmp_path / "whole")
+    assert [table.name for table in index.tables] == tables
+    assert load_index(out / "64") == index
+    names = [row["source"] for part in tables for row in json_lines(out / "64" / part)]
+    assert names == [row["source"] for row in table(tmp_path / "single" / "64")]
+    assert verify_set(out / "64") == []
+    assert len(open_set(out / "64").labels("train")) == 15
+    (out / "64" / tables[1]).unlink()
+    assert [found.what for found in verify_set(out / "64")] == ["missing"]

@@ -1,8 +1,10 @@
 """Values from a JSON file as what they must be: nothing in it is trusted."""
 
 import dataclasses
+import json
 import types
 import typing
+from pathlib import Path
 from typing import Any
 
 from shards.errors import ShardError
@@ -52,3 +54,26 @@ def expect(holds: bool, where: str, expected: str, found: Any) -> None:
 def _short(value: Any, limit: int = 120) -> str:
     text = repr(value)
     return text if len(text) <= limit else text[:limit] + "..."
+
+
+def read_index(path: Path, limit: int) -> dict[str, Any]:
+    """The object in an index.json of at most `limit` bytes; ShardError where there is none."""
+    try:
+        with path.open("rb") as stream:
+            raw = stream.read(limit + 1)
+    except FileNotFoundError:
+        raise ShardError(
+            f"{path}: there is no such file. A set of shards has one when it is whole: `facegan preprocess` "
+            "writes it last, `facegan shards index` closes a set made in slices or describes foreign tars"
+        ) from None
+    except OSError as error:
+        raise ShardError(f"{path}: cannot be read: {error.strerror}") from None
+    if len(raw) > limit:
+        raise ShardError(f"{path}: larger than {limit:,} bytes, which no index of ours is")
+    try:
+        content = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise ShardError(f"{path}: not JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise ShardError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    return content

@@ -45,6 +45,13 @@ class Table:
     sha256: str
 
 
+@dataclass(frozen=True)
+class SideTable(Table):
+    """The side table of some shards that follow each other: a line of JSON for each of so many samples."""
+
+    samples: int
+
+
 def row_type(name_bytes: int) -> np.dtype[np.void]:
     """A shard's row: its name (UTF-8), the number of its split among the set's, samples, bytes, SHA-256."""
     return np.dtype(
@@ -78,6 +85,19 @@ class Shards(Sequence[Shard]):
         digests = builtins.bytes.fromhex("".join(shard.sha256 for shard in shards))
         rows["sha256"] = np.frombuffer(digests, np.uint8).reshape(-1, 32)
         return cls(rows, splits)
+
+    @classmethod
+    def joined(cls, several: "Sequence[Shards]") -> "Shards":
+        """The shards of all of them, one after the other."""
+        splits = tuple(dict.fromkeys(split for shards in several for split in shards.splits))
+        kind = row_type(max([1, *(shards.rows.dtype["name"].itemsize for shards in several)]))
+        joined = [np.zeros(0, kind)]
+        for shards in several:
+            rows = shards.rows.astype(kind)
+            if len(rows):
+                rows["split"] = np.array([splits.index(split) for split in shards.splits])[rows["split"]]
+            joined.append(rows)
+        return cls(np.concatenate(joined), splits)
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -14,9 +14,9 @@ import numpy as np
 
 from facegan.files import write_text
 from shards.errors import ShardError
-from shards.format.checking import MAX_INT, expect, parse
+from shards.format.checking import MAX_INT, expect, parse, read_index
 from shards.format.columns import NAME as COLUMNS
-from shards.format.columns import SHA256, Shard, Shards, Table, read_columns
+from shards.format.columns import SHA256, Shard, Shards, SideTable, Table, read_columns
 from shards.format.png import END, Geometry
 
 FORMAT, VERSION, NAME = "facegan-shards", 2, "index.json"
@@ -96,6 +96,7 @@ class ShardIndex:
     transform: Transform | None = None
     attributes: tuple[str, ...] = ()
     table: Table | None = None  # the side table of the samples; of anybody's WebDataset, where each member lies
+    tables: tuple[SideTable, ...] = ()  # a large set's side table, in parts
     encoding: Encoding | None = None  # of JPEG and WebP
     rejects: Rejects | None = None
     software: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -115,9 +116,9 @@ class ShardIndex:
         return Geometry(self.height, self.width, self.channels, self.record.json if self.record else 0)
 
     @property
-    def side_table(self) -> Table | None:
-        """What is known of each sample, in the order of the shards."""
-        return None if self.members == "encoded" else self.table
+    def side_tables(self) -> tuple[Table, ...]:
+        """What is known of each sample, in parts, in the order of the shards."""
+        return self.tables or ((self.table,) if self.table and self.members != "encoded" else ())
 
     @property
     def member_table(self) -> Table | None:
@@ -127,7 +128,8 @@ class ShardIndex:
     @property
     def side_files(self) -> "list[Table | Rejects]":
         """The files beside the shards, those of the index aside."""
-        return [file for file in (self.table, self.encoding and self.encoding.table, self.rejects) if file]
+        files = (self.table, *self.tables, self.encoding and self.encoding.table, self.rejects)
+        return [file for file in files if file]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -143,7 +145,8 @@ class ShardIndex:
 
     def to_json(self) -> dict[str, Any]:
         """The content of `index.json`, with the SHA-256 of its own canonical form; without the shards' columns."""
-        left_out = ("shards", "version", "encoding" if self.encoding is None else "")  # as before there was one
+        absent = [name for name in ("tables", "encoding") if not getattr(self, name)]  # as before there were any
+        left_out = ("shards", "version", *absent)
         fields = [field.name for field in dataclasses.fields(self) if field.name not in left_out]
         content = {name: _plain(getattr(self, name)) for name in fields}
         content = {"format": FORMAT, "version": self.version, **content}
@@ -163,6 +166,8 @@ class ShardIndex:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
@@ -217,7 +222,7 @@ def columns_of(summary: dict[str, Any]) -> Table | None:
 
 def read_summary(path: Path) -> dict[str, Any]:
     """The content of an `index.json`: of our format, a version we know, and undamaged; otherwise ShardError."""
-    content = _read(path)
+    content = read_index(path, MAX_INDEX_BYTES)
     found = content.get("format"), content.get("version")
     if found not in ((FORMAT, OLD), (FORMAT, VERSION)) or type(found[1]) is not int:
         raise ShardError(f"{path}: format and version are {found}, expected {(FORMAT, VERSION)}")
@@ -227,28 +232,6 @@ def read_summary(path: Path) -> dict[str, Any]:
         raise ShardError(f"{path}: {error or 'nested too deeply'}") from None
     if stated != computed:
         raise ShardError(f"{path}: the index is damaged: its SHA-256 is {computed}, it states {stated}")
-    return content
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as stream:
-            raw = stream.read(MAX_INDEX_BYTES + 1)
-    except FileNotFoundError:
-        raise ShardError(
-            f"{path}: there is no such file. A set of shards has one when it is whole: `facegan preprocess` "
-            "writes it last, `facegan shards index` closes a set made in slices or describes foreign tars"
-        ) from None
-    except OSError as error:
-        raise ShardError(f"{path}: cannot be read: {error.strerror}") from None
-    if len(raw) > MAX_INDEX_BYTES:
-        raise ShardError(f"{path}: larger than {MAX_INDEX_BYTES:,} bytes, which no index of ours is")
-    try:
-        content = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise ShardError(f"{path}: not JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise ShardError(f"{path}: expected a JSON object, found {type(content).__name__}")
     return content
 
 
@@ -295,6 +278,10 @@ def _check_counts(index: ShardIndex) -> None:
     counted = index.shards.counts()
     unknown = sorted(set(counted) - set(index.splits))
     expect(not unknown, "split", f"one of {sorted(index.splits)}", unknown)
+    if index.tables:
+        expect(index.table is None, "table", "none beside its parts", index.table)
+        lines, samples = sum(table.samples for table in index.tables), int(rows["samples"].sum())
+        expect(lines == samples, "tables", f"{samples} samples in all", lines)
     for name, split in index.splits.items():
         found, expected = (split.samples, split.shards), counted.get(name, (0, 0))
         expect(found == expected, f"splits.{name}", f"{expected} samples and shards", found)

@@ -1,25 +1,24 @@
-"""Closing a set: when every shard is there, the side table, the rejects and, last, the index."""
+"""Closing a set: when every shard is there, the rejects and, last, the index. Nothing is read a sample."""
 
-import hashlib
 import shutil
 from collections import Counter
-from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
-from facegan.files import remove_stale, sha256_file, whole_file
+from facegan.files import remove_stale_of, sha256_file, whole_file
 from shards.errors import ShardError
-from shards.format.columns import Shard, Shards, Table
+from shards.format.columns import Shards, SideTable, Table
 from shards.format.index import NAME, Encoding, Record, Rejects, ShardIndex, Source, Split, Transform, load_index
 from shards.format.members import NAME as MEMBERS
 from shards.format.members import Form, join_members
 from shards.format.transform import SMALLER
 from shards.make.catalogue import remove_catalogues
 from shards.make.claims import forget, refuse_live
-from shards.make.parts import CONTENT_MODULUS, FOLDER, Part, members_path, read_part, reject_lines, sample_lines
+from shards.make.groups import Group, count_groups, group_of, names_of, rejects_of, size_of
+from shards.make.parts import CONTENT_MODULUS, FOLDER, members_path, read_part
 from shards.make.plan import MAX_REJECTS, PLAN, Plan, read_plan
 
-TABLE, REJECTS = "samples.jsonl", "rejects.jsonl"
+REJECTS = "rejects.jsonl"
 
 
 def sets_begun(out: Path) -> list[Path]:
@@ -47,11 +46,9 @@ def close_folder(folder: Path) -> ShardIndex:
     """Close the set of one size; its index, the old one where it is closed and whole already."""
     finished, plan = whole_index(folder), read_plan(folder)
     if finished is None and plan is not None:
-        _refuse_missing(folder, plan)
-        parts = [part for name, _, _ in plan.shards if (part := read_part(folder, name)) is not None]
-        _refuse_lost(folder, plan, parts)
-        _refuse_rejects(folder, plan, parts)
-        finished = _index(folder, plan, parts)
+        groups = _groups(folder, plan)
+        _refuse_rejects(folder, plan, groups)
+        finished = _index(folder, plan, groups)
         finished.write(folder)
     shutil.rmtree(folder / FOLDER, ignore_errors=True)
     if finished is None:
@@ -64,23 +61,19 @@ def whole_index(folder: Path) -> ShardIndex | None:
     if not (folder / NAME).exists():
         return None
     index = load_index(folder)
-    whole = all(_size(folder / shard.name) == shard.bytes for shard in index.shards)
+    whole = all(size_of(folder / shard.name) == shard.bytes for shard in index.shards)
     return index if whole else None
 
 
-def _size(file: Path) -> int | None:
-    return file.stat().st_size if file.exists() else None
-
-
-def missing_shards(folder: Path, plan: Plan) -> list[str]:
-    """Shards that are not written yet; none where the set is closed."""
-    if whole_index(folder) is not None:
-        return []
-    return [name for name, _, _ in plan.shards if read_part(folder, name) is None]
-
-
-def _refuse_missing(folder: Path, plan: Plan) -> None:
-    missing = missing_shards(folder, plan)
+def _groups(folder: Path, plan: Plan) -> list[Group]:
+    """All groups of the set; ShardError where shards are missing, or a picture is neither a sample nor a reject."""
+    groups = [group_of(folder, plan, number) for number in range(count_groups(plan))]
+    missing = [
+        name
+        for number, group in enumerate(groups)
+        for name in (names_of(plan, number) if group is None else ())
+        if read_part(folder, name) is None
+    ]
     if missing:
         slices = sorted({plan.slice_of(name) for name in missing})
         named = ", ".join(f"--slice {i}/{plan.slices}" for i in slices)
@@ -89,32 +82,31 @@ def _refuse_missing(folder: Path, plan: Plan) -> None:
             f"{folder}: {len(missing)} of {len(plan)} shards are missing ({shown}): "
             f"run `facegan preprocess` again with {named}, then close the set"
         )
+    found = [group for group in groups if group is not None]
+    pictures = sum(group.table.samples + sum(group.by_reason.values()) for group in found)
+    if len(found) < len(groups) or pictures != plan.fixed["pictures"]:
+        listed = f"{plan.fixed['pictures']:,}"
+        raise ShardError(f"{folder}: {pictures:,} pictures in the records of {listed}: remove {folder}, run again")
+    return found
 
 
-def _refuse_lost(folder: Path, plan: Plan, parts: list[Part]) -> None:
-    """Every picture of the listing is a sample or a reject."""
-    found, pictures = sum(part.samples + part.rejects for part in parts), plan.fixed["pictures"]
-    if found != pictures:
-        raise ShardError(f"{folder}: {found:,} pictures in the records of {pictures:,}: remove {folder}, run again")
-
-
-def _refuse_rejects(folder: Path, plan: Plan, parts: list[Part]) -> None:
-    rejects, pictures = sum(part.rejects for part in parts), plan.fixed["pictures"]
+def _refuse_rejects(folder: Path, plan: Plan, groups: list[Group]) -> None:
+    reasons, pictures = _by_reason(groups), plan.fixed["pictures"]
+    rejects = sum(reasons.values())
     limit = MAX_REJECTS.fullmatch(plan.max_rejects)
     if limit is None:
         raise ShardError(f"{folder / PLAN}: max_rejects is {plan.max_rejects!r}: run `facegan preprocess` again")
     allowed = int(limit["count"]) if limit["count"] else float(limit["percent"]) / 100 * pictures
     if rejects > allowed or rejects == pictures:
-        _write_lines(folder, REJECTS, reject_lines, parts)
-        reasons = ", ".join(f"{reason} {count}" for reason, count in _by_reason(parts).items())
+        _write_rejects(folder, groups)
+        named = ", ".join(f"{reason} {count}" for reason, count in reasons.items())
         raise ShardError(
-            f"{folder}: {rejects:,} of {pictures:,} pictures were rejected ({reasons}), allowed are "
-            f"{plan.max_rejects}. Each is named in {folder / REJECTS}. {_advice(folder, parts, plan)}"
+            f"{folder}: {rejects:,} of {pictures:,} pictures were rejected ({named}), allowed are "
+            f"{plan.max_rejects}. Each is named in {folder / REJECTS}. {_advice(folder, reasons, plan)}"
         )
 
 
-def _advice(folder: Path, parts: list[Part], plan: Plan) -> str:
-    reasons = _by_reason(parts)
+def _advice(folder: Path, reasons: dict[str, int], plan: Plan) -> str:
     if max(reasons, key=lambda reason: reasons[reason]) != SMALLER:
         return "Mend the source and start with a new OUT, or run the same command again with a higher --max-rejects"
     first = f"remove what was made of the larger ones (rm -r {folder}), then " if any(folder.glob("*.tar")) else ""
@@ -124,73 +116,58 @@ def _advice(folder: Path, parts: list[Part], plan: Plan) -> str:
     )
 
 
-def _index(folder: Path, plan: Plan, parts: list[Part]) -> ShardIndex:
-    """Write side table and rejects; the index of the whole set."""
-    kept = [part for part in parts if part.samples]
-    shards = tuple(Shard(part.name, part.split, part.samples, part.bytes, part.sha256) for part in kept)
-    table = Table(TABLE, *_write_lines(folder, TABLE, sample_lines, kept))
-    _, rejects_sha256 = _write_lines(folder, REJECTS, reject_lines, parts)
+def _index(folder: Path, plan: Plan, groups: list[Group]) -> ShardIndex:
+    """Write the rejects; the index of the whole set."""
+    shards = Shards.joined([group.shards for group in groups])
+    tables = tuple(group.table for group in groups)
+    remove_stale_of(folder, [REJECTS, *(table.name for table in tables)])
     geometry = plan.geometry
-    content = sum(int(part.content, 16) for part in parts) % CONTENT_MODULUS
+    content = sum(group.content for group in groups) % CONTENT_MODULUS
     form = plan.form
     return ShardIndex(
         members="stored-png" if form.is_stored else form.members,
         height=geometry.height,
         width=geometry.width,
         channels=geometry.channels,
-        splits=_splits(shards),
-        shards=Shards.of(shards),
+        splits={split: Split(*counts) for split, counts in shards.counts().items()},
+        shards=shards,
         source=Source(plan.source["name"], plan.source["kind"], plan.fixed["pictures"], f"{content:064x}"),
         shard_size=plan.fixed["shard_size"],
         record=Record(geometry.stride, geometry.pixels, geometry.row, geometry.json) if form.is_stored else None,
         transform=Transform(plan.fixed["crop"], plan.fixed["filter"]),
         attributes=tuple(plan.attributes),
-        table=table,
-        encoding=_encoding(folder, form, kept),
-        rejects=Rejects(REJECTS, sum(part.rejects for part in parts), _by_reason(parts), rejects_sha256),
+        table=_table(tables[0]) if len(tables) == 1 else None,
+        tables=tables if len(tables) > 1 else (),
+        encoding=_encoding(folder, form, shards),
+        rejects=_write_rejects(folder, groups),
         software={name: _version(name) for name in ("facegan", "torch", "pillow", "simplejpeg")} | form.codec(),
     )
 
 
-def _encoding(folder: Path, form: Form, kept: list[Part]) -> Encoding | None:
+def _encoding(folder: Path, form: Form, shards: Shards) -> Encoding | None:
     """Write the table of encoded members; None where they are stored."""
     if form.quality is None:
         return None
     with whole_file(folder / MEMBERS) as path:
-        join_members(path, [(members_path(folder, part.name), part.samples) for part in kept])
+        join_members(path, [(members_path(folder, shard.name), shard.samples) for shard in shards])
     table = Table(MEMBERS, (folder / MEMBERS).stat().st_size, sha256_file(folder / MEMBERS))
     return Encoding(form.quality, table)
 
 
-def _splits(shards: tuple[Shard, ...]) -> dict[str, Split]:
-    samples: Counter[str] = Counter()
-    files: Counter[str] = Counter()
-    for shard in shards:
-        samples[shard.split] += shard.samples
-        files[shard.split] += 1
-    return {split: Split(samples[split], files[split]) for split in samples}
+def _table(only: SideTable) -> Table:
+    return Table(only.name, only.bytes, only.sha256)
 
 
-def _by_reason(parts: list[Part]) -> dict[str, int]:
-    total: Counter[str] = Counter()
-    for part in parts:
-        total.update(part.by_reason)
-    return dict(sorted(total.items()))
+def _by_reason(groups: list[Group]) -> dict[str, int]:
+    return dict(sorted(sum((Counter(group.by_reason) for group in groups), Counter[str]()).items()))
 
 
-def _write_lines(
-    folder: Path, name: str, lines: Callable[[Path, Part], list[bytes]], parts: list[Part]
-) -> tuple[int, str]:
-    """Write a file of what `lines` finds in each part; returns its length in bytes and its SHA-256."""
-    digest, size = hashlib.sha256(), 0
-    remove_stale(folder / name)
-    with whole_file(folder / name) as path, path.open("wb") as stream:
-        for part in parts:
-            data = b"".join(lines(folder, part))
-            stream.write(data)
-            digest.update(data)
-            size += len(data)
-    return size, digest.hexdigest()
+def _write_rejects(folder: Path, groups: list[Group]) -> Rejects:
+    with whole_file(folder / REJECTS) as path, path.open("wb") as stream:
+        for number in range(len(groups)):
+            stream.write(rejects_of(folder, number))
+    reasons = _by_reason(groups)
+    return Rejects(REJECTS, sum(reasons.values()), reasons, sha256_file(folder / REJECTS))
 
 
 def _out_of(folder: Path) -> Path:

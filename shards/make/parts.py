@@ -82,18 +82,9 @@ def read_part(folder: Path, shard: str) -> Part | None:
     return part if present == (part.bytes if part.samples else None) else None
 
 
-def sample_lines(folder: Path, part: Part) -> list[bytes]:
-    """A shard's lines of the side table."""
-    return _lines(folder, part)[: part.samples]
-
-
-def reject_lines(folder: Path, part: Part) -> list[bytes]:
-    """A line for each picture of a shard that was rejected."""
-    return _lines(folder, part)[part.samples :]
-
-
-def _lines(folder: Path, part: Part) -> list[bytes]:
+def read_lines(folder: Path, part: Part) -> tuple[bytes, bytes]:
+    """A shard's lines of the side table, and a line for each of its pictures that was rejected."""
     lines = part_path(folder, part.name).read_bytes().splitlines(keepends=True)[1:]
     if len(lines) != part.samples + part.rejects:
         raise ShardError(f"{part_path(folder, part.name)}: damaged: remove it, then run again")
-    return lines
+    return b"".join(lines[: part.samples]), b"".join(lines[part.samples :])

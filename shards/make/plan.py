@@ -119,13 +119,12 @@ class Plan:
     @property
     def shards(self) -> Iterator[tuple[str, str, int]]:
         """Name, split and number within the split of every shard, in the set's order."""
-        return self.slice_shards(0, 1)
+        return self.shards_between(0, len(self))
 
-    def slice_shards(self, index: int, slices: int) -> Iterator[tuple[str, str, int]]:
-        """The shards of slice `index` of `slices`; nothing is done for the others."""
-        span = cut(len(self), index, slices)
+    def shards_between(self, start: int, stop: int) -> Iterator[tuple[str, str, int]]:
+        """Those from place `start` to before `stop`; nothing is done for the others."""
         for split, first in self._firsts.items():
-            for place in range(max(span.start, first), min(span.stop, first + self._by_split[split])):
+            for place in range(max(start, first), min(stop, first + self._by_split[split])):
                 yield f"{split}-{place - first:05d}.tar", split, place - first
 
     def __len__(self) -> int:
@@ -216,7 +215,9 @@ class Survey:
     def todo(self, plans: dict[Path, Plan]) -> list[Todo]:
         """The shards of this run's slice that are not finished yet at every size."""
         found, size, counts = [], self.shard_size, self.catalogue.counts
-        for name, split, number in next(iter(plans.values())).slice_shards(*self.options.slice):
+        plan = next(iter(plans.values()))
+        span = cut(len(plan), *self.options.slice)
+        for name, split, number in plan.shards_between(span.start, span.stop):
             folders = [folder for folder in plans if read_part(folder, name) is None]
             if folders:
                 found.append(Todo(name, split, number * size, min((number + 1) * size, counts[split]), folders))

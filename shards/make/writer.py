@@ -11,6 +11,7 @@ from shards.errors import ShardError
 from shards.format.index import NAME, ShardIndex
 from shards.make.claims import claimed, forget, is_alone
 from shards.make.closing import close_folder, close_set, remove_made_once, whole_index
+from shards.make.groups import finish_groups
 from shards.make.parts import FOLDER as PARTS
 from shards.make.plan import Options, Plan, Survey, asked, read_plan, stamp, survey
 from shards.make.pool import run_all, start_server
@@ -68,6 +69,8 @@ def _write(found: Survey, plans: dict[Path, Plan], progress: Progress) -> None:
         remove_stale_of(folder / PARTS, {Path(name).with_suffix(end).name for name in names for end in endings})
     tasks = found.tasks(todo, plans)
     run_all(tasks, found.options.workers, lambda read, rejected: progress(read, rejected, total))
+    for folder, plan in plans.items():
+        finish_groups(folder, plan, *found.options.slice)
 
 
 def _outcome(options: Options, found: Survey, plans: dict[Path, Plan]) -> Outcome:

@@ -64,15 +64,14 @@ class Labels:
 
 def read_labels(index: ShardIndex, folder: Path, files: Files, split: str) -> Labels:
     """The labels of a split, from the side table; ShardError where the set has none or the table is damaged."""
-    table = index.side_table
-    if table is None:
+    if not index.side_tables:
         raise ShardError(
             f"{folder}: the set has no side table, so nothing is known of its samples but their pixels"
         )
-    rows = list(_rows(files.hold(table), split))
+    rows = [row for table in index.side_tables for row in _rows(files.hold(table), split)]
     samples = index.splits[split].samples
     if len(rows) != samples:
-        raise ShardError(f"{folder / table.name}: {len(rows):,} rows of split {split}, expected {samples:,}")
+        raise ShardError(f"{folder}: {len(rows):,} rows of split {split} in the side table, expected {samples:,}")
     unknown = [UNKNOWN] * len(index.attributes)
     values = np.array([row["attributes"] or unknown for row in rows], np.int16).reshape(samples, -1)
     codes: dict[Any, int] = {None: -1}

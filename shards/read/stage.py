@@ -57,7 +57,8 @@ class Stage:
         self.source, self.folder, self.locks, self.limit, self.progress = source, folder, locks, limit, progress
         self.sizes: dict[str, int] = dict(zip(index.shards.names, index.shards.bytes.tolist(), strict=True))
         self.partial = limit is not None and limit < sum(self.sizes.values())
-        names = [*self.sizes, *(table.name for table in (index.side_table, index.member_table) if table)]
+        tables = [*index.side_tables, *([index.member_table] if index.member_table else [])]
+        names = [*self.sizes, *(table.name for table in tables)]
         self._numbers = {name: FIRST_FILE + 2 * place for place, name in enumerate(names)}  # held shared; fetched
         self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)  # of this process's threads
         self._counting = threading.Lock()

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from facegan.cores import usual_threads
 from facegan.files import sha256_file
 from shards.errors import ShardError
-from shards.format.columns import Shard, cut
+from shards.format.columns import Shard, SideTable, Table, cut
 from shards.format.index import NAME, ShardIndex, load_index
 from shards.format.mapping import Bytes, map_file
 from shards.format.members import checked_members
@@ -179,18 +180,24 @@ def key_of(record: Bytes) -> str:
 
 def _table_rows(folder: Path, index: ShardIndex, number: int) -> Rows | None:
     """The side table's rows of one shard; None where there is no table, or it is damaged itself."""
-    table = index.side_table
-    if table is None or not (folder / table.name).exists() or sha256_file(folder / table.name) != table.sha256:
+    first, count = int(index.shards.samples[:number].sum()), index.shards[number].samples
+    for table in index.side_tables:
+        samples = table.samples if isinstance(table, SideTable) else first + count
+        if first < samples:
+            return _lines_of(folder / table.name, table, index.attributes, first, count)
+        first -= samples
+    return None
+
+
+def _lines_of(path: Path, table: Table, names: tuple[str, ...], first: int, count: int) -> Rows | None:
+    if not path.exists() or sha256_file(path) != table.sha256:
         return None
-    first = sum(shard.samples for shard in index.shards[:number])
-    with (folder / table.name).open("rb") as lines:
-        rows = [json.loads(line) for place, line in enumerate(lines) if place >= first][
-            : index.shards[number].samples
-        ]
+    with path.open("rb") as lines:
+        rows = [json.loads(line) for line in islice(lines, first, first + count)]
     for row in rows:
         if isinstance(row.get("attributes"), list):  # a sample's own member has them by name
-            row["attributes"] = dict(zip(index.attributes, row["attributes"], strict=False))
-    return rows if len(rows) == index.shards[number].samples else None
+            row["attributes"] = dict(zip(names, row["attributes"], strict=False))
+    return rows if len(rows) == count else None
 
 
 def _in_encoded(path: Path, index: ShardIndex, number: int) -> Iterator[Damage]:

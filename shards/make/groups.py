@@ -1,0 +1,136 @@
+"""Shards by groups: the side table and the summary of each are written once, by the slice that finishes it.
+
+Groups are the same whatever the slices, so a set's files are too; and closing reads a summary a group, no samples.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from facegan.files import whole_file, write_text
+from shards.errors import ShardError
+from shards.format.columns import Shard, Shards, SideTable, cut
+from shards.make.parts import CONTENT_MODULUS, FOLDER, Part, read_lines, read_part
+from shards.make.plan import Plan
+
+GROUP_SAMPLES = 1 << 20  # of a group, about: a smaller set has one, and one side table
+
+
+@dataclass(frozen=True)
+class Group:
+    """What is known of a group whose shards are all written; `shards` are those with samples."""
+
+    shards: Shards
+    table: SideTable
+    by_reason: dict[str, int]  # pictures that could not be used
+    content: int  # the sum of `content_of` its pictures
+
+
+def shards_a_group(plan: Plan) -> int:
+    """How many shards, in the set's order, make a group."""
+    return max(1, GROUP_SAMPLES // int(plan.fixed["shard_size"]))
+
+
+def count_groups(plan: Plan) -> int:
+    """How many groups the set has."""
+    return -(-len(plan) // shards_a_group(plan))
+
+
+def names_of(plan: Plan, number: int) -> list[str]:
+    """The shards of a group."""
+    size = shards_a_group(plan)
+    return [name for name, _, _ in plan.shards_between(number * size, (number + 1) * size)]
+
+
+def finish_groups(folder: Path, plan: Plan, index: int, slices: int) -> None:
+    """Write table and summary of the groups that this slice has shards in, where all others are written too."""
+    span, size = cut(len(plan), index, slices), shards_a_group(plan)
+    for number in range(span.start // size, -(-span.stop // size)):
+        group_of(folder, plan, number)
+
+
+def group_of(folder: Path, plan: Plan, number: int) -> Group | None:
+    """A group, written now where it was not yet; None where shards of it are missing."""
+    path = group_path(folder, number)
+    try:
+        group: Group | None = _read(path)
+    except FileNotFoundError:
+        parts = [read_part(folder, name) for name in names_of(plan, number)]
+        group = _write(path, plan, number, [part for part in parts if part]) if all(parts) else None
+    if group is None or any(size_of(folder / shard.name) != shard.bytes for shard in group.shards):
+        return None
+    return group
+
+
+def rejects_of(folder: Path, number: int) -> bytes:
+    """A line of JSON for each picture of a group that could not be used."""
+    return rejects_path(group_path(folder, number)).read_bytes()
+
+
+def group_path(folder: Path, number: int) -> Path:
+    """Where the summary of a group lies until the set is closed."""
+    return folder / FOLDER / f"group-{number:05d}.json"
+
+
+def rejects_path(path: Path) -> Path:
+    """Where its rejects lie, beside the summary."""
+    return path.with_suffix(".rejects")
+
+
+def _write(path: Path, plan: Plan, number: int, parts: list[Part]) -> Group:
+    """Two slices that end together may both do this: they write the same bytes."""
+    folder, single = path.parent.parent, count_groups(plan) == 1
+    table = folder / ("samples.jsonl" if single else f"samples-{number:05d}.jsonl")
+    digest, size = hashlib.sha256(), 0
+    with (
+        whole_file(table) as samples,
+        whole_file(rejects_path(path)) as rejects,
+        samples.open("wb") as kept,
+        rejects.open("wb") as others,
+    ):
+        for part in parts:
+            mine, left_out = read_lines(folder, part)
+            size += kept.write(mine)
+            digest.update(mine)
+            others.write(left_out)
+    kept_parts = [part for part in parts if part.samples]
+    group = Group(
+        Shards.of(Shard(part.name, part.split, part.samples, part.bytes, part.sha256) for part in kept_parts),
+        SideTable(table.name, size, digest.hexdigest(), sum(part.samples for part in parts)),
+        dict(sorted(sum((Counter(part.by_reason) for part in parts), Counter[str]()).items())),
+        sum(int(part.content, 16) for part in parts) % CONTENT_MODULUS,
+    )
+    write_group(path, group)
+    return group
+
+
+def write_group(path: Path, group: Group) -> None:
+    """Write the summary of a group, whose tables are there."""
+    rows = [list(asdict(shard).values()) for shard in group.shards]
+    table_row, content = asdict(group.table), hex(group.content)
+    known = {"shards": rows, "table": table_row, "by_reason": group.by_reason, "content": content}
+    write_text(path, json.dumps(known) + "\n")
+
+
+def _read(path: Path) -> Group:
+    text = path.read_text(encoding="utf-8")
+    try:
+        known = json.loads(text)
+        return Group(
+            Shards.of(Shard(*row) for row in known["shards"]),
+            SideTable(**known["table"]),
+            known["by_reason"],
+            int(known["content"], 16),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ShardError(f"{path}: damaged ({error}): remove it, then run again") from None
+
+
+def size_of(file: Path) -> int | None:
+    """The bytes of a file; None where there is none."""
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return None
