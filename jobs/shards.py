@@ -40,20 +40,28 @@ def command() -> None:
     metavar="DIR",
     help="Put the index of foreign tars there, with links to them, where DIR of the tars cannot be written.",
 )
+@click.option(
+    "--slice",
+    "part",
+    metavar="I/N",
+    type=SliceType(),
+    default="0/1",
+    help="Read part I of N of foreign tars, from 0.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def index(
-    folder: Path, size: int | None, crop: str | None, channels: str, place: Path | None, as_json: bool
-) -> None:
+def index(folder: Path, place: Path | None, part: tuple[int, int], as_json: bool, **how: Any) -> None:
     """Write the index of a set, which makes it one.
 
     DIR is the OUT of `facegan preprocess --slice`: every size of the set is closed, unless a slice is missing.
     Or it holds anybody's WebDataset tars: each picture is decoded once, and what cannot be used is listed
     in rejects.jsonl. A word in a tar's name says its split: set-val-000.tar is val; without one it is train.
+    With --slice several jobs read the tars; the same command without it then ends the work. Killed, it goes on.
 
     \b
     Examples:
       facegan shards index data/celeba
       facegan shards index /scratch/ffhq-tars --size 128
+      facegan shards index /scratch/ffhq-tars --size 128 --slice 3/100   # one of 100 jobs of a Slurm array
       facegan shards index /shared/read-only/tars --index data/tars    # then: --data data/tars
     """
     from shards.make.closing import close_set, sets_begun
@@ -61,7 +69,11 @@ def index(
     if place is None and sets_begun(folder):
         closed = close_set(folder)
     else:
-        closed = {place or folder: _index_foreign(folder, size, crop, int(channels), place)}
+        found = _index_foreign(folder, place, part, **how)
+        if found is None:
+            click.echo(f"Slice {part[0]}/{part[1]} is read. When all are, the same command without --slice")
+            return
+        closed = {place or folder: found}
     if as_json:
         click.echo(json.dumps({str(where): _summary(each) for where, each in closed.items()}))
         return
@@ -74,15 +86,19 @@ def index(
 
 
 def _index_foreign(
-    folder: Path, size: int | None, crop: str | None, channels: int, place: Path | None
-) -> "ShardIndex":
-    from shards.make.foreign import index_tars, known_index
+    folder: Path, place: Path | None, part: tuple[int, int], size: int | None, crop: str | None, channels: str
+) -> "ShardIndex | None":
+    from shards.make.foreign import index_tars, known_index, read_tars
 
     known = known_index(folder, place)
     if known is not None:
         return known
     with Progress(None, "pictures", label="index") as progress:
-        return index_tars(folder, size, crop, channels, progress.update, place)
+        how = size, crop, int(channels), progress.update, place
+        if part[1] == 1:
+            return index_tars(folder, *how)
+        read_tars(folder, *how, part)
+        return None
 
 
 @command.command()

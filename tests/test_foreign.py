@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -15,8 +17,10 @@ from shard_sets import encode, pictures, write_tar
 import shards
 from jobs.shards import command
 from shards.errors import ShardError
-from shards.format.index import load_index
+from shards.format.index import Transform, load_index
 from shards.format.tar import members
+from shards.format.transform import FILTER
+from shards.make import foreign
 from shards.make.foreign import index_tars, known_index
 from shards.read.verify import verify_set
 
@@ -229,3 +233,29 @@ def test_a_picture_rotated_by_its_exif_tag_is_delivered_upright(tmp_path: Path) 
     write_tar(tmp_path / "a.tar", [("a.jpg", stream.getvalue())])
     index_tars(tmp_path)
     assert shards.open_set(tmp_path).split("train").gather(np.array([0])).shape == (1, 16, 8, 3)
+
+
+def test_slices_read_the_tars_and_what_was_read_is_not_read_again(
+    tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tar(tars / "other-000.tar", [("a.jpg", encode(pictures(1, 24, 24)[0], "PNG")), ("bad.jpg", b"nothing")])
+    for copy in ("whole", "sliced"):
+        (tmp_path / copy).mkdir()
+        for tar in tars.glob("*.tar"):
+            shutil.copy2(tar, tmp_path / copy)
+    whole, sliced = index_tars(tmp_path / "whole"), tmp_path / "sliced"
+    read: list[Path] = []
+    before = foreign.sha256_file
+    monkeypatch.setattr(foreign, "sha256_file", lambda path: read.append(path) or before(path))
+    for part in ("1/2", "0/2"):
+        result = CliRunner().invoke(command, ["index", str(sliced), "--slice", part])
+        assert (result.exit_code, f"Slice {part} is read" in result.output) == (0, True)
+    assert sorted(path.name for path in read) == ["other-000.tar", "train-000.tar", "val-001.tar"]
+    os.utime(sliced / "val-001.tar", (1, 1))  # as where it was exchanged for another
+    index = index_tars(sliced)
+    assert [path.name for path in read[3:] if path.suffix == ".tar"] == ["val-001.tar"]
+    assert (index.shards, index.table, index.rejects) == (whole.shards, whole.table, whole.rejects)
+    assert not (sliced / ".index").exists()
+    assert index_tars(sliced, size=24).transform == Transform(
+        "square", FILTER
+    )  # other options: nothing of the old records is taken

@@ -1,31 +1,36 @@
-"""Indexes anybody's WebDataset tars once, so that their samples can be read by number."""
+"""Indexes anybody's WebDataset tars once, so that their samples can be read by number.
+
+A record of each tar is kept until the set is whole, so the work can be cut into slices, and goes on where it ended.
+"""
 
 import hashlib
 import json
 import re
+import shutil
 import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
 
 from facegan.cores import usual_threads
-from facegan.files import sha256_file, whole_file, write_text
+from facegan.files import read_object, sha256_file, whole_file, write_json, write_text
 from shards.errors import ShardError
-from shards.format.columns import Shard, Shards, Table
+from shards.format.columns import Shard, Shards, Table, cut
 from shards.format.index import NAME, Rejects, ShardIndex, Source, Split, Transform, load_index
 from shards.format.mapping import Bytes, map_file
-from shards.format.members import MAX_KEY_BYTES, Row, write_members
+from shards.format.members import MAX_KEY_BYTES, Row, join_members, write_members
 from shards.format.members import NAME as MEMBERS
 from shards.format.tar import Member, members
 from shards.format.transform import EXTENSIONS, FILTER, MAX_PICTURE_BYTES, PictureError, decode, parse_crop
 from shards.read.encoded import SQUARE, fit
 
 REJECTS = "rejects.jsonl"
+RECORDS = ".index"  # beside the tars until all are read
 NAME_AND_EXTENSION = re.compile(r"((?:.*/|)[^./][^./]*)[.]([^/]*)", re.DOTALL)  # webdataset's rule
 SPLITS = dict.fromkeys(("train", "training"), "train") | dict.fromkeys(("val", "valid", "validation"), "val")
 SPLITS |= dict.fromkeys(("test", "testing"), "test")
@@ -34,10 +39,10 @@ Progress = Callable[[int], None]
 
 @dataclass
 class Scan:
-    """What a pass over one tar found."""
+    """What a pass over one tar found; `rows` is the file of its rows of the member table."""
 
     shard: Shard
-    rows: list[Row] = field(default_factory=list)
+    rows: Path
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # height, width
     rejects: list[dict[str, str]] = field(default_factory=list)
 
@@ -62,21 +67,34 @@ def index_tars(
     (train, val or test; without one it is train). Raises ShardError where a tar is damaged (a damaged header would
     hide samples), where sizes differ, where nothing is left, or where the index could not be written.
     """
+    scans, place = read_tars(folder, size, crop, channels, progress, place), place or folder
+    _refuse_empty(scans, folder)
+    height, width = (size, size) if size else _one_size(scans, folder)
+    index = _index(scans, folder, place, (height, width, channels), _transform(size, crop))
+    if place != folder:
+        _link(_tars(folder), place)
+    index.write(place)
+    shutil.rmtree(place / RECORDS, ignore_errors=True)
+    return index
+
+
+def read_tars(
+    folder: Path,
+    size: int | None = None,
+    crop: str | None = None,
+    channels: int = 3,
+    progress: Progress = lambda count: None,
+    place: Path | None = None,
+    part: tuple[int, int] = (0, 1),
+) -> list[Scan]:
+    """Read part (i, n), from 0, of the tars of a folder; see `index_tars`. What was read so before is not again."""
     paths, place = _tars(folder), place or folder
     if not paths:
         raise ShardError(f"{folder}: no *.tar in it to index")
     _refuse_read_only(place)
-    transform = _transform(size, crop)
-    scan = partial(_scan, transform=transform, side=size, channels=channels, progress=progress)
+    scan = partial(_scanned, place / RECORDS, _transform(size, crop), size, channels, progress)
     with ThreadPoolExecutor(usual_threads(), thread_name_prefix="index") as pool:
-        scans = list(pool.map(scan, paths))
-    _refuse_empty(scans, folder)
-    height, width = (size, size) if size else _one_size(scans, folder)
-    index = _index(scans, folder, place, (height, width, channels), transform)
-    if place != folder:
-        _link(paths, place)
-    index.write(place)
-    return index
+        return list(pool.map(scan, paths[cut(len(paths), *part)]))
 
 
 def known_index(folder: Path, place: Path | None = None) -> ShardIndex | None:
@@ -137,9 +155,31 @@ def _index(
     )
 
 
-def _scan(path: Path, transform: Transform, side: int | None, channels: int, progress: Progress) -> Scan:
-    scan = Scan(Shard(path.name, _split(path.name), 0, path.stat().st_size, ""))
-    data = map_file(path)
+def _scanned(
+    records: Path, transform: Transform, side: int | None, channels: int, progress: Progress, path: Path
+) -> Scan:
+    """What a tar holds: from its record, where it was read before and has not changed, else by reading it."""
+    record, facts = records / f"{path.name}.json", path.stat()
+    told = [facts.st_size, facts.st_mtime_ns, side, transform.crop, channels]
+    known = read_object(record)
+    rows = records / f"{path.name}.rows"
+    if known.get("told") == told and rows.exists():
+        sizes = Counter({(height, width): count for height, width, count in known["sizes"]})
+        return Scan(Shard(**known["shard"]), rows, sizes, known["rejects"])
+    scan, members = _scan(path, rows, transform, side, channels, progress)
+    with whole_file(rows) as part:
+        write_members(part, members)
+    sizes_seen = [[*size, count] for size, count in scan.sizes.items()]
+    about = {"shard": asdict(scan.shard), "sizes": sizes_seen, "rejects": scan.rejects}
+    write_json(record, {"told": told, **about})
+    return scan
+
+
+def _scan(
+    path: Path, rows: Path, transform: Transform, side: int | None, channels: int, progress: Progress
+) -> tuple[Scan, list[Row]]:
+    shard, members_found = Shard(path.name, _split(path.name), 0, path.stat().st_size, ""), list[Row]()
+    scan, data = Scan(shard, rows), map_file(path)
     for key, group in _samples(members(path)):
         try:
             row, image = _read(data, key, group, channels)
@@ -148,11 +188,11 @@ def _scan(path: Path, transform: Transform, side: int | None, channels: int, pro
         except PictureError as error:
             scan.rejects.append({"shard": path.name, "key": key, "reason": error.reason, "detail": error.detail})
             continue
-        scan.rows.append(row)
+        members_found.append(row)
         scan.sizes[image.shape[0], image.shape[1]] += 1
         progress(1)
-    scan.shard = Shard(path.name, scan.shard.split, len(scan.rows), scan.shard.bytes, sha256_file(path))
-    return scan
+    scan.shard = replace(shard, samples=len(members_found), sha256=sha256_file(path))
+    return scan, members_found
 
 
 def _samples(entries: Iterator[Member]) -> Iterator[tuple[str, list[tuple[str, Member]]]]:
@@ -194,7 +234,7 @@ def _transform(size: int | None, crop: str | None) -> Transform:
 
 
 def _refuse_empty(scans: list[Scan], folder: Path) -> None:
-    if not any(scan.rows for scan in scans):
+    if not any(scan.shard.samples for scan in scans):
         rejects = [f"{each['key']}: {each['reason']} ({each['detail']})" for scan in scans for each in scan.rejects]
         raise ShardError(
             f"{folder}: not one usable picture in {len(scans)} tars; first {rejects[:1] or 'no sample'}"
@@ -222,14 +262,14 @@ def _splits(scans: list[Scan]) -> dict[str, Split]:
 
 def _source(scans: list[Scan], folder: Path) -> Source:
     digest = hashlib.sha256("".join(scan.shard.sha256 for scan in scans).encode()).hexdigest()
-    listed = sum(len(scan.rows) + len(scan.rejects) for scan in scans)
+    listed = sum(scan.shard.samples + len(scan.rejects) for scan in scans)
     return Source(folder.resolve().name, "webdataset", listed, digest)
 
 
 def _write_table(scans: list[Scan], folder: Path) -> Table:
-    with whole_file(folder / MEMBERS) as part:
-        write_members(part, [row for scan in scans for row in scan.rows])
     path = folder / MEMBERS
+    with whole_file(path) as part:
+        join_members(part, [(scan.rows, scan.shard.samples) for scan in scans if scan.shard.samples])
     return Table(MEMBERS, path.stat().st_size, sha256_file(path))
 
 
