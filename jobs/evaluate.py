@@ -116,7 +116,7 @@ def evaluate(
     run_dir, place = run_folder(snapshot.path), device_named(device)
     opened = open_for(data or trained_on(run_dir), snapshot.recipe)
     chosen = split or default_split(opened)
-    reals, train = as_reals(opened, chosen), train_images(opened, chosen)
+    reals, train = as_reals(opened, chosen), train_images(opened, chosen, run_dir)
     subject = as_subject(snapshot, run_dir, place)
     extractor = inception_extractor(inception, trust_inception, place)
     names = _metrics(metrics, train is not None, subject, extractor)

@@ -32,16 +32,16 @@ def during_training(
 ) -> "Callable[[nn.Module, int], dict[str, float]]":
     """What a training calls on all ranks every --eval-kimg: (generator, nimg) -> numbers for its stats.
 
-    Uses up to `eval_n` pictures, the same each time, of the split val, else of train: what a run is judged by
-    later, test, must not choose its best checkpoint. Raises UsageError for metrics that cannot be made, or a best
-    that none of them gives, before anything is trained.
+    Uses up to `eval_n` pictures, the same each time, that are not trained on: what a run is judged by later, test,
+    must not choose its best checkpoint. Raises UsageError for metrics that cannot be made, or a best that none of
+    them gives, before anything is trained.
     """
     from facegan import sampling
     from facegan.metrics import Comparison, Ranks, Subject, evaluate, record, row
     from facegan.metrics.comparison import default_cache
     from facegan.metrics.evaluation import require_metrics
 
-    reals = as_reals(opened, watched_split(opened, settings.split))
+    reals = watched(opened, settings)
     extractor = inception_extractor(settings.inception, None, device)
     names = settings.eval_metrics.split(",") + ["inception"] * (extractor is not None)
     require_metrics(names, settings.best_metric)
@@ -61,12 +61,23 @@ def during_training(
     return measure
 
 
-def watched_split(opened: "ShardSet", trained_on: str) -> str:
-    """The split that a training measures itself against: val, or what it is trained on; never test."""
-    if trained_on != "val" and "val" in opened.index.splits:
-        return "val"
-    say(f"no split val: metrics during training compare with pictures of {trained_on}; test stays unseen")
-    return trained_on
+def watched(opened: "ShardSet", settings: "RunSettings") -> "Reals":
+    """What a training measures itself against: pictures held out, val, or what it is trained on; never test."""
+    import dataclasses
+
+    from jobs.chosen import held_out
+    from shards.read.labels import Subset
+
+    split, count = settings.split, settings.hold_out
+    if count:
+        say(f"{count:,} pictures of {split} are held out of the training, to measure by; test stays unseen")
+        images = opened.split(split)
+        part = Subset(images, held_out(len(images), count))
+        return dataclasses.replace(as_reals(opened, split), images=part, split=f"{split}, held out {count}")
+    if split != "val" and "val" in opened.index.splits:
+        return as_reals(opened, "val")
+    say(f"nothing was held out: metrics during training compare with pictures of {split}; test stays unseen")
+    return as_reals(opened, split)
 
 
 def as_reals(opened: "ShardSet", split: str) -> "Reals":
@@ -172,8 +183,16 @@ def default_split(opened: "ShardSet") -> str:
     return next((split for split in SPLITS if split in opened.index.splits), SPLITS[0])
 
 
-def train_images(opened: "ShardSet", compared: str) -> "Images | None":
-    return opened.split("train") if compared != "train" and "train" in opened.index.splits else None
+def train_images(opened: "ShardSet", compared: str, run_dir: Path) -> "Images | None":
+    """The pictures of train that the run may have learned from; None where those are what it is compared with."""
+    from facegan.files import read_object
+    from facegan.run.settings import RunSettings
+    from jobs.chosen import chosen_images
+
+    if compared == "train" or "train" not in opened.index.splits:
+        return None
+    stored = read_object(run_dir / "config.json").get("settings") or {}
+    return chosen_images(opened, RunSettings(hold_out=int(stored.get("hold_out", 0))))
 
 
 def device_named(name: str) -> "torch.device":

@@ -10,9 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from torch import Tensor
-
 from facegan.errors import UsageError
 from facegan.recipes import Recipe
 from facegan.recipes.checks import check_batch_per_rank
@@ -22,15 +19,12 @@ from facegan.run.outcome import Outcome
 from facegan.run.settings import RunSettings, current
 from facegan.train.job import Job, Row
 from facegan.train.loop import train
+from jobs.chosen import chosen_images, first_images, held_out_images, holding_out
 from jobs.measuring import during_training
 from jobs.progress import Progress
 from shards import ShardSet, Stream, open_set, verify_set
 from shards.errors import ShardError
 from shards.read.images import Images
-from shards.read.labels import Subset
-
-HELD_OUT = 1000  # held-out images whose losses are followed, as in the dcgan-128 reference
-HELD_OUT_SPLITS = ("val", "test")
 
 log = logging.getLogger("facegan")
 
@@ -43,7 +37,7 @@ def run(recipe: Recipe, settings: RunSettings, sources: dict[str, str]) -> int:
 
 def _run(recipe: Recipe, settings: RunSettings, sources: dict[str, str]) -> int:
     shard_set = open_data(recipe, settings)
-    settings = keep_resolved(settings)
+    settings = holding_out(shard_set, keep_resolved(settings))
     machine = machines.start(settings)
     settings = machines.resolved(settings, machine)
     with machine.failures:
@@ -72,7 +66,7 @@ def _train(
                 data=describe_data(shard_set, settings) | {"order": stream.order.name},
                 sources=sources,
                 real=first_images(images, settings.samples),
-                held_out=held_out_images(shard_set, settings.split),
+                held_out=held_out_images(shard_set, settings),
                 progress=progress,
                 evaluate=measure,
             )
@@ -109,8 +103,8 @@ def keep_resolved(settings: RunSettings) -> RunSettings:
     except FileNotFoundError:
         return settings
     stored = current(stored)
-    free = {"precision": "auto", "cuda_graphs": "auto", "threads": 0}
-    kept = {name: stored[name] for name, auto in free.items() if getattr(settings, name) == auto}
+    free = {"precision": "auto", "cuda_graphs": "auto", "threads": 0, "hold_out": 0}
+    kept = {name: stored.get(name, auto) for name, auto in free.items() if getattr(settings, name) == auto}
     if kept.get("cuda_graphs") == "on":
         kept["cuda_graphs"] = "auto"
     return dataclasses.replace(settings, **kept)
@@ -129,32 +123,10 @@ def describe_data(shard_set: ShardSet, settings: RunSettings) -> dict[str, Any]:
     }
 
 
-def chosen_images(shard_set: ShardSet, settings: RunSettings) -> Images:
-    """The images to train on: the split's, or those of them that --where names."""
-    images = shard_set.split(settings.split)
-    if not settings.where:
-        return images
-    return Subset(images, shard_set.labels(settings.split).where(settings.where))
-
-
 def _terms(folder: Path) -> str:
     """What `terms.txt` beside a set, or beside its sizes, says of passing on; "" where there is none."""
     found = [place / "terms.txt" for place in (folder, folder.parent) if (place / "terms.txt").is_file()]
     return found[0].read_text(encoding="utf-8", errors="replace").strip() if found else ""
-
-
-def first_images(images: Images, n: int) -> Tensor:
-    """The split's first n images, (n, C, H, W) uint8."""
-    return images.batch(np.arange(min(n, len(images)), dtype=np.int64))
-
-
-def held_out_images(shard_set: ShardSet, trained_on: str) -> Tensor | None:
-    """The first images of a split that is not trained on, or None where there is none."""
-    for name in HELD_OUT_SPLITS:
-        split = shard_set.index.splits.get(name)
-        if name != trained_on and split is not None and split.samples:
-            return first_images(shard_set.split(name), HELD_OUT)
-    return None
 
 
 def is_launched() -> bool:

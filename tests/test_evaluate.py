@@ -1,5 +1,6 @@
 """`facegan evaluate` on a real set of shards and a real snapshot, through the command line."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -8,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -22,9 +24,10 @@ from facegan.networks import build_discriminator, build_generator
 from facegan.run.checkpoint import write_checkpoint
 from facegan.run.settings import RunSettings
 from facegan.run.snapshot import write_snapshot
+from jobs.chosen import chosen_images, held_out, held_out_images, holding_out
 from jobs.cli import main
-from jobs.measuring import during_training
-from shards import open_set
+from jobs.measuring import during_training, train_images
+from shards import Stream, open_set
 
 CPU = torch.device("cpu")
 KEYS = ("swd24", "msssim24", "randomnet_kd24", "faces24_real", "nearest_ratio24", "overfit_auc24")
@@ -145,6 +148,33 @@ def test_without_val_a_training_measures_on_what_it_trains_on_and_never_on_test(
     measure(build_generator(recipe), 1000)
     assert {m.protocol["split"] for m in protocol.read(run)} == {"train"}
     assert "test stays unseen" in capsys.readouterr().err
+
+
+def test_without_val_a_training_measures_on_what_it_holds_out_and_never_trains_on_that(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_set(tmp_path / "set" / "16", {"train": [130, 70], "test": [24]}, 16, 16)
+    opened = open_set(tmp_path / "set")
+    settings = holding_out(opened, RunSettings(run_dir=str(tmp_path / "new"), eval_kimg=1.0, eval_n=16))
+    assert settings.hold_out == 16
+    assert holding_out(opened, RunSettings(eval_kimg=0)).hold_out == 0
+    learned = chosen_images(opened, settings)
+    keys = set(learned.keys(np.arange(len(learned))))
+    whole = opened.split("train")
+    kept = set(whole.keys(held_out(200, 16)))
+    assert len(keys) == 184 and not keys & kept and keys | kept == set(whole.keys(np.arange(200)))
+    stream = Stream(learned, batch_size=8, seed=1)
+    assert set(stream.keys_at(np.arange(184))) == keys
+    followed = held_out_images(opened, settings)
+    assert followed is not None and torch.equal(followed, whole.batch(held_out(200, 16)))
+    measure = during_training(opened, tiny_recipe("dcgan-64"), dataclasses.replace(settings, run_dir=str(run)), CPU)
+    measure(build_generator(tiny_recipe("dcgan-64")), 1000)
+    assert {(m.protocol["split"], m.protocol["n"]) for m in protocol.read(run)} == {("train, held out 16", 16)}
+    assert "16 pictures of train are held out" in capsys.readouterr().err
+    (run / "config.json").write_text(json.dumps({"settings": {"data": "", "hold_out": 16}}))
+    assert len(train_images(opened, "test", run) or ()) == 184
+    with pytest.raises(UsageError, match="--hold-out 200: expected less than the 200 of train"):
+        holding_out(opened, RunSettings(hold_out=200))
 
 
 def test_a_training_measures_what_it_is_told_and_is_refused_a_best_that_nothing_gives(

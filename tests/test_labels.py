@@ -8,7 +8,7 @@ from pictures import jpegs, write_folder, write_zip
 
 import shards
 from facegan.run.settings import RunSettings
-from jobs.training import chosen_images
+from jobs.chosen import chosen_images
 from shards.errors import ShardError
 from shards.make.writer import Options, preprocess
 from shards.read.labels import Subset

@@ -16,8 +16,10 @@ from shard_sets import make_set
 
 from facegan.recipes import recipe_classes
 from facegan.run.settings import RunSettings
+from jobs.chosen import holding_out
 from jobs.cli import main
 from jobs.training import keep_resolved
+from shards import open_set
 
 TINY = ("--resolution", "16", "--ngf", "4", "--ndf", "4", "--batch-size", "6", "--samples", "4", "--wandb", "off")
 
@@ -152,6 +154,30 @@ def test_a_run_finishes_and_the_same_command_ends_at_once(data: Path, tmp_path: 
     assert config["data"]["fingerprint"]
     assert "was cropped unknown, dcgan-64 crops 150" in said
     assert (tmp_path / "run/samples/real.png").exists()
+
+
+def test_a_run_without_val_holds_pictures_out_and_keeps_them_out_when_it_continues(tmp_path: Path) -> None:
+    make_set(tmp_path / "set/16", {"train": [120]}, 16, 16)
+    measured = ("--eval-kimg", "0.03", "--eval-metrics", "swd", "--eval-n", "8")
+    for kimg in ("0.03", "0.06"):
+        run = process(tmp_path / "set", tmp_path / "run", "--kimg", kimg, *measured)
+        _, said = run.communicate()
+        assert run.returncode == 0 and "8 pictures of train are held out" in said, said
+    assert json.loads((tmp_path / "run/config.json").read_text())["settings"]["hold_out"] == 8
+    rows = [json.loads(line) for line in (tmp_path / "run/stats.jsonl").read_text().splitlines()]
+    assert {row["progress/nimg"] / row["progress/epoch"] for row in rows} == {112.0}
+    assert sum("metrics/swd8" in row for row in rows) == 2
+
+
+def test_a_run_that_began_without_metrics_has_nothing_held_out_later(tmp_path: Path) -> None:
+    """Nor has one of a version that did not know the setting."""
+    make_set(tmp_path / "set/16", {"train": [120]}, 16, 16)
+    opened, settings = open_set(tmp_path / "set"), RunSettings(run_dir=str(tmp_path), eval_kimg=1.0, eval_n=8)
+    assert holding_out(opened, keep_resolved(settings)).hold_out == 8
+    stored = {"precision": "bf16", "cuda_graphs": "off", "threads": 3}
+    for older in (stored, stored | {"hold_out": 0}):
+        (tmp_path / "config.json").write_text(json.dumps({"settings": older}))
+        assert holding_out(opened, keep_resolved(settings)).hold_out == 0
 
 
 def test_a_run_shorter_than_a_line_of_stats_tells_its_speed(data: Path, tmp_path: Path) -> None:

@@ -26,6 +26,10 @@ class RunSettings:
     seed: int = _fixed(0, "everything random is a function of the seed and the images seen")
     split: str = _fixed("train", "split of the set to train on")
     where: str = _fixed("", "only samples with these attributes, like Smiling=1,Male=0 (metrics still see all)")
+    hold_out: int = _fixed(
+        0,
+        "pictures of the split kept out of training, to measure by; 0: --eval-n of a set without val, else none",
+    )
     init_from: str = _fixed("", "snapshot, or run folder, whose networks this run begins with (fine-tuning)")
 
     log_kimg: float = _setting(1.0, "thousands of images between lines of stats.jsonl")
@@ -34,7 +38,7 @@ class RunSettings:
     snapshot_kimg: float = _setting(100.0, "thousands of images between snapshots; 0 for the last only")
     eval_kimg: float = _setting(0.0, "thousands of images between metrics; 0 is off")
     eval_metrics: str = _setting("swd,msssim", "metrics measured then, and inception where its file is given")
-    eval_n: int = _setting(1024, "pictures a side measured then, of the split val, else of the one trained on")
+    eval_n: int = _setting(1024, "pictures a side measured then, of the split val, else of those held out")
     inception: str = _setting("", "local file inception-2015-12-05.pt, whose SHA-256 facegan evaluate confirmed")
     best_metric: str = _setting("", "number that names the best checkpoint, such as kid1k_full; the first if empty")
     checkpoint_minutes: float = _setting(10.0, "minutes between checkpoints; 0 leaves it to --checkpoint-kimg")

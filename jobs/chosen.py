@@ -1,0 +1,65 @@
+"""Which pictures of a set a run learns from, and which are kept from it to measure by."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from facegan.errors import UsageError
+from facegan.run.settings import RunSettings
+from shards import ShardSet
+from shards.format.columns import Ints
+from shards.read.images import Images
+from shards.read.labels import Subset
+
+HELD_OUT = 1000  # held-out images whose losses are followed, as in the dcgan-128 reference
+HELD_OUT_SPLITS = ("val", "test")
+
+
+def holding_out(shard_set: ShardSet, settings: RunSettings) -> RunSettings:
+    """The settings with the number of pictures that a new run keeps out of its training, to be measured by.
+
+    A tenth of the split at most. Raises UsageError for more than the split has.
+    """
+    samples = shard_set.index.splits[settings.split].samples
+    if not 0 <= settings.hold_out < samples:
+        raise UsageError(f"--hold-out {settings.hold_out}: expected less than the {samples:,} of {settings.split}")
+    begun = (Path(settings.run_dir) / "config.json").exists()
+    if begun or settings.hold_out or not settings.eval_kimg or "val" in shard_set.index.splits:
+        return settings
+    return dataclasses.replace(settings, hold_out=min(settings.eval_n, samples // 10))
+
+
+def chosen_images(shard_set: ShardSet, settings: RunSettings) -> Images:
+    """The images to train on: of the split those that --where names, without those held out."""
+    images = shard_set.split(settings.split)
+    if not settings.where and not settings.hold_out:
+        return images
+    named = shard_set.labels(settings.split).where(settings.where) if settings.where else np.arange(len(images))
+    chosen = np.setdiff1d(named, held_out(len(images), settings.hold_out))
+    if not len(chosen):
+        raise UsageError(f"--where {settings.where}: all that it names are held out; give --hold-out less")
+    return Subset(images, chosen)
+
+
+def held_out(samples: int, count: int) -> Ints:
+    """Numbers of the `count` samples of a split that are kept from a training: spread evenly, ascending."""
+    return np.arange(count, dtype=np.int64) * samples // max(count, 1)
+
+
+def held_out_images(shard_set: ShardSet, settings: RunSettings) -> Tensor | None:
+    """Images not trained on: those held out, else the first of another split; None where there are none."""
+    if settings.hold_out:
+        images = shard_set.split(settings.split)
+        return images.batch(held_out(len(images), settings.hold_out)[:HELD_OUT])
+    for name in HELD_OUT_SPLITS:
+        split = shard_set.index.splits.get(name)
+        if name != settings.split and split is not None and split.samples:
+            return first_images(shard_set.split(name), HELD_OUT)
+    return None
+
+
+def first_images(images: Images, n: int) -> Tensor:
+    """The split's first n images, (n, C, H, W) uint8."""
+    return images.batch(np.arange(min(n, len(images)), dtype=np.int64))
