@@ -1,6 +1,8 @@
 """The replay of a run folder to trackers: every value once, whatever is called how often."""
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -119,6 +121,33 @@ def test_mlflow_has_every_value_once_after_two_replays(run: Path, monkeypatch: p
     }
     assert history == expected(run)
     assert found.data.params["g_lr"] == "0.0002"
+
+
+ON_TRACKIO = """
+import json, sys
+from trackio.sqlite_storage import SQLiteStorage
+print(json.dumps(SQLiteStorage.get_logs("facegan", "faces-1"), default=str))
+"""
+
+
+def test_trackio_has_every_value_once_after_two_replays(run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("trackio")
+    told = []
+    for _ in range(2):  # in processes of their own: it reads TRACKIO_DIR when it is imported
+        command = [sys.executable, "-m", "jobs", "track", str(run), "--to", "trackio"]
+        env = os.environ | {"TRACKIO_DIR": str(tmp_path / "board")}
+        told.append(subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout)
+    assert "10 events sent, 0 were there" in told[0] and "0 events sent, 10 were there" in told[1]
+    assert "metrics logging" not in told[0]  # of this machine's processor
+    read = subprocess.run([sys.executable, "-c", ON_TRACKIO], env=env, check=True, capture_output=True, text=True)
+    rows = json.loads(read.stdout.splitlines()[-1])
+    found = [(key, row["step"], row[key]) for row in rows for key in row if "/" in key]
+    numbers = sorted(value for value in found if not value[0].startswith("samples/"))
+    assert numbers == sorted((key, step, value) for (key, step), value in expected(run).items())
+    assert sorted(value[:2] for value in found if value not in numbers) == [
+        ("samples/ema", 0),
+        ("samples/ema", 320),
+    ]
 
 
 @pytest.mark.parametrize("target", ["tensorboard", "trackio", "mlflow"])

@@ -16,7 +16,7 @@ from facegan.track.events import Event
 INSTALL = {
     "tensorboard": "pip install 'facegan[tensorboard]'",
     "trackio": "pip install trackio",
-    "mlflow": "pip install mlflow-skinny",
+    "mlflow": "pip install 'facegan[mlflow]'",
 }
 
 
@@ -127,7 +127,8 @@ class Trackio:
     def __init__(self, run_dir: Path, config: dict[str, Any], project: str) -> None:
         self.trackio, self.record = _import("trackio", "trackio"), Record(run_dir, "trackio")
         name = run_dir.resolve().name
-        self.trackio.init(project=project, name=name, config=public(config), resume="allow")
+        here = {"auto_log_cpu": False, "auto_log_gpu": False}  # of the machine that replays, not of the training
+        self.trackio.init(project=project, name=name, config=public(config), resume="allow", **here)
         self.place = f"trackio, project {project}, run {name}"
 
     def has(self, event: Event) -> bool:
