@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -134,6 +135,58 @@ with failures:
         raise DiskFullError("no room on this rank's disk")
     dist.all_reduce(torch.ones(1))
 """
+
+
+RECORDING = """
+import sys, torch
+sys.path.insert(0, "tests")
+from test_speed_equality import refuse, run_again
+from tiny import MadeUpImages, tiny_recipe
+from facegan.run import machine
+from facegan.run.settings import RunSettings
+from facegan.train.cuda_graphs import Replayed
+from facegan.train.draws import RandomNumbers
+from facegan.train.schedules import schedule_values
+from facegan.train.state import State
+from facegan.train.step import Batch, Step
+
+here = machine.start(RunSettings(threads=1, precision="fp32", device="cpu"))
+recipe = tiny_recipe("dcgan-64", ema_kimg=0.01)
+
+def train(record):
+    state = State(recipe, 0, here)
+    step = Step(recipe, state, here)
+    run = Replayed(step, step.kind, record, state.weights, state.statistics, here.any)
+    numbers = RandomNumbers(recipe, 0, state.generator, state.discriminator)
+    stream = MadeUpImages(recipe, 96, here.rank, 2)
+    for at in range(0, 60, 6):
+        run(Batch(at, next(stream), numbers.step(at + 3 * here.rank, 3), schedule_values(recipe, at, 60)))
+    return state, len(run.recordings)
+
+(plain, none), (replayed, one) = train(refuse), train(run_again)
+same = all(map(torch.equal, plain.tensors().values(), replayed.tensors().values()))
+print(none, one, same, float(sum(t.double().sum() for t in replayed.weights())))
+here.leave()
+"""
+
+
+def test_recorded_messages_between_ranks_are_those_of_the_step():
+    """As far as gloo can tell, which runs again what NCCL would replay: same order, static inputs, same weights."""
+    port, said = str(random.Random(time.monotonic_ns()).randrange(20000, 30000)), []
+    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", RECORDING],
+            env=os.environ | common | {"RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        for rank in ("0", "1")
+    ]
+    said = [process.communicate(timeout=120)[0].split() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert said[0][:3] == ["0", "1", "True"] and said[0] == said[1]
 
 
 def test_a_failure_of_any_rank_reaches_those_that_wait_for_it_in_a_message():
