@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import browser
+import numpy as np
 import pytest
 import torch
 from browser import Browser
 from click.testing import CliRunner
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -393,6 +395,37 @@ def test_keys_choose_faces_and_seeds_and_the_address_holds_them(chromium: Browse
     until(chromium, "return state.seed && !busy && !wanted.size")
     assert torch.equal(pixels(chromium, "large"), drawn)
     assert not [line for line in chromium.console() if "readback" not in line]  # which only this test does
+
+
+def saved(opened: Browser, folder: Path, element: str) -> Tensor:
+    """The picture that a click on a button saves: (height, width, 3)."""
+    before = set(folder.glob("*.png"))
+    opened.run(f"find('{element}').click()")
+    end = time.monotonic() + 60
+    while not (found := set(folder.glob("*.png")) - before):
+        assert time.monotonic() < end, f"{element} saved nothing"
+        time.sleep(0.05)
+    with Image.open(found.pop()) as picture:
+        return torch.from_numpy(np.array(picture.convert("RGB"))).int()
+
+
+def test_every_picture_can_be_saved_as_it_is_shown(chromium: Browser, page: Path, tmp_path: Path) -> None:
+    """One of the grid, one on the way between two and moved along a direction, and all together."""
+    chromium.devtools("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    show(chromium, page)
+    chromium.run("cells[4].click()")
+    until(chromium, "return !busy && !wanted.size")
+    assert torch.equal(saved(chromium, tmp_path, "save"), pixels(chromium, "4"))
+    assert [path.name for path in tmp_path.glob("*.png")] == ["face-seed-0-5.png"]
+    chromium.run("location.hash = '#face=3&to=9&walk=0.5&d1=2'; read()")
+    until(chromium, "return !busy && !wanted.size")
+    assert torch.equal(saved(chromium, tmp_path, "save"), pixels(chromium, "large"))
+    sheet = saved(chromium, tmp_path, "sheet")
+    height, width = pixels(chromium, "0").shape[:2]
+    for face in (0, 7, 23):
+        row, column = face // 6 * (height + 2), face % 6 * (width + 2)
+        assert torch.equal(sheet[row : row + height, column : column + width], pixels(chromium, str(face)))
+    assert not [url for url in chromium.requests() if not url.startswith(("blob:", "file:"))]
 
 
 def test_a_walk_starts_and_ends_at_faces_and_sliders_move_along_directions(chromium: Browser, page: Path) -> None:
