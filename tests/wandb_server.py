@@ -6,6 +6,7 @@ sent again takes its own place; uploads are kept by name.
 
 import json
 import re
+import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,9 +28,12 @@ class Server(ThreadingHTTPServer):
         self.artifacts: list[str] = []  # collections, in the order they came
         self.asked: list[str] = []
         self.refused: set[str] = set()  # GraphQL operations answered by an error
-        self.status = 0  # answer everything with it; 0 is well
+        self.status = 0  # answer everything with it; 0 is well, -1 is away
         self.hanging = threading.Event()
         self.lock = threading.Lock()
+        self._listen()
+
+    def _listen(self) -> None:
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
     @property
@@ -62,6 +66,18 @@ class Server(ThreadingHTTPServer):
 
     def handle_error(self, *_: Any) -> None:
         """A client that is killed resets its connections."""
+
+    def go_away(self) -> None:
+        """Refuse connections, and break those there are, until `come_back`."""
+        self.status = -1
+        self.shutdown()
+        self.socket.close()
+
+    def come_back(self) -> None:
+        """Listen again at the same address, with everything that was kept."""
+        self.socket = socket.create_server(self.server_address)
+        self.status = 0
+        self._listen()
 
     def close(self) -> None:
         self.shutdown()
@@ -99,7 +115,9 @@ class Handler(BaseHTTPRequestHandler):
     def _in_trouble(self) -> bool:
         while self.server.hanging.is_set():
             time.sleep(0.05)
-        if self.server.status:
+        if self.server.status < 0:
+            self.close_connection = True
+        elif self.server.status:
             self._answer({"error": "trouble"}, self.server.status)
         return bool(self.server.status)
 
