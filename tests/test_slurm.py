@@ -667,6 +667,15 @@ class Attempt:
         return str(left["reason"])
 
 
+def test_a_submit_folder_that_cannot_be_written_warns_and_the_training_starts(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / ".facegan").touch()  # root may write to a folder without rights; nobody into a file
+    began = Attempt(here, monkeypatch)
+    assert "warning: `facegan status` will not know this job" in capsys.readouterr().err
+    assert (began.logs / "attempt-41.json").exists()
+
+
 @pytest.fixture
 def attempt(here: Path, monkeypatch: pytest.MonkeyPatch) -> Attempt:
     return Attempt(here, monkeypatch)

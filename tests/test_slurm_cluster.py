@@ -593,6 +593,24 @@ def test_a_run_without_progress_between_two_requeues_stops_with_the_reason(site:
 
 
 @overlapping
+def test_a_second_job_of_a_live_run_is_refused_and_leaves_the_first_alone(site: Site) -> None:
+    run, options = site.folder / "runs/twice", ("--", "--run-dir", "runs/twice", *LONG)
+    first = site.submit("train_64", *options)
+    site.trains("runs/twice")
+    refused, cancelled = site.submit("train_64", *options), site.submit("train_64", "--hold", *options)
+    assert site.end(refused) == "FAILED"
+    assert f"belongs to a live job: job {first}" in site.log(refused)
+    site.call("scancel", cancelled)
+    assert site.end(cancelled) == "CANCELLED"
+    assert site.cluster.state(first) == "RUNNING"
+    assert not list(run.glob("stop*"))
+    assert not [path.name for path in (run / "logs").iterdir() if refused in path.name or cancelled in path.name]
+    site.facegan("cancel", first)
+    assert site.end(first) == "CANCELLED"
+    assert site.json("runs/twice/outcome.json")["job"] == first
+
+
+@overlapping
 def test_a_run_that_a_person_stopped_does_not_come_back(site: Site) -> None:
     job = site.submit("train_64", "--", "--run-dir", "runs/stopped", *LONG)
     site.trains("runs/stopped")
