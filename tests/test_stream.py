@@ -16,6 +16,7 @@ import shards
 from shards.errors import ShardError
 from shards.format.columns import Shard
 from shards.format.mapping import Bytes
+from shards.read import stream as stream_module
 from shards.read.files import Folder
 from shards.read.images import Images
 from shards.read.mapped import Ints
@@ -210,3 +211,24 @@ def test_real_shards_stream_the_pixels_that_were_written(
         pixels = torch.cat([next(rank) for rank in ranks]).permute(0, 2, 3, 1).numpy()
         keys = ranks[0].keys_at(np.arange(6 * batch, 6 * batch + 6))
         assert np.array_equal(pixels, written[[int(key[1:]) for key in keys]])
+
+
+def test_where_batches_come_slowly_the_next_one_is_announced_and_the_images_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_set(tmp_path, {"train": [5] * 6})
+    images = shards.open_set(tmp_path).split("train")
+    monkeypatch.setattr(stream_module, "COLD", 1e-9)  # as from memory
+    monkeypatch.setattr(images, "will_need", lambda places: pytest.fail("announced"))
+    expected = [batch.clone() for batch, _ in zip(shards.Stream(images, 4, seed=1), range(6), strict=False)]
+    announced: list[np.ndarray] = []
+    images = shards.open_set(tmp_path).split("train")
+    images.mapped.limit = 4  # type: ignore[attr-defined]
+    announce, gathered = images.will_need, []
+    monkeypatch.setattr(stream_module, "COLD", 1e30)  # as from a disk
+    monkeypatch.setattr(images, "will_need", lambda places: (announced.append(places), announce(places)))
+    gather = images.batch_at
+    monkeypatch.setattr(images, "batch_at", lambda places: (gathered.append(places), gather(places))[1])
+    found = [batch.clone() for batch, _ in zip(shards.Stream(images, 4, seed=1), range(6), strict=False)]
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    assert [list(places) for places in announced[:5]] == [list(places) for places in gathered[1:6]]

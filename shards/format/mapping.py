@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Bytes = NDArray[np.uint8]
+Ints = NDArray[np.int64]
 PROT_NONE, MAP_FIXED, MAP_NORESERVE = 0, 0x10, 0x4000 if os.uname().sysname == "Linux" else 0x40
 RESERVED = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
 
@@ -22,6 +23,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
 def map_file(path: Path) -> Bytes:
@@ -51,6 +53,13 @@ def map_at(space: Bytes, offset: int, path: Path) -> None:
 def unmap_at(space: Bytes, offset: int, size: int) -> None:
     """Give back what was mapped there; the space stays reserved."""
     _mmap(space.ctypes.data + offset, size, PROT_NONE, RESERVED | MAP_FIXED, -1, "address space")
+
+
+def will_need(space: Bytes, starts: Ints, size: int) -> None:
+    """Have the system begin to read `size` bytes from each of these offsets; nothing is waited for."""
+    for start in (starts + space.ctypes.data).tolist():
+        page = start - start % mmap.PAGESIZE
+        _libc.madvise(page, start + size - page, mmap.MADV_WILLNEED)
 
 
 class _Memory:

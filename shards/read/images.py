@@ -8,7 +8,7 @@ import numpy as np
 from shards.errors import ShardError
 from shards.format.columns import Ints
 from shards.format.index import ShardIndex
-from shards.format.mapping import Bytes
+from shards.format.mapping import Bytes, will_need
 from shards.format.png import BLOCK, NAME_BYTES
 from shards.read.files import Files
 from shards.read.mapped import Mapped
@@ -71,6 +71,9 @@ class Images(ABC):
         """Announce the numbers of the shards that are being read, and of those that follow."""
         self.files.expect([self.shards[i] for i in now], [self.shards[i] for i in then])
 
+    def will_need(self, places: Ints) -> None:  # noqa: B027 - most kinds have nothing to do
+        """Announce that the images at these places are gathered next, where their files have still to be read."""
+
     def locate(self, indices: Ints) -> tuple[Ints, Ints]:
         """Shard number and place in that shard of each sample; ShardError for a sample that does not exist."""
         if len(indices) and (indices.min() < 0 or indices.max() >= len(self)):
@@ -123,9 +126,20 @@ class StoredImages(Images):
     def _copy(self, places: Ints) -> Bytes:
         """The bytes from each image's first pixel to behind its last row: (n, H * row)."""
         with self.mapped.lock:
-            if not self.mapped.whole:
-                self.mapped.need(np.searchsorted(self.mapped.starts, places * BLOCK, side="right") - 1)
+            self._map(places)
             return self._spans[places]
+
+    def will_need(self, places: Ints) -> None:
+        """See `Images.will_need`; a stage that holds only some shards fetches them by itself."""
+        if self.files.partial:
+            return
+        with self.mapped.lock:
+            self._map(places)
+            will_need(self.mapped.bytes, places * BLOCK, self.geometry.stride)
+
+    def _map(self, places: Ints) -> None:
+        if not self.mapped.whole:
+            self.mapped.need(np.searchsorted(self.mapped.starts, places * BLOCK, side="right") - 1)
 
     def keys(self, indices: Ints) -> list[str]:
         """See `Images.keys`."""

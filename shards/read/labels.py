@@ -118,6 +118,10 @@ class Subset(Images):
         """See `Images.batch_at`."""
         return self.images.batch_at(places)
 
+    def will_need(self, places: Ints) -> None:
+        """See `Images.will_need`."""
+        self.images.will_need(places)
+
     def keys(self, indices: Ints) -> list[str]:
         """See `Images.keys`."""
         return self.images.keys(self.chosen[indices])

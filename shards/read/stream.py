@@ -1,5 +1,6 @@
 """The endless, ordered stream of uint8 batches that a training reads."""
 
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 AHEAD = 8192  # positions whose order is computed at once; computing 128 takes nearly as long
 AHEAD_IN_STREAM = 64
+COLD = 1e9  # bytes/s: what is in memory is copied faster, what is on a disk comes slower
 
 
 class Stream(Iterator["torch.Tensor"]):
@@ -79,8 +81,12 @@ class Stream(Iterator["torch.Tensor"]):
         if isinstance(self.order, WindowOrder) and self.images.files.partial:
             self._announce(self.order, self._samples[self._ahead])
         self.read = self._samples[self._ahead]
+        begun = time.perf_counter()
         batch = self.images.batch_at(self._places[self._ahead])
         self._ahead += 1
+        comes_from_disk = batch.numel() / COLD < time.perf_counter() - begun
+        if comes_from_disk and self._ahead < len(self._places):  # which then reads all of a batch at once
+            self.images.will_need(self._places[self._ahead])
         self.nimg += self.batch_size
         return batch
 
