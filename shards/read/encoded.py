@@ -99,7 +99,8 @@ def fit(image: Bytes, transform: Transform | None, shape: tuple[int, ...]) -> By
     if transform is not None and transform.crop != "none":
         side = min(image.shape[:2])
         crop = Crop(SQUARE, side, side) if transform.crop == SQUARE else parse_crop(transform.crop)
-        image = resize(np.ascontiguousarray(crop.cut(image))[None], *shape[:2])[0]
+        cut = np.array(crop.cut(image), order="C")  # a copy: Pillow's pixels may not be written
+        image = resize(cut[None], *shape[:2])[0]
     if image.shape != shape:
         found = "x".join(str(side) for side in image.shape[:2])
         raise PictureError("another size", f"{found} pixels, the set has {shape[0]}x{shape[1]}")
