@@ -1,5 +1,6 @@
 """Exports of every recipe's generator: the same pictures, in PyTorch alone and in a real Chromium."""
 
+import base64
 import copy
 import json
 import re
@@ -277,6 +278,24 @@ def test_the_card_tells_recipe_data_metrics_and_use(hub: Path) -> None:
 def yaml_head(text: str) -> dict[str, str]:
     lines = text.split("---\n")[1].splitlines()
     return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def test_none_of_a_sets_pictures_go_into_an_export(tmp_path: Path) -> None:
+    """Not those that lie in the run folder either: the grid of real pictures, the nearest ones."""
+    run = make_run(tmp_path / "run", "dcgan-28", ngf=4)
+    (run / "samples").mkdir()
+    real = torch.randint(0, 256, (4, 3, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    for name in ("real.png", "nearest-nimg-000000064000.png"):
+        sampling.save_png(sampling.grid(real), run / "samples" / name)
+    stored = (run / "samples" / "real.png").read_bytes()
+    for target in ("html", "hub"):
+        result = CliRunner().invoke(main, ["export", str(run), "--to", target])
+        assert result.exit_code == 0, result.output
+    files = [path for path in (run / "export").rglob("*") if path.is_file()]
+    assert [path.name for path in files if path.suffix in (".png", ".jpg", ".tar")] == ["samples.png"]
+    rows = [real[0, 0, 9].numpy().tobytes(), stored[60:120]]
+    signs = [sign for row in rows for sign in (row, base64.b64encode(row)[2:-4], base64.b85encode(row)[5:-5])]
+    assert len(files) > 5 and not [path for path in files for sign in signs if sign in path.read_bytes()]
 
 
 def test_the_hub_folder_replaces_only_its_own(hub: Path, tmp_path: Path) -> None:
