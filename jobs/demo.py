@@ -248,11 +248,13 @@ def _untrained_snapshot(run: Path) -> Path:
     import torch
 
     from facegan.networks import build_generator
+    from facegan.networks.standing import set_standing_statistics
     from facegan.run.snapshot import load_snapshot, write_snapshot
 
     last = load_snapshot(run)
     torch.manual_seed(last.seed)  # as `facegan.train.state.State` does
     generator = build_generator(last.recipe)
+    set_standing_statistics(generator, last.recipe.latent_dim)
     return write_snapshot(run / "snapshots", 0, generator, last.recipe, last.seed, {})
 
 
