@@ -27,9 +27,10 @@ def no_process_outlives_its_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     started: list[subprocess.Popen[Any]] = []
     start = subprocess.Popen.__init__
 
-    def recorded(self: subprocess.Popen[Any], command: Any, *rest: Any, **options: Any) -> None:
-        start(self, command, *rest, **options)
-        if threading.current_thread() is threading.main_thread() and command[0] == sys.executable:
+    def recorded(self: subprocess.Popen[Any], *arguments: Any, **options: Any) -> None:
+        start(self, *arguments, **options)
+        is_ours = isinstance(self.args, list | tuple) and self.args[0] == sys.executable
+        if is_ours and threading.current_thread() is threading.main_thread():
             started.append(self)
 
     monkeypatch.setattr(subprocess.Popen, "__init__", recorded)

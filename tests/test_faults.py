@@ -20,7 +20,7 @@ from shard_sets import make_set, pictures
 from facegan.files import json_lines
 from shards.format.index import load_index
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(0)]  # all operations take hours
 FAULTS = ("ENOSPC", "SIGKILL", "EIO", "EDQUOT", "EACCES", "ESTALE")
 SAMPLE = 5  # operations of each program
 TRAIN = [

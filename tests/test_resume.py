@@ -109,6 +109,16 @@ def test_settings_that_change_nothing_computed_may_differ(tmp_path):
     assert train(job).nimg == 90
 
 
+def test_an_old_checkpoint_whose_removal_was_interrupted_goes_at_the_next_start(tmp_path):
+    job = tiny_job(tiny_recipe("mlp-64", kimg=0.06), tmp_path, checkpoint_kimg=0.012)
+    train(job)
+    newest = max((tmp_path / "checkpoints").glob("nimg-*"))
+    names = {path.name for path in newest.parent.glob("nimg-*")}
+    shutil.copytree(newest, newest.with_name("nimg-000000000001"))
+    train(job)
+    assert {path.name for path in newest.parent.glob("nimg-*")} == names
+
+
 def test_a_run_from_before_cuda_graphs_had_a_flag_goes_on(tmp_path):
     train(tiny_job(tiny_recipe("mlp-64"), tmp_path))
     for path in [tmp_path / "config.json", *tmp_path.glob("checkpoints/nimg-*/*.json")]:

@@ -147,6 +147,10 @@ class _Run:
         self.folder.sync_stats()
         meta = {"config": self.config, "seconds": self.journal.seconds(), "world": self.job.machine.world}
         write_checkpoint(self.folder.checkpoints, self.nimg, self.state.tensors(), meta)
+        self._prune()
+
+    def _prune(self) -> None:
+        """Remove the checkpoints that are no longer needed."""
         best = self.folder.best().get("nimg")
         keep = self.job.settings.keep_checkpoints
         prune_checkpoints(self.folder.checkpoints, keep, lambda nimg: nimg == best or self._is_milestone(nimg))
@@ -172,6 +176,7 @@ class _Run:
         checkpoint = newest_checkpoint(self.folder.checkpoints, log.warning) if self.main else None
         if checkpoint is not None:
             set_damaged_aside(checkpoint, log.warning)
+            self._prune()  # what an interrupted removal has left
         (nimg,) = self.job.machine.highest([checkpoint.nimg if checkpoint else -1])
         if nimg >= 0 and not self.main:
             checkpoint = await_checkpoint(self.folder.checkpoints / folder_name(nimg))

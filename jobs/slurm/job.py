@@ -82,7 +82,7 @@ def end(run_dir: Path, code: int, why: str) -> str:
         if why == "cancelled" and code == ENDED_BY_TERM:
             _write(run_dir, left, state="stopped", reason="ended by a signal before the training began")
             return "stopped"
-        left = {"state": "stopped" if why in SLURM_ASKED[:2] else "failed"}
+        left = {"state": "stopped" if why in SLURM_ASKED[:2] else "failed", "nimg": left.get("nimg", 0)}
     if left["state"] == "failed":
         _explain(run_dir, left, attempt.get("sizes", {}), code)
     asked = why in SLURM_ASKED[:2] or (why == "unknown" and "SIGTERM" in left.get("reason", ""))

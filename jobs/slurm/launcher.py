@@ -10,6 +10,7 @@ from jobs.slurm import deaths
 
 def main() -> None:
     from accelerate.commands.launch import main as launch
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     try:
@@ -17,6 +18,8 @@ def main() -> None:
     except ChildFailedError as error:
         deaths.write({rank: (f.exitcode, f.timestamp, f.error_file_data) for rank, f in error.failures.items()})
         sys.exit(str(error))
+    except SignalException as error:  # torch has ended the ranks; a shell's exit code for it, as a single rank has
+        sys.exit(128 + error.sigval)
 
 
 if __name__ == "__main__":

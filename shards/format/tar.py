@@ -154,7 +154,7 @@ def _parse(block: bytes, where: str) -> _Header:
     if stated not in (sum(block) - field, signed - field):
         raise ShardError(f"{where}: damaged, its checksum does not fit; what follows cannot be told apart")
     if block[257:262] != b"ustar" and block[257:263].strip(b"\0"):  # a sum does not see bytes that have moved
-        raise ShardError(f"{where}: damaged, its magic is neither ustar nor empty; what follows cannot be told apart")
+        raise ShardError(f"{where}: damaged, its bytes have moved; what follows cannot be told apart")
     kind, name = block[156:157], block[:100].split(b"\0")[0]
     if kind not in KINDS:
         raise ShardError(
