@@ -20,15 +20,21 @@ HELD_OUT_SPLITS = ("val", "test")
 def holding_out(shard_set: ShardSet, settings: RunSettings) -> RunSettings:
     """The settings with the number of pictures that a new run keeps out of its training, to be measured by.
 
-    A tenth of the split at most. Raises UsageError for more than the split has.
+    A tenth of the split at most; none where that is too few to measure by. Raises UsageError for too few or too
+    many, and ShardError where there is no such split.
     """
-    samples = shard_set.index.splits[settings.split].samples
-    if not 0 <= settings.hold_out < samples:
-        raise UsageError(f"--hold-out {settings.hold_out}: expected less than the {samples:,} of {settings.split}")
+    samples = shard_set.counts(settings.split).samples
     begun = (Path(settings.run_dir) / "config.json").exists()
-    if begun or settings.hold_out or not settings.eval_kimg or "val" in shard_set.index.splits:
+    if not settings.hold_out and (begun or not settings.eval_kimg or "val" in shard_set.index.splits):
         return settings
-    return dataclasses.replace(settings, hold_out=min(settings.eval_n, samples // 10))
+    from facegan.metrics.evaluation import FEWEST  # slow to import, and most runs need none of it
+
+    if settings.hold_out >= samples:
+        raise UsageError(f"--hold-out {settings.hold_out}: expected less than the {samples:,} of {settings.split}")
+    if settings.hold_out < 0 or (0 < settings.hold_out < FEWEST and (settings.eval_kimg or not begun)):
+        raise UsageError(f"--hold-out {settings.hold_out}: expected 0, or at least the {FEWEST} that metrics need")
+    count = settings.hold_out or min(settings.eval_n, samples // 10)
+    return dataclasses.replace(settings, hold_out=count if count >= FEWEST else 0)
 
 
 def chosen_images(shard_set: ShardSet, settings: RunSettings) -> Images:

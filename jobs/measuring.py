@@ -33,19 +33,24 @@ def during_training(
     """What a training calls on all ranks every --eval-kimg: (generator, nimg) -> numbers for its stats.
 
     Uses up to `eval_n` pictures, the same each time, that are not trained on: what a run is judged by later, test,
-    must not choose its best checkpoint. Raises UsageError for metrics that cannot be made, or a best that none of
-    them gives, before anything is trained.
+    must not choose its best checkpoint. Raises UsageError for metrics that cannot be made, too few pictures, or a
+    best that no metric gives, before anything is trained.
     """
     from facegan import sampling
     from facegan.metrics import Comparison, Ranks, Subject, evaluate, record, row
     from facegan.metrics.comparison import default_cache
-    from facegan.metrics.evaluation import require_metrics
+    from facegan.metrics.evaluation import FEWEST, require_metrics
 
     reals = watched(opened, settings)
     extractor = inception_extractor(settings.inception, None, device)
     names = settings.eval_metrics.split(",") + ["inception"] * (extractor is not None)
     require_metrics(names, settings.best_metric)
     ranks, count = Ranks.current(), min(settings.eval_n, len(reals.images))
+    if count < FEWEST:
+        raise UsageError(
+            f"--eval-kimg measures by {count} pictures (--eval-n {settings.eval_n}, and {reals.split} has "
+            f"{len(reals.images):,}): expected at least {FEWEST}; without --eval-kimg nothing is measured"
+        )
 
     def measure(generator: "nn.Module", nimg: int) -> dict[str, float]:
         def generate(z: "Tensor") -> "Tensor":

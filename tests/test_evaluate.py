@@ -28,6 +28,7 @@ from jobs.chosen import chosen_images, held_out, held_out_images, holding_out
 from jobs.cli import main
 from jobs.measuring import during_training, train_images
 from shards import Stream, open_set
+from shards.errors import ShardError
 
 CPU = torch.device("cpu")
 KEYS = ("swd24", "msssim24", "randomnet_kd24", "faces24_real", "nearest_ratio24", "overfit_auc24")
@@ -175,6 +176,30 @@ def test_without_val_a_training_measures_on_what_it_holds_out_and_never_trains_o
     assert len(train_images(opened, "test", run) or ()) == 184
     with pytest.raises(UsageError, match="--hold-out 200: expected less than the 200 of train"):
         holding_out(opened, RunSettings(hold_out=200))
+
+
+def test_what_is_held_out_is_enough_to_measure_by_or_nothing(run: Path, home: Path, tmp_path: Path) -> None:
+    make_set(tmp_path / "small" / "16", {"train": [79]}, 16, 16)
+    make_set(tmp_path / "tiny" / "16", {"train": [7]}, 16, 16)
+    opened, recipe = open_set(tmp_path / "small"), tiny_recipe("dcgan-64")
+    asked = RunSettings(run_dir=str(tmp_path / "new"), eval_kimg=1.0, eval_n=8)
+    settings = holding_out(opened, asked)
+    assert settings.hold_out == 0
+    measure = during_training(opened, recipe, dataclasses.replace(settings, run_dir=str(run)), CPU)
+    assert "metrics/swd8" in measure(build_generator(recipe), 1000)
+    for count in (-1, 7):
+        with pytest.raises(
+            UsageError, match=f"--hold-out {count}: expected 0, or at least the 8 that metrics need"
+        ):
+            holding_out(opened, dataclasses.replace(asked, hold_out=count))
+    for place, n in ((home / "set", -5), (home / "set", 7), (tmp_path / "tiny", 8)):
+        with pytest.raises(UsageError, match=r"--eval-kimg measures by -?\d pictures .* expected at least 8"):
+            during_training(open_set(place), recipe, dataclasses.replace(asked, eval_n=n), CPU)
+
+
+def test_an_unknown_split_is_named_with_those_there_are(home: Path) -> None:
+    with pytest.raises(ShardError, match="no split 'tset', it has train, val, test"):
+        holding_out(open_set(home / "set"), RunSettings(split="tset"))
 
 
 def test_a_training_measures_what_it_is_told_and_is_refused_a_best_that_nothing_gives(

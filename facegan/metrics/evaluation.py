@@ -98,6 +98,7 @@ def _overfit(c: Comparison) -> Result:
     return {f"overfit_auc{key}": result.auc, f"overfit_gap{key}": result.gap}, {"training_images": n}
 
 
+FEWEST = 8  # images a side that a comparison needs
 METRICS: dict[str, Callable[[Comparison], Result]] = {
     "swd": _swd,
     "msssim": _msssim,
@@ -157,10 +158,10 @@ def check(comparison: Comparison, metrics: Sequence[str]) -> None:
     require_metrics(metrics)
     available = len(comparison.reals.images)
     all_are_used = set(metrics) == {"inception"}
-    if comparison.n < 8 or (comparison.n > available and not all_are_used):
+    if comparison.n < FEWEST or (comparison.n > available and not all_are_used):
         raise FaceganError(
             f"{comparison.n} images a side asked for; split {comparison.reals.split!r} has {available}, "
-            "and a comparison needs at least 8"
+            f"and a comparison needs at least {FEWEST}"
         )
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from shards.errors import ShardError
-from shards.format.index import ShardIndex
+from shards.format.index import ShardIndex, Split
 from shards.read.files import Files
 from shards.read.images import Images, StoredImages
 from shards.read.labels import Labels, read_labels
@@ -20,10 +20,15 @@ class ShardSet:
         self.height, self.width, self.channels = index.height, index.width, index.channels
         self.fingerprint = index.fingerprint
 
-    def split(self, name: str) -> Images:
-        """The images of one split; ShardError where there is no such split or one of its shards is amiss."""
+    def counts(self, name: str) -> Split:
+        """How many samples and shards a split has; ShardError where there is no such split."""
         if name not in self.index.splits:
             raise ShardError(f"{self.folder}: no split {name!r}, it has {', '.join(self.index.splits) or 'none'}")
+        return self.index.splits[name]
+
+    def split(self, name: str) -> Images:
+        """The images of one split; ShardError where there is no such split or one of its shards is amiss."""
+        self.counts(name)
         if self.index.members == "stored-png":
             return StoredImages(self.index, name, self.files)
         from shards.read.encoded import EncodedImages
