@@ -56,16 +56,17 @@ class Owner:
         self._seen = 0.0  # when the record was last seen to be ours
         self._stop = threading.Event()
 
-    def claim(self, say: Callable[[str], None]) -> None:
+    def claim(self, say: Callable[[str], None], watch: bool = True) -> None:
         """Make this process the owner. `say` hears that an owner is waited for, and that one was taken over.
 
         An owner that neither the kernel nor Slurm knows anything of is watched until its heart beats, or has not
-        for STALE_AFTER. Raises FaceganError naming the job or process where a live one owns the folder.
+        for STALE_AFTER; without `watch` it counts as alive until then. Raises FaceganError naming the job or
+        process where a live one owns the folder.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with _one_at_a_time(self.path) as locked:
             if other := self._read():
-                why = self._why_gone(other, say)
+                why = self._why_gone(other, say, watch)
                 say(f"took {self.path.parent} over from {_name(other)}: {why}")
             write_json(self.path, self._mine)
         if not locked:
@@ -97,16 +98,19 @@ class Owner:
         self._seen = time.monotonic()
 
     def release(self) -> None:
-        """Give the folder back, if it is still ours."""
-        self._stop.set()
-        with suppress(OSError), _one_at_a_time(self.path):
-            if self._is_ours():
-                self.path.unlink()
+        """Give the folder back, if it is still ours; the heart beats until then, for one who watches it."""
+        try:
+            with suppress(OSError), _one_at_a_time(self.path):
+                self._stop.set()
+                if self._is_ours():
+                    self.path.unlink()
+        finally:
+            self._stop.set()
 
-    def _why_gone(self, other: Record, say: Callable[[str], None]) -> str:
+    def _why_gone(self, other: Record, say: Callable[[str], None], watch: bool) -> str:
         """Why the owner may be replaced; FaceganError where it lives."""
         fate = _fate(other)
-        if fate == "":
+        if fate == "" or (fate is None and not watch and self._age() < STALE_AFTER):
             raise self._refusal(other)
         return fate or self._watch(other, say)
 

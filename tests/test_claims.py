@@ -1,5 +1,6 @@
 """Two processes at one OUT: one works, the other is told who; slices share it; what all need is made once."""
 
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pictures import jpegs, write_folder, write_tar
 
 from facegan.errors import FaceganError
 from shards.make import claims
+from shards.make.claims import made_once
 from shards.make.closing import close_set
 from shards.make.tarfiles import recognise
 from shards.make.writer import Options, preprocess
@@ -103,6 +105,22 @@ def test_a_packed_tar_is_unpacked_once_for_all_that_come(tmp_path: Path, monkeyp
     assert found == [target] * 3
     assert target.read_bytes() == (tmp_path / "known").read_bytes()
     assert not list(out.glob("*.part"))
+
+
+def test_who_waits_for_another_machine_goes_on_when_the_file_is_there(tmp_path: Path) -> None:
+    """Nothing is known of its owner but the heartbeat: several look at it, and none keeps the others from it."""
+    target = tmp_path / "made"
+    record = {"token": "other", "host": "elsewhere", "kernel": "another boot", "pid": 1}
+    (tmp_path / "made.owner.json").write_text(json.dumps(record))
+    waiting = [threading.Thread(target=made_once, args=(target, target.touch), daemon=True) for _ in range(3)]
+    for thread in waiting:
+        thread.start()
+    time.sleep(0.3)
+    assert not target.exists()
+    target.touch()
+    for thread in waiting:
+        thread.join(3)
+    assert not any(thread.is_alive() for thread in waiting)
 
 
 def test_a_plan_that_came_to_nothing_gives_way_and_one_with_samples_does_not(tmp_path: Path) -> None:

@@ -263,3 +263,17 @@ def test_a_paused_owner_in_another_container_is_replaced_and_stops_when_it_comes
     assert "stops and writes nothing more" in line(first)
     second.check()
     second.release()
+
+
+def test_the_heart_beats_while_the_lock_is_waited_for_to_give_the_folder_back(tmp_path: Path) -> None:
+    """One who watches for a heartbeat holds that lock: without one, both would wait for STALE_AFTER."""
+    mine = Owner(tmp_path / "owner.json", "")
+    mine.claim(print)
+    with owner._one_at_a_time(mine.path):
+        ending = threading.Thread(target=mine.release)
+        ending.start()
+        before = mine._beaten()
+        time.sleep(0.5)
+        assert mine._beaten() > before
+    ending.join(5)
+    assert not mine.path.exists()

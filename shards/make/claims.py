@@ -62,7 +62,7 @@ def made_once(target: Path, make: Callable[[], None]) -> None:
     while not target.exists():
         owner = Owner(target.with_name(f"{target.name}.owner.json"), "choose another OUT")
         try:
-            _claim(owner)
+            _claim(owner, watch=False)  # nobody may hold the lock for long: the maker needs it to end
         except FaceganError as error:
             if not said:
                 log.warning("waiting for %s: %s", target.name, error)
@@ -81,11 +81,11 @@ def _release(owner: Owner) -> None:
     owner.path.with_name(f".{owner.path.name}.lock").unlink(missing_ok=True)
 
 
-def _claim(owner: Owner) -> None:
+def _claim(owner: Owner, watch: bool = True) -> None:
     try:
-        owner.claim(log.warning)
+        owner.claim(log.warning, watch)
     except FileNotFoundError:  # the last one who worked here has just removed the folder
-        owner.claim(log.warning)
+        owner.claim(log.warning, watch)
 
 
 def _owner(out: Path, part: Slice) -> Owner:
