@@ -6,13 +6,15 @@ Groups are the same whatever the slices, so a set's files are too; and closing r
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Container
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from facegan.files import whole_file, write_text
 from shards.errors import ShardError
 from shards.format.columns import Shard, Shards, SideTable, cut
-from shards.make.parts import CONTENT_MODULUS, FOLDER, Part, read_lines, read_part
+from shards.make.parts import CONTENT_MODULUS, FOLDER, Part, part_path, read_lines, read_part
 from shards.make.plan import Plan
 
 GROUP_SAMPLES = 1 << 20  # of a group, about: a smaller set has one, and one side table
@@ -44,24 +46,37 @@ def names_of(plan: Plan, number: int) -> list[str]:
     return [name for name, _, _ in plan.shards_between(number * size, (number + 1) * size)]
 
 
-def finish_groups(folder: Path, plan: Plan, index: int, slices: int) -> None:
-    """Write table and summary of the groups that this slice has shards in, where all others are written too."""
-    span, size = cut(len(plan), index, slices), shards_a_group(plan)
-    for number in range(span.start // size, -(-span.stop // size)):
+def finish_groups(folder: Path, plan: Plan, part: tuple[int, int]) -> None:
+    """Write table and summary of the groups that slice I of N has shards in, where all others are written too."""
+    for number in _groups_of(plan, part):
         group_of(folder, plan, number)
 
 
+def forget_shards(folder: Path, plan: Plan, part: tuple[int, int], shards: Container[str]) -> None:
+    """Remove what is known of shards that a slice makes again: of the same length, they may hold other bytes."""
+    for number in _groups_of(plan, part):
+        again = [name for name in names_of(plan, number) if name in shards]
+        for name in again:
+            part_path(folder, name).unlink(missing_ok=True)
+        if again:
+            group_path(folder, number).unlink(missing_ok=True)
+
+
+def _groups_of(plan: Plan, part: tuple[int, int]) -> range:
+    """The groups that a slice has shards in."""
+    span, size = cut(len(plan), *part), shards_a_group(plan)
+    return range(span.start // size, -(-span.stop // size))
+
+
 def group_of(folder: Path, plan: Plan, number: int) -> Group | None:
-    """A group, written now where it was not yet; None where shards of it are missing."""
+    """A group, written now where it was not yet or is of other shards; None where shards of it are missing."""
     path = group_path(folder, number)
-    try:
-        group: Group | None = _read(path)
-    except FileNotFoundError:
-        parts = [read_part(folder, name) for name in names_of(plan, number)]
-        group = _write(path, plan, number, [part for part in parts if part]) if all(parts) else None
-    if group is None or any(size_of(folder / shard.name) != shard.bytes for shard in group.shards):
-        return None
-    return group
+    with suppress(FileNotFoundError):
+        group = _read(path)
+        if all(size_of(folder / shard.name) == shard.bytes for shard in group.shards):
+            return group
+    parts = [read_part(folder, name) for name in names_of(plan, number)]
+    return _write(path, plan, number, [part for part in parts if part]) if all(parts) else None
 
 
 def rejects_of(folder: Path, number: int) -> bytes:

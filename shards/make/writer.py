@@ -11,7 +11,7 @@ from shards.errors import ShardError
 from shards.format.index import NAME, ShardIndex
 from shards.make.claims import claimed, forget, is_alone
 from shards.make.closing import close_folder, close_set, remove_made_once, whole_index
-from shards.make.groups import finish_groups
+from shards.make.groups import finish_groups, forget_shards
 from shards.make.parts import FOLDER as PARTS
 from shards.make.plan import Options, Plan, Survey, asked, read_plan, stamp, survey
 from shards.make.pool import run_all, start_server
@@ -62,15 +62,16 @@ def _write(found: Survey, plans: dict[Path, Plan], progress: Progress) -> None:
     todo = found.todo(plans)
     total = sum(each.stop - each.start for each in todo)
     progress(0, 0, total)
-    for folder in plans:
-        names = {each.shard for each in todo}
+    for folder, plan in plans.items():
+        names = {each.shard for each in todo if folder in each.folders}
+        forget_shards(folder, plan, found.options.slice, names)
         remove_stale_of(folder, names)
         endings = (".jsonl", ".members")
         remove_stale_of(folder / PARTS, {Path(name).with_suffix(end).name for name in names for end in endings})
     tasks = found.tasks(todo, plans)
     run_all(tasks, found.options.workers, lambda read, rejected: progress(read, rejected, total))
     for folder, plan in plans.items():
-        finish_groups(folder, plan, *found.options.slice)
+        finish_groups(folder, plan, found.options.slice)
 
 
 def _outcome(options: Options, found: Survey, plans: dict[Path, Plan]) -> Outcome:
