@@ -40,6 +40,10 @@ log = logging.getLogger("facegan.owner")
 Record = dict[str, Any]
 
 
+class OwnedError(FaceganError):
+    """The folder belongs to another process, which lives."""
+
+
 class LostError(FaceganError):
     """The folder belongs to another writer now: this one may not write there any more, not even why it ended."""
 
@@ -126,7 +130,7 @@ class Owner:
         return f"no sign of life for {max(age, STALE_AFTER):.0f} s"
 
     def _refusal(self, other: Record) -> FaceganError:
-        return FaceganError(
+        return OwnedError(
             f"{self.path.parent} belongs to a live job: {_name(other)}. "
             f"One folder has one writer; wait for it, cancel it, or {self.otherwise}"
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from pictures import jpegs, write_folder, write_tar
 
-from facegan.errors import FaceganError
+from facegan.errors import DiskFullError, FaceganError
 from shards.make import claims
 from shards.make.claims import made_once
 from shards.make.closing import close_set
@@ -131,3 +131,15 @@ def test_a_plan_that_came_to_nothing_gives_way_and_one_with_samples_does_not(tmp
     assert next(iter(made.indices.values())).splits["train"].samples == 2
     with pytest.raises(FaceganError, match=r"begun with other options.*rm -r .*64"):
         preprocess(Options(small, tmp_path / "out", crop="300"))
+
+
+def test_a_disk_too_full_to_claim_what_all_need_is_an_error_and_no_reason_to_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise DiskFullError("no space")
+
+    monkeypatch.setattr(claims, "_claim", full)
+    monkeypatch.setattr(claims, "sleep", lambda seconds: pytest.fail("it waits"))
+    with pytest.raises(DiskFullError):
+        made_once(tmp_path / "list", lambda: None)

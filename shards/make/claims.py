@@ -8,7 +8,7 @@ from pathlib import Path
 from time import sleep
 
 from facegan.errors import FaceganError
-from facegan.owner import Owner
+from facegan.owner import OwnedError, Owner
 
 SLICE = re.compile(r"\.slice-(\d+)-of-(\d+)\.json")
 PAUSE = 0.5  # seconds between two looks at what another process makes
@@ -63,7 +63,7 @@ def made_once(target: Path, make: Callable[[], None]) -> None:
         owner = Owner(target.with_name(f"{target.name}.owner.json"), "choose another OUT")
         try:
             _claim(owner, watch=False)  # nobody may hold the lock for long: the maker needs it to end
-        except FaceganError as error:
+        except OwnedError as error:
             if not said:
                 log.warning("waiting for %s: %s", target.name, error)
             said = True
