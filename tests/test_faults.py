@@ -22,7 +22,7 @@ from shards.format.index import load_index
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(0)]  # all operations take hours
 FAULTS = ("ENOSPC", "SIGKILL", "EIO", "EDQUOT", "EACCES", "ESTALE")
-SAMPLE = 5  # operations of each program
+SAMPLE = 12  # operations of each program
 TRAIN = [
     "train",
     "mlp-64",
