@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from PIL import Image
 from shard_sets import pictures as random_pictures
 
 from shards.errors import ShardError
-from shards.make import catalogue, claims, plan
+from shards.make import catalogue, claims, survey
 from shards.make.annotations import annotate
 from shards.make.catalogue import pictures, read_catalogue, write_catalogue
 from shards.make.closing import close_set
@@ -59,7 +61,7 @@ def test_slices_list_the_source_once_and_closing_removes_what_they_read(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listed = []
-    monkeypatch.setattr(plan, "list_source", lambda *given: listed.append(given) or list_source(*given))
+    monkeypatch.setattr(survey, "list_source", lambda *given: listed.append(given) or list_source(*given))
     for part in (2, 0, 1):
         make(source, tmp_path / "out", (part, 3))
     assert len(listed) == 1
@@ -87,6 +89,56 @@ def test_a_killed_listing_is_made_anew_and_a_damaged_one_is_named(source: Path, 
         make(source, tmp_path / "out", (1, 2))
 
 
+def test_pictures_that_came_deep_in_the_source_are_seen(source: Path, tmp_path: Path) -> None:
+    """Refused where shards of fewer exist; a folder that has other times and the same pictures is not."""
+    first = sorted((source / "Ada").iterdir())[0]
+    make(source, tmp_path / "out", (0, 2))
+    (source / "Ada" / "thumbs.txt").write_text("no picture")
+    make(source, tmp_path / "out", (1, 2))
+    shutil.copy(first, source / "Ada" / "more.png")
+    with pytest.raises(ShardError, match=r"begun with other options or another source \(pictures: 9 there, 10"):
+        make(source, tmp_path / "out", (1, 2))
+    with pytest.raises(ShardError, match="pictures: 9 there, 10"):
+        make(source, tmp_path / "out", (1, 2))
+    shutil.rmtree(tmp_path / "out" / "8")
+    for index in (0, 1):
+        make(source, tmp_path / "out", (index, 2))
+    (whole,) = close_set(tmp_path / "out").values()
+    assert whole.source is not None
+    assert whole.source.samples == 10
+
+
+def test_annotations_in_the_source_that_changed_are_seen(source: Path, tmp_path: Path) -> None:
+    names = sorted(path.name for path in source.glob("*/*"))
+    table = source / "Ada" / "list_eval_partition.txt"
+    table.write_text("".join(f"{name} 0\n" for name in names))
+    options = Options(source, tmp_path / "out", ((8, 8),), "none", slice=(0, 2), shard_size=5)
+    preprocess(options)
+    table.write_text("".join(f"{name} 1\n" for name in names))
+    with pytest.raises(ShardError, match="another source"):
+        preprocess(dataclasses.replace(options, slice=(1, 2)))
+
+
+@pytest.mark.parametrize("inside", [".", "Ada"])
+def test_an_out_in_the_source_is_no_change_of_it(source: Path, inside: str) -> None:
+    for index in (0, 1):
+        make(source, source / inside / "out", (index, 2))
+    (whole,) = close_set(source / inside / "out").values()
+    assert whole.source is not None
+    assert whole.source.samples == 9
+
+
+def test_a_packed_tar_is_unpacked_again_where_its_plain_one_was_cleaned_away(source: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "faces.tar.gz", "w:gz") as packed:
+        packed.add(source, "faces")
+    make(tmp_path / "faces.tar.gz", tmp_path / "out", (0, 2))
+    (plain,) = (tmp_path / "out").glob(".source-*.tar")
+    plain.unlink()
+    make(tmp_path / "faces.tar.gz", tmp_path / "out", (1, 2))
+    (whole,) = close_set(tmp_path / "out").values()
+    assert sum(split.samples for split in whole.splits.values()) == 9
+
+
 def test_nothing_pickled_is_read(source: Path, tmp_path: Path) -> None:
     make(source, tmp_path / "out", (0, 2))
     (kept,) = (tmp_path / "out").glob(".listing-*.json")
@@ -110,7 +162,7 @@ def test_a_slice_waits_for_the_process_that_lists_and_goes_on_where_it_is_killed
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = Options(source, tmp_path / "out", ((8, 8),), "none", slice=(0, 2), shard_size=5)
-    file = plan.catalogue_file(options)
+    file = survey.catalogue_file(options)
     words = [sys.executable, "-c", OWNS_THE_LISTING, str(file.with_name(f"{file.name}.owner.json"))]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as first:
         assert first.stdout is not None

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from facegan.files import sha256_file, whole_file, write_json
 from shards.errors import ShardError
 from shards.make.annotations import SPLITS, UNKNOWN, Annotations
-from shards.make.listing import PLACE, Listing, folder_of, name_bytes, stem
+from shards.make.listing import PLACE, Listing, State, folder_of, name_bytes, stem
 
 CATALOGUE = ".listing-"  # how its names begin
 BLOCK_ROWS, BLOCK_BYTES = 1 << 18, 64 << 20  # of a block: whichever is less
@@ -48,6 +48,7 @@ class Catalogue:
     identities: str | None
     notes: list[str]
     left_out: dict[str, int]
+    seen: dict[str, State] = field(default_factory=dict)  # what is to be as it was for the listing to hold
     blocks: list[tuple[int, str]] = field(default_factory=list)  # rows, SHA-256
 
     def __len__(self) -> int:
@@ -81,6 +82,7 @@ def write_catalogue(target: Path, listing: Listing, known: Annotations) -> None:
         identities=None if known.identities is None else FOLDERS if texts else NUMBERS,
         notes=known.notes,
         left_out=dict(listing.left_out),
+        seen=listing.seen,
         blocks=blocks,
     )
     write_json(target, asdict(whole))

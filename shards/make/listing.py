@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import re
+import stat
 import struct
 import time
 from collections import Counter
@@ -42,6 +43,18 @@ PAUSES = (0.1, 2.0)  # seconds before another attempt
 
 PLACE = np.dtype([("offset", "<i8"), ("stored", "<i8"), ("size", "<i8"), ("crc", "<u4"), ("form", "<u4")])
 PLACE_STRUCT = struct.Struct("<qqqII")
+
+
+State = list[int] | None
+
+
+def state_of(path: Path) -> State:
+    """Bytes (of a file) and time: others where it, or the names in it, have changed; None where it is gone."""
+    try:
+        facts = path.stat()
+    except OSError:
+        return None
+    return [0 if stat.S_ISDIR(facts.st_mode) else facts.st_size, facts.st_mtime_ns]
 
 
 class Place(NamedTuple):
@@ -113,6 +126,7 @@ class Listing:
     places: NDArray[np.void]
     left_out: Counter[str] = field(default_factory=Counter)  # files that are no pictures, by extension
     tables: dict[str, tuple[str, Place]] = field(default_factory=dict)  # of these, annotation files by kind
+    seen: dict[str, State] = field(default_factory=dict)  # of a folder: the folders in it, and such files
 
     def __len__(self) -> int:
         return len(self.names)

@@ -3,12 +3,13 @@
 import os
 import stat
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from shards.errors import ShardError
 from shards.format.transform import EXTENSIONS, MAX_PICTURE_BYTES, PictureError
 from shards.make.idx import IdxReader, is_images_file, list_idx
-from shards.make.listing import Listing, Place, Reader, collect, is_hidden, patiently
+from shards.make.listing import Listing, Place, Reader, State, collect, is_hidden, patiently, state_of
 from shards.make.tarfiles import TarReader, list_tar, recognise
 from shards.make.zipfiles import ZipReader, list_zip
 
@@ -21,7 +22,7 @@ def list_source(path: Path, scratch: Path) -> Listing:
     """
     if not path.exists():
         raise ShardError(f"{path}: there is no such file or folder")
-    listing = _list_folder(path) if path.is_dir() else _list_file(path, scratch)
+    listing = _list_folder(path, scratch) if path.is_dir() else _list_file(path, scratch)
     if not listing.names:
         others = ", ".join(f"{count} {kind}" for kind, count in sorted(listing.left_out.items()))
         raise ShardError(f"{path}: no picture ({' '.join(EXTENSIONS)}) in it, only: {others or 'nothing'}")
@@ -46,15 +47,25 @@ def _list_file(path: Path, scratch: Path) -> Listing:
     return collect(kind, opened, list_zip(opened) if kind == "zip" else list_tar(opened))
 
 
-def _list_folder(path: Path) -> Listing:
+def _list_folder(path: Path, scratch: Path) -> Listing:
     if any(is_images_file(entry) for entry in path.iterdir()):
         return collect("idx", path, list_idx(path))
-    return collect("folder", path, ((name, Place()) for name in _walk(path, "", frozenset())))
+    seen: dict[str, State] = {}
+    listing = collect("folder", path, ((name, Place()) for name in _walk(path, "", frozenset(), seen)))
+    seen |= {name: state_of(path / name) for name, _ in listing.tables.values()}
+    written = scratch.resolve()  # changes all the time, where it is in there
+    kept = {name: state for name, state in seen.items() if not (path / name).resolve().is_relative_to(written)}
+    return replace(listing, seen=kept)
 
 
-def _walk(root: Path, folder: str, parents: frozenset[tuple[int, int]]) -> Iterator[str]:
-    """Names of all files below root/folder, with `/` between; links are followed, loops are not."""
+def _walk(root: Path, folder: str, parents: frozenset[tuple[int, int]], seen: dict[str, State]) -> Iterator[str]:
+    """Names of all files below root/folder, with `/` between; links are followed, loops are not.
+
+    `seen` is given the state of each folder below root, but for hidden ones, before it is read.
+    """
     facts = (root / folder).stat()
+    if folder and not is_hidden(folder):
+        seen[folder] = state_of(root / folder)
     here = facts.st_dev, facts.st_ino
     if here in parents:
         return
@@ -63,7 +74,7 @@ def _walk(root: Path, folder: str, parents: frozenset[tuple[int, int]]) -> Itera
             for entry in entries:
                 name = f"{folder}{entry.name}"
                 if entry.is_dir():
-                    yield from _walk(root, f"{name}/", parents | {here})
+                    yield from _walk(root, f"{name}/", parents | {here}, seen)
                 else:
                     yield name
     except OSError as error:

@@ -13,8 +13,9 @@ from shards.make.claims import claimed, forget, is_alone
 from shards.make.closing import close_folder, close_set, remove_made_once, whole_index
 from shards.make.groups import finish_groups, forget_shards
 from shards.make.parts import FOLDER as PARTS
-from shards.make.plan import Options, Plan, Survey, asked, read_plan, stamp, survey
+from shards.make.plan import Options, Plan, asked, read_plan
 from shards.make.pool import run_all, start_server
+from shards.make.survey import Survey, stamp, survey
 
 __all__ = ["Options", "Outcome", "close_set", "preprocess"]
 

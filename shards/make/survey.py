@@ -1,0 +1,187 @@
+"""A source as it was found: its catalogue, what is still to be made of it, and the tasks of a slice."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import NamedTuple
+
+from shards.errors import ShardError
+from shards.format.columns import cut
+from shards.format.png import Geometry
+from shards.format.transform import parse_crop
+from shards.make.annotations import annotate
+from shards.make.catalogue import (
+    CATALOGUE,
+    Catalogue,
+    pictures,
+    read_catalogue,
+    remove_catalogues,
+    write_catalogue,
+)
+from shards.make.celeba import find_files
+from shards.make.claims import made_once
+from shards.make.layout import samples_per_shard
+from shards.make.listing import State, state_of
+from shards.make.packing import Task
+from shards.make.parts import read_part
+from shards.make.plan import Options, Plan, asked, read_plan
+from shards.make.sources import list_source
+from shards.make.tarfiles import recognise
+
+ATTEMPTS = 3  # listings of a source that changes meanwhile
+
+log = logging.getLogger("shards.survey")
+
+
+class Todo(NamedTuple):
+    """A shard to be made: pictures [start, stop) of its split, and in which sets it is missing."""
+
+    shard: str
+    split: str
+    start: int
+    stop: int
+    folders: list[Path]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The source as it was found, and the file that keeps it."""
+
+    options: Options
+    catalogue: Catalogue
+    file: Path
+
+    @cached_property
+    def shard_size(self) -> int:
+        """Pictures in a shard: what was asked for, else what a set begun here has, else by the set's size."""
+        options = self.options
+        if options.shard_size is not None:
+            return options.shard_size
+        begun = [plan for size in options.sizes if (plan := read_plan(options.folder(size))) is not None]
+        if begun and options.shard_bytes is None:
+            return int(begun[0].fixed["shard_size"])
+        channels = asked(options, self.catalogue.kind)["channels"]
+        geometries = [Geometry(height, width, channels, self._json_bytes) for height, width in options.sizes]
+        return samples_per_shard(len(self.catalogue), geometries, options.shard_bytes)
+
+    @property
+    def _json_bytes(self) -> int:
+        return self.catalogue.member_bytes if self.options.attributes else 0
+
+    def plan(self, size: tuple[int, int]) -> Plan:
+        """The plan of one size."""
+        options, whole = self.options, self.catalogue
+        fixed = asked(options, whole.kind) | {
+            "shard_size": self.shard_size,
+            "size": list(size),
+            "json": self._json_bytes,
+            "pictures": len(whole),
+            "listing": whole.listing,
+            "annotations": whole.annotations,
+        }
+        source = {"name": options.source.name, "kind": whole.kind, "stamp": stamp(options)}
+        return Plan(fixed, whole.counts, whole.names, source, options.slice[1], options.max_rejects)
+
+    def todo(self, plans: dict[Path, Plan]) -> list[Todo]:
+        """The shards of this run's slice that are not finished yet at every size."""
+        found, size, counts = [], self.shard_size, self.catalogue.counts
+        plan = next(iter(plans.values()))
+        span = cut(len(plan), *self.options.slice)
+        for name, split, number in plan.shards_between(span.start, span.stop):
+            folders = [folder for folder in plans if read_part(folder, name) is None]
+            if folders:
+                found.append(Todo(name, split, number * size, min((number + 1) * size, counts[split]), folders))
+        return found
+
+    def tasks(self, todo: list[Todo], plans: dict[Path, Plan]) -> Iterator[Task]:
+        """What the workers are given, a shard at a time."""
+        source = self.catalogue.kind, Path(self.catalogue.path)
+        crop = parse_crop(asked(self.options, self.catalogue.kind)["crop"])
+        for each in todo:
+            sizes = {folder: plans[folder].geometry for folder in each.folders}
+            found = pictures(self.file, self.catalogue, each.split, each.start, each.stop)
+            yield Task(each.shard, source, found, crop, sizes, self.options.form)
+
+
+@contextmanager
+def survey(options: Options) -> Iterator[Survey]:
+    """The source's catalogue, made by the first process that comes; others wait, and read their own part of it.
+
+    One slice of one lists anew: a folder's pictures may have changed, and nobody else is at work.
+    """
+    if options.slice[1] > 1:
+        yield _survey(options)
+        return
+    remove_catalogues(options.out)
+    try:
+        yield _survey(options)
+    finally:
+        remove_catalogues(options.out)
+
+
+def _survey(options: Options) -> Survey:
+    changes: list[list[State]] = []  # each a state in which a listing did not hold any more
+    made = 0
+    while made < ATTEMPTS:
+        file = catalogue_file(options, changes)
+        known = file.exists()
+        made += not known
+        made_once(file, partial(_catalogue, options, file))
+        try:
+            whole = read_catalogue(file)
+        except FileNotFoundError:  # another process has just closed the set
+            continue
+        now = {name: state_of(options.source / name) for name in whole.seen}
+        if now == whole.seen:
+            if known:
+                log.warning("%s: %s pictures, as they were listed before", options.source, f"{len(whole):,}")
+            return Survey(options, _readable(whole, options), file)
+        log.warning("%s: a folder in it has changed since it was listed: listed again", options.source)
+        changes.append(list(now.values()))
+    raise ShardError(f"{options.source}: changes while it is listed: run again when all its pictures are there")
+
+
+def _readable(whole: Catalogue, options: Options) -> Catalogue:
+    """The catalogue with a file to read from: a packed tar's plain one may have been cleaned away, or OUT moved."""
+    if Path(whole.path).exists():
+        return whole
+    return replace(whole, path=str(recognise(options.source, options.out)[1].absolute()))
+
+
+def catalogue_file(options: Options, changes: list[list[State]] | None = None) -> Path:
+    """Where the catalogue of a source is kept, with a name for what it depends on.
+
+    changes: states in which those listed before did not hold; slices at work may still read them.
+    """
+    told = [
+        str(options.source.absolute()),
+        str(options.annotations),
+        options.holdout,
+        _facts(options),
+        changes or [],
+    ]
+    return options.out / f"{CATALOGUE}{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]}.json"
+
+
+def _catalogue(options: Options, file: Path) -> None:
+    listing = list_source(options.source, options.out)
+    write_catalogue(file, listing, annotate(listing, options.source, options.annotations, options.holdout))
+
+
+def _facts(options: Options) -> list[State]:
+    """States of the source, or of the folder itself, and of its annotations."""
+    files = [options.source, *find_files(options.source, options.annotations).values()]
+    return [state for path in files if (state := state_of(path)) is not None]
+
+
+def stamp(options: Options) -> list[State] | None:
+    """Sizes and times of an archive and the annotations that go with it: unchanged, nothing need be listed again.
+
+    None for a folder, whose pictures may change without a trace in the folder.
+    """
+    return None if options.source.is_dir() else _facts(options)
