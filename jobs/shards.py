@@ -67,6 +67,8 @@ def index(folder: Path, place: Path | None, part: tuple[int, int], as_json: bool
     from shards.make.closing import close_set, sets_begun
 
     if place is None and sets_begun(folder):
+        if part[1] > 1:
+            raise click.UsageError("--slice is for foreign tars: this set is closed as a whole, without it")
         closed = close_set(folder)
     else:
         found = _index_foreign(folder, place, part, **how)

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 from shard_sets import pictures as random_pictures
 
+from jobs.shards import command
 from shards.errors import ShardError
 from shards.make import catalogue, claims, survey
 from shards.make.annotations import annotate
@@ -84,9 +86,37 @@ def test_a_killed_listing_is_made_anew_and_a_damaged_one_is_named(source: Path, 
     catalogue._block.cache_clear()
     with pytest.raises(ShardError, match=r"00000\.npy: missing or damaged: remove"):
         make(source, tmp_path / "out", (1, 2))
-    kept.write_text("{}")
-    with pytest.raises(ShardError, match=r"\.json: damaged .*remove it"):
-        make(source, tmp_path / "out", (1, 2))
+    for damaged in ("{}", "null", "[1]"):
+        kept.write_text(damaged)
+        with pytest.raises(ShardError, match=r"\.json: damaged .*remove it"):
+            make(source, tmp_path / "out", (1, 2))
+
+
+def test_two_may_close_a_set_at_once(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for index in (0, 1):
+        make(source, tmp_path / "out", (index, 2))
+    real = Path.glob
+
+    def glob(folder: Path, pattern: str) -> list[Path]:
+        found = list(real(folder, pattern))
+        if pattern.startswith(".listing-"):  # the other one is faster
+            monkeypatch.setattr(Path, "glob", real)
+            close_set(tmp_path / "out")
+        return found
+
+    monkeypatch.setattr(Path, "glob", glob)
+    (index_of,) = close_set(tmp_path / "out").values()
+    assert index_of.source is not None
+    assert index_of.source.samples == 9
+
+
+def test_closing_takes_no_slice(source: Path, tmp_path: Path) -> None:
+    for index in (0, 1):
+        make(source, tmp_path / "out", (index, 2))
+    said = CliRunner().invoke(command, ["index", str(tmp_path / "out"), "--slice", "0/4"])
+    assert said.exit_code == 2
+    assert "closed as a whole" in said.output
+    assert not (tmp_path / "out" / "8" / "index.json").exists()
 
 
 def test_pictures_that_came_deep_in_the_source_are_seen(source: Path, tmp_path: Path) -> None:

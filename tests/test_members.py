@@ -23,7 +23,7 @@ from shards.format.index import Encoding, ShardIndex, load_index
 from shards.format.members import Form
 from shards.format.tar import members
 from shards.format.transform import decode
-from shards.make.writer import close_set
+from shards.make.writer import Options, close_set
 from shards.read.labels import Subset
 from shards.read.verify import verify_set
 
@@ -253,3 +253,10 @@ def test_a_training_on_them_stops_and_goes_on(sets: dict[str, Path], tmp_path: P
     outcome = json.loads((tmp_path / "run" / "outcome.json").read_text())
     assert (outcome["state"], outcome["nimg"]) == ("finished", 16)
     assert len((tmp_path / "run" / "starts.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_side_that_webp_cannot_have_is_refused_before_any_work() -> None:
+    for members_form, side in (("webp", 16383), ("jpeg", 16384), ("png", 16384)):
+        Options(Path("s"), Path("o"), ((side, 8),), members=members_form)
+    with pytest.raises(ShardError, match=r"--members webp: 8x16384 pixels.*at most 16,383: use jpeg or png"):
+        Options(Path("s"), Path("o"), ((8, 16384),), members="webp")

@@ -19,6 +19,7 @@ NAME = "members.bin"  # the table
 MAX_KEY_BYTES = 255
 FIXED_BYTES = 8 + 8 + 4  # of a row, the key aside
 EXTENSIONS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+MAX_WEBP_SIDE = 16383  # pixels, of the format; JPEG's is more than `Geometry` has
 QUALITY, LOSSLESS = 95, 100  # where none was asked for; the quality of a WebP that keeps every pixel
 Row = tuple[int, int, int, bytes]  # offset, size, CRC-32, key
 
@@ -46,6 +47,13 @@ class Form:
     def is_stored(self) -> bool:
         """Whether all records have one length, so that a shard is an array."""
         return self.members == "png"
+
+    def refuse_larger(self, height: int, width: int) -> None:
+        """Raise ShardError where images of this size cannot become such members."""
+        if self.members == "webp" and max(height, width) > MAX_WEBP_SIDE:
+            raise ShardError(
+                f"--members webp: {height}x{width} pixels, a side has at most {MAX_WEBP_SIDE:,}: use jpeg or png"
+            )
 
     def codec(self) -> dict[str, str]:
         """Name and version of what encodes, where its package's version does not say it: simplejpeg's does."""

@@ -119,7 +119,7 @@ def read_catalogue(target: Path) -> Catalogue:
         content = json.loads(target.read_text(encoding="utf-8"))
         blocks = [(int(rows), str(sha256)) for rows, sha256 in content.pop("blocks")]
         return Catalogue(**content, blocks=blocks)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ShardError(f"{target}: damaged ({error}): remove it, then run again") from None
 
 
@@ -179,6 +179,6 @@ def _block(path: Path, sha256: str) -> Rows:
 
 
 def remove_catalogues(out: Path) -> None:
-    """Remove all that is kept in OUT; for when nobody else is at work there."""
+    """Remove all that is kept in OUT; for when nobody else is at work there, but for another who closes the set."""
     for path in out.glob(f"{CATALOGUE}*"):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

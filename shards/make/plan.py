@@ -58,7 +58,7 @@ class Options:
             raise ShardError("--shard-size and --shard-bytes: give one of them")
         for height, width in self.sizes:
             Geometry(height, width, self.channels or 3)
-        Form(self.members, self.quality)
+            self.form.refuse_larger(height, width)
         if self.crop is not None:
             parse_crop(self.crop)
 
