@@ -15,13 +15,15 @@ from PIL import Image
 from shard_sets import encode, pictures, write_tar
 
 import shards
+from facegan.errors import FaceganError
 from jobs.shards import command
 from shards.errors import ShardError
 from shards.format.index import Transform, load_index
 from shards.format.tar import members
 from shards.format.transform import FILTER
-from shards.make import foreign
-from shards.make.foreign import index_tars, known_index
+from shards.make import foreign, scans
+from shards.make.claims import claimed
+from shards.make.foreign import index_tars, known_index, read_tars
 from shards.read.verify import verify_set
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset leaves its tars open
@@ -259,3 +261,47 @@ def test_slices_read_the_tars_and_what_was_read_is_not_read_again(
     assert index_tars(sliced, size=24).transform == Transform(
         "square", FILTER
     )  # other options: nothing of the old records is taken
+
+
+def test_rows_of_another_reading_than_the_record_are_read_again(
+    tars: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the rows and the record of a reading with other options: the old record is of other rows."""
+    small = encode(np.zeros((8, 8, 3), np.uint8), "PNG")
+    write_tar(tars / "train-001.tar", [("a.png", small), ("b.png", encode(pictures(1, 24, 24)[0], "PNG"))])
+    how = {"size": 16, "crop": "16"}
+    read_tars(tars, **how)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(scans, "write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            read_tars(tars, size=16)
+    index = index_tars(tars, **how)
+    assert index.splits["train"].samples == 8
+    assert not verify_set(tars)
+
+
+@pytest.mark.parametrize("name", ["sizes", "shard", "rows", "told"])
+def test_a_record_without_all_it_should_say_counts_as_none(tars: Path, name: str) -> None:
+    read_tars(tars)
+    record = tars / ".index" / "train-000.tar.json"
+    known = json.loads(record.read_text())
+    del known[name]
+    record.write_text(json.dumps(known))
+    assert index_tars(tars).splits["train"].samples == 7
+    assert not verify_set(tars)
+
+
+def test_a_slice_at_work_refuses_those_that_overlap_and_the_last_command(tars: Path) -> None:
+    with claimed(tars, (0, 2)):
+        with pytest.raises(FaceganError, match="live job"):
+            read_tars(tars, part=(0, 2))
+        read_tars(tars, part=(1, 2))
+        with pytest.raises(FaceganError, match="live job"):
+            index_tars(tars)
+        assert (tars / ".index").exists()
+    index_tars(tars)
+    assert sorted(path.name for path in tars.iterdir() if path.name.startswith(".")) == []

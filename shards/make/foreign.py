@@ -12,21 +12,24 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
 
 from facegan.cores import usual_threads
-from facegan.files import read_object, sha256_file, whole_file, write_json, write_text
+from facegan.files import sha256_file, whole_file, write_text
 from shards.errors import ShardError
 from shards.format.columns import Shard, Shards, Table, cut
 from shards.format.index import NAME, Rejects, ShardIndex, Source, Split, Transform, load_index
 from shards.format.mapping import Bytes, map_file
-from shards.format.members import MAX_KEY_BYTES, Row, join_members, write_members
+from shards.format.members import MAX_KEY_BYTES, Row, join_members
 from shards.format.members import NAME as MEMBERS
 from shards.format.tar import Member, members
 from shards.format.transform import EXTENSIONS, FILTER, MAX_PICTURE_BYTES, PictureError, decode, parse_crop
+from shards.make.claims import claimed, forget
+from shards.make.scans import Scan, keep_scan, known_scan
 from shards.read.encoded import SQUARE, fit
 
 REJECTS = "rejects.jsonl"
@@ -35,16 +38,6 @@ NAME_AND_EXTENSION = re.compile(r"((?:.*/|)[^./][^./]*)[.]([^/]*)", re.DOTALL)  
 SPLITS = dict.fromkeys(("train", "training"), "train") | dict.fromkeys(("val", "valid", "validation"), "val")
 SPLITS |= dict.fromkeys(("test", "testing"), "test")
 Progress = Callable[[int], None]
-
-
-@dataclass
-class Scan:
-    """What a pass over one tar found; `rows` is the file of its rows of the member table."""
-
-    shard: Shard
-    rows: Path
-    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # height, width
-    rejects: list[dict[str, str]] = field(default_factory=list)
 
 
 def index_tars(
@@ -67,14 +60,16 @@ def index_tars(
     (train, val or test; without one it is train). Raises ShardError where a tar is damaged (a damaged header would
     hide samples), where sizes differ, where nothing is left, or where the index could not be written.
     """
-    scans, place = read_tars(folder, size, crop, channels, progress, place), place or folder
-    _refuse_empty(scans, folder)
-    height, width = (size, size) if size else _one_size(scans, folder)
-    index = _index(scans, folder, place, (height, width, channels), _transform(size, crop))
-    if place != folder:
-        _link(_tars(folder), place)
-    index.write(place)
-    shutil.rmtree(place / RECORDS, ignore_errors=True)
+    with _owned(folder, place or folder, (0, 1)) as place:
+        scans = _read_tars(folder, size, crop, channels, progress, place, (0, 1))
+        _refuse_empty(scans, folder)
+        height, width = (size, size) if size else _one_size(scans, folder)
+        index = _index(scans, folder, place, (height, width, channels), _transform(size, crop))
+        if place != folder:
+            _link(_tars(folder), place)
+        index.write(place)
+        shutil.rmtree(place / RECORDS, ignore_errors=True)
+    forget(place)
     return index
 
 
@@ -87,11 +82,34 @@ def read_tars(
     place: Path | None = None,
     part: tuple[int, int] = (0, 1),
 ) -> list[Scan]:
-    """Read part (i, n), from 0, of the tars of a folder; see `index_tars`. What was read so before is not again."""
-    paths, place = _tars(folder), place or folder
-    if not paths:
+    """Read part (i, n), from 0, of the tars of a folder; see `index_tars`. What was read so before is not again.
+
+    Raises FaceganError where another process is at work on some of them.
+    """
+    with _owned(folder, place or folder, part) as place:
+        return _read_tars(folder, size, crop, channels, progress, place, part)
+
+
+@contextmanager
+def _owned(folder: Path, place: Path, part: tuple[int, int]) -> Iterator[Path]:
+    """Own a part of the tars of a folder; ShardError where there are none, or `place` cannot be written."""
+    if not _tars(folder):
         raise ShardError(f"{folder}: no *.tar in it to index")
     _refuse_read_only(place)
+    with claimed(place, part):
+        yield place
+
+
+def _read_tars(
+    folder: Path,
+    size: int | None,
+    crop: str | None,
+    channels: int,
+    progress: Progress,
+    place: Path,
+    part: tuple[int, int],
+) -> list[Scan]:
+    paths = _tars(folder)
     scan = partial(_scanned, place / RECORDS, _transform(size, crop), size, channels, progress)
     with ThreadPoolExecutor(usual_threads(), thread_name_prefix="index") as pool:
         return list(pool.map(scan, paths[cut(len(paths), *part)]))
@@ -159,19 +177,13 @@ def _scanned(
     records: Path, transform: Transform, side: int | None, channels: int, progress: Progress, path: Path
 ) -> Scan:
     """What a tar holds: from its record, where it was read before and has not changed, else by reading it."""
-    record, facts = records / f"{path.name}.json", path.stat()
+    facts = path.stat()
     told = [facts.st_size, facts.st_mtime_ns, side, transform.crop, channels]
-    known = read_object(record)
-    rows = records / f"{path.name}.rows"
-    if known.get("told") == told and rows.exists():
-        sizes = Counter({(height, width): count for height, width, count in known["sizes"]})
-        return Scan(Shard(**known["shard"]), rows, sizes, known["rejects"])
-    scan, members = _scan(path, rows, transform, side, channels, progress)
-    with whole_file(rows) as part:
-        write_members(part, members)
-    sizes_seen = [[*size, count] for size, count in scan.sizes.items()]
-    about = {"shard": asdict(scan.shard), "sizes": sizes_seen, "rejects": scan.rejects}
-    write_json(record, {"told": told, **about})
+    known = known_scan(records, path.name, told)
+    if known is not None:
+        return known
+    scan, members = _scan(path, records / f"{path.name}.rows", transform, side, channels, progress)
+    keep_scan(records, scan, members, told)
     return scan
 
 
