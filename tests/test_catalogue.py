@@ -19,6 +19,7 @@ from shards.errors import ShardError
 from shards.make import catalogue, claims, survey
 from shards.make.annotations import annotate
 from shards.make.catalogue import pictures, read_catalogue, write_catalogue
+from shards.make.claims import claimed
 from shards.make.closing import close_set
 from shards.make.sources import list_source
 from shards.make.writer import Options, preprocess
@@ -167,6 +168,28 @@ def test_a_packed_tar_is_unpacked_again_where_its_plain_one_was_cleaned_away(sou
     make(tmp_path / "faces.tar.gz", tmp_path / "out", (1, 2))
     (whole,) = close_set(tmp_path / "out").values()
     assert sum(split.samples for split in whole.splits.values()) == 9
+
+
+def test_what_a_killed_closer_left_goes_with_the_next_run(source: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "faces.tar.gz", "w:gz") as packed:
+        packed.add(source, "faces")
+    out = tmp_path / "out"
+    make(tmp_path / "faces.tar.gz", out, (0, 1))
+    (out / "8" / ".parts").mkdir()
+    for left in ("8/.parts/train-00000.jsonl", ".source-0123.tar", ".listing-0123.json"):
+        (out / left).write_text("left")
+    with claimed(out, (0, 2)):
+        make(tmp_path / "faces.tar.gz", out, (0, 1))
+        assert (out / ".listing-0123.json").exists()
+    make(tmp_path / "faces.tar.gz", out, (0, 1))
+    assert [path.name for path in out.iterdir()] == ["8"]
+    assert not (out / "8" / ".parts").exists()
+
+
+def test_a_slice_of_a_closed_set_leaves_nothing(source: Path, tmp_path: Path) -> None:
+    make(source, tmp_path / "out", (0, 1))
+    make(source, tmp_path / "out", (1, 2))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["8"]
 
 
 def test_nothing_pickled_is_read(source: Path, tmp_path: Path) -> None:

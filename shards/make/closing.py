@@ -2,9 +2,11 @@
 
 import shutil
 from collections import Counter
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
+from facegan.errors import FaceganError
 from facegan.files import remove_stale_of, sha256_file, whole_file
 from shards.errors import ShardError
 from shards.format.columns import Shards, SideTable, Table
@@ -40,6 +42,19 @@ def close_set(out: Path) -> dict[Path, ShardIndex]:
     remove_made_once(out)
     forget(_out_of(out))
     return indices
+
+
+def clean_closed(out: Path) -> None:
+    """Remove what a killed closer, or a slice of sets that are closed, left; unless somebody is at work."""
+    folders = sets_begun(out)
+    if not all(map(whole_index, folders)):
+        return
+    with suppress(FaceganError):
+        refuse_live(out)
+        for folder in folders:
+            shutil.rmtree(folder / FOLDER, ignore_errors=True)
+        remove_made_once(out)
+        forget(out)
 
 
 def close_folder(folder: Path) -> ShardIndex:

@@ -10,7 +10,7 @@ from facegan.files import remove_stale_of
 from shards.errors import ShardError
 from shards.format.index import NAME, ShardIndex
 from shards.make.claims import claimed, forget, is_alone
-from shards.make.closing import close_folder, close_set, remove_made_once, whole_index
+from shards.make.closing import clean_closed, close_folder, close_set, remove_made_once, whole_index
 from shards.make.groups import finish_groups, forget_shards
 from shards.make.parts import FOLDER as PARTS
 from shards.make.plan import Options, Plan, asked, read_plan
@@ -43,6 +43,7 @@ def preprocess(options: Options, progress: Progress = lambda read, rejected, tot
     folders = [options.folder(size) for size in options.sizes]
     done = {folder: index for folder in folders if (index := whole_index(folder)) is not None}
     if len(done) == len(folders) and all(_unchanged(folder, options) for folder in folders):
+        clean_closed(options.out)
         return Outcome(done)
     if len(done) < len(folders):
         start_server()  # it imports torch while the source is listed
@@ -56,6 +57,8 @@ def preprocess(options: Options, progress: Progress = lambda read, rejected, tot
         outcome = _outcome(options, found, plans)
     if options.slice[1] == 1:
         forget(options.out)
+    elif len(outcome.indices) == len(folders):
+        clean_closed(options.out)
     return outcome
 
 
