@@ -12,8 +12,9 @@ from typing import Any
 
 from facegan.errors import UsageError
 from facegan.recipes import Recipe
-from facegan.recipes.checks import check_batch_per_rank
+from facegan.recipes.checks import check_batch_per_rank, few_for_batch_norm
 from facegan.run import machine as machines
+from facegan.run.checkpoint import checkpoint_folders
 from facegan.run.machine import Machine
 from facegan.run.outcome import Outcome
 from facegan.run.settings import RunSettings, current
@@ -41,12 +42,21 @@ def _run(recipe: Recipe, settings: RunSettings, sources: dict[str, str]) -> int:
     machine = machines.start(settings)
     settings = machines.resolved(settings, machine)
     with machine.failures:
-        check_batch_per_rank(recipe, machine.world, sync_bn=settings.sync_bn)
+        check_batch(recipe, settings, machine)
         outcome = _train(shard_set, recipe, settings, sources, machine)
         machine.leave()
     if machine.is_main:
         print(farewell(outcome, settings), file=sys.stderr)
     return 0 if outcome.state == "stopped" and is_launched() else outcome.exit_code
+
+
+def check_batch(recipe: Recipe, settings: RunSettings, machine: Machine) -> None:
+    """Refuse a new run whose ranks would have too few images for BatchNorm; one that was begun so may go on."""
+    few = few_for_batch_norm(recipe, machine.world, sync_bn=settings.sync_bn)
+    if few and checkpoint_folders(Path(settings.run_dir) / "checkpoints"):
+        log.warning("Warning: %s; the run was begun and goes on: fewer ranks are better", few)
+        return
+    check_batch_per_rank(recipe, machine.world, sync_bn=settings.sync_bn, on_gpu=machine.device.type == "cuda")
 
 
 def _train(

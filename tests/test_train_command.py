@@ -9,16 +9,22 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from shard_sets import make_set
+from tiny import tiny_recipe
 
+from facegan.errors import UsageError
 from facegan.recipes import recipe_classes
+from facegan.run.machine import Machine
 from facegan.run.settings import RunSettings
 from jobs.chosen import holding_out
 from jobs.cli import main
-from jobs.training import keep_resolved
+from jobs.training import check_batch, keep_resolved
 from shards import open_set
 
 TINY = ("--resolution", "16", "--ngf", "4", "--ndf", "4", "--batch-size", "6", "--samples", "4", "--wandb", "off")
@@ -218,8 +224,24 @@ def test_ranks_with_too_few_images_for_batchnorm_are_refused_with_the_ways_out(d
     said = ranks[0].communicate(timeout=120)[1] + ranks[1].communicate(timeout=120)[1]
     assert [rank.returncode for rank in ranks] == [2, 2], said
     assert "a batch of 6 over 2 ranks: 3 images a rank, and each rank's BatchNorm sees no others" in said
-    assert "Give --sync-bn" in said
+    assert "Ask for 1 ranks or fewer, or --batch-size 16" in said and "--sync-bn" not in said
     assert "Traceback" not in said
+
+
+def test_a_run_begun_with_few_images_a_rank_for_batchnorm_goes_on_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe, settings = tiny_recipe("dcgan-64"), RunSettings(run_dir=str(tmp_path))
+    cpu, gpu = (cast(Machine, SimpleNamespace(world=2, device=torch.device(kind))) for kind in ("cpu", "cuda"))
+    with pytest.raises(
+        UsageError, match=r"sees no others; it needs 8\. Ask for 1 ranks or fewer, or --batch-size 16"
+    ):
+        check_batch(recipe, settings, cpu)
+    with pytest.raises(UsageError, match=r"it needs 8\. Give --sync-bn, or ask for 1 ranks or fewer"):
+        check_batch(recipe, settings, gpu)
+    (tmp_path / "checkpoints/nimg-000000000060").mkdir(parents=True)
+    check_batch(recipe, settings, cpu)
+    assert "3 images a rank, and each rank's BatchNorm sees no others" in caplog.text
 
 
 def free_port() -> int:

@@ -72,7 +72,7 @@ def check(recipe: Recipe) -> list[str]:
     return list(_doubtful(recipe))
 
 
-def check_batch_per_rank(recipe: Recipe, ranks: int, *, sync_bn: bool) -> str:
+def check_batch_per_rank(recipe: Recipe, ranks: int, *, sync_bn: bool, on_gpu: bool = True) -> str:
     """How many images a rank gets of each batch, in words.
 
     Raises UsageError where the batch does not divide, or leaves BatchNorm statistics of too few images: their error
@@ -84,15 +84,27 @@ def check_batch_per_rank(recipe: Recipe, ranks: int, *, sync_bn: bool) -> str:
             f"a batch of {batch} does not divide over {ranks} ranks: --batch-size {-(-batch // ranks) * ranks}, "
             "or other --nodes or --gpus-per-node"
         )
-    share = f"a batch of {batch} over {ranks} rank{'s' * (ranks > 1)}: {batch // ranks} images a rank"
-    has_batch_norm = "batch" in FAMILIES[recipe.network].norms
-    if has_batch_norm and ranks > 1 and not sync_bn and batch // ranks < FEWEST_FOR_BATCH_NORM:
+    if few := few_for_batch_norm(recipe, ranks, sync_bn=sync_bn):
+        fewer = f"ask for {max(batch // FEWEST_FOR_BATCH_NORM, 1)} ranks or fewer"
         raise UsageError(
-            f"{share}, and each rank's BatchNorm sees no others; it needs {FEWEST_FOR_BATCH_NORM}. Give --sync-bn, "
-            f"or ask for {max(batch // FEWEST_FOR_BATCH_NORM, 1)} ranks or fewer, or --batch-size "
+            f"{few}. {f'Give --sync-bn, or {fewer}' if on_gpu else fewer.capitalize()}, or --batch-size "
             f"{FEWEST_FOR_BATCH_NORM * ranks} with learning rates for it (--lr)"
         )
-    return share
+    return _share(recipe, ranks)
+
+
+def few_for_batch_norm(recipe: Recipe, ranks: int, *, sync_bn: bool) -> str:
+    """What is wrong where a rank has too few images for its BatchNorm, "" where it has enough."""
+    has_batch_norm = "batch" in FAMILIES[recipe.network].norms
+    if not has_batch_norm or ranks == 1 or sync_bn or recipe.batch_size // ranks >= FEWEST_FOR_BATCH_NORM:
+        return ""
+    share = _share(recipe, ranks)
+    return f"{share}, and each rank's BatchNorm sees no others; it needs {FEWEST_FOR_BATCH_NORM}"
+
+
+def _share(recipe: Recipe, ranks: int) -> str:
+    share = recipe.batch_size // ranks
+    return f"a batch of {recipe.batch_size} over {ranks} rank{'s' * (ranks > 1)}: {share} images a rank"
 
 
 def check_split(recipe: Recipe, world: int, batch_per_rank: int = 0, *, sync_bn: bool = False) -> None:
