@@ -45,7 +45,8 @@ def chosen_images(shard_set: ShardSet, settings: RunSettings) -> Images:
     named = shard_set.labels(settings.split).where(settings.where) if settings.where else np.arange(len(images))
     chosen = np.setdiff1d(named, held_out(len(images), settings.hold_out))
     if not len(chosen):
-        raise UsageError(f"--where {settings.where}: all that it names are held out; give --hold-out less")
+        named_by = f"--where {settings.where}: all that it names" if settings.where else f"all of {settings.split}"
+        raise UsageError(f"{named_by} are held out (--hold-out {settings.hold_out}): give a smaller --hold-out")
     return Subset(images, chosen)
 
 

@@ -189,15 +189,20 @@ def default_split(opened: "ShardSet") -> str:
 
 
 def train_images(opened: "ShardSet", compared: str, run_dir: Path) -> "Images | None":
-    """The pictures of train that the run may have learned from; None where those are what it is compared with."""
+    """The pictures of train that the run may have learned from; None where those are what it is compared with.
+
+    What the run held out is left out of the split of the set that it was held out of, and of no other.
+    """
     from facegan.files import read_object
     from facegan.run.settings import RunSettings
     from jobs.chosen import chosen_images
 
     if compared == "train" or "train" not in opened.index.splits:
         return None
-    stored = read_object(run_dir / "config.json").get("settings") or {}
-    return chosen_images(opened, RunSettings(hold_out=int(stored.get("hold_out", 0))))
+    config = read_object(run_dir / "config.json")
+    settings, data = config.get("settings") or {}, config.get("data") or {}
+    is_same = settings.get("split", "train") == "train" and data.get("fingerprint") == opened.fingerprint
+    return chosen_images(opened, RunSettings(hold_out=int(settings.get("hold_out", 0)) if is_same else 0))
 
 
 def device_named(name: str) -> "torch.device":

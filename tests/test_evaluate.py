@@ -172,7 +172,8 @@ def test_without_val_a_training_measures_on_what_it_holds_out_and_never_trains_o
     measure(build_generator(tiny_recipe("dcgan-64")), 1000)
     assert {(m.protocol["split"], m.protocol["n"]) for m in protocol.read(run)} == {("train, held out 16", 16)}
     assert "16 pictures of train are held out" in capsys.readouterr().err
-    (run / "config.json").write_text(json.dumps({"settings": {"data": "", "hold_out": 16}}))
+    config = {"settings": {"data": "", "hold_out": 16}, "data": {"fingerprint": opened.fingerprint}}
+    (run / "config.json").write_text(json.dumps(config))
     assert len(train_images(opened, "test", run) or ()) == 184
     with pytest.raises(UsageError, match="--hold-out 200: expected less than the 200 of train"):
         holding_out(opened, RunSettings(hold_out=200))
@@ -195,6 +196,20 @@ def test_what_is_held_out_is_enough_to_measure_by_or_nothing(run: Path, home: Pa
     for place, n in ((home / "set", -5), (home / "set", 7), (tmp_path / "tiny", 8)):
         with pytest.raises(UsageError, match=r"--eval-kimg measures by -?\d pictures .* expected at least 8"):
             during_training(open_set(place), recipe, dataclasses.replace(asked, eval_n=n), CPU)
+
+
+def test_what_a_run_held_out_is_left_out_of_its_own_set_and_split_alone(run: Path, home: Path) -> None:
+    opened = open_set(home / "set")
+    for split, fingerprint, expected in (
+        ("train", opened.fingerprint, 8),
+        ("val", opened.fingerprint, 48),
+        ("train", "of another set", 48),
+    ):
+        config = {"settings": {"split": split, "hold_out": 40}, "data": {"fingerprint": fingerprint}}
+        (run / "config.json").write_text(json.dumps(config))
+        assert len(train_images(opened, "test", run) or ()) == expected
+    with pytest.raises(UsageError, match=r"all of train are held out \(--hold-out 48\): give a smaller --hold-out"):
+        chosen_images(opened, RunSettings(hold_out=48))
 
 
 def test_an_unknown_split_is_named_with_those_there_are(home: Path) -> None:
