@@ -73,6 +73,9 @@ def keep_bits(
     if dropout == 0.5:
         return _words(seed, use, position, (n, size), torch.uint8, device).clone()
     words = _words(seed, use, position, (n, 8 * size), torch.int16, device)
+    if device.type == "cpu":  # the same bits, four times as fast
+        kept_here = words.numpy().view(np.uint16) >= round(dropout * 65536)
+        return torch.from_numpy(np.packbits(kept_here, axis=1, bitorder="little"))
     kept = (words.int() & 0xFFFF) >= round(dropout * 65536)
     return (kept.view(n, size, 8) << torch.arange(8, dtype=torch.uint8, device=device)).sum(-1, dtype=torch.uint8)
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from tiny import tiny_recipe
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from facegan import recipes
+from facegan import randomness, recipes
 from facegan.networks import build_discriminator, build_generator
 from facegan.philox import philox
 from facegan.randomness import keep_bits, keep_mask, mask_of_bits, normal, uniform
@@ -62,6 +62,17 @@ def test_masks_keep_the_mean_and_drop_the_asked_share():
 
 def test_positions_far_out_are_reached_at_once():
     assert torch.isfinite(normal(0, "z", 10**15, 2, (100,))).all()
+
+
+@pytest.mark.parametrize("dropout", [0.1, 0.45, 0.99])
+def test_a_mask_packed_on_the_host_has_the_bits_of_one_packed_by_shifts(dropout):
+    words = np.random.default_rng(1).integers(0, 1 << 16, (5, 1000), np.uint16)
+    words[0, :3] = (0, round(dropout * 65536), 65535)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(randomness, "_words", lambda *_: torch.from_numpy(words.view(np.int16)))
+        packed = keep_bits(0, "m", 8, 5, 999, dropout)
+    kept = (words >= round(dropout * 65536)).reshape(5, 125, 8)
+    assert np.array_equal(packed.numpy(), (kept << np.arange(8)).sum(-1))
 
 
 @pytest.mark.parametrize("dropout", [0.1, 0.45, 0.5])
