@@ -20,13 +20,21 @@ HELD_OUT_SPLITS = ("val", "test")
 def holding_out(shard_set: ShardSet, settings: RunSettings) -> RunSettings:
     """The settings with the number of pictures that a new run keeps out of its training, to be measured by.
 
-    A tenth of the split at most; none where that is too few to measure by. Raises UsageError for too few or too
-    many, and ShardError where there is no such split.
+    A tenth of the split at most; none where that is too few to measure by, or the stage holds only some shards at a
+    time, as those held out are spread over all of them. Raises UsageError for too few, too many, or any with such a
+    stage, and ShardError where there is no such split.
     """
     samples = shard_set.counts(settings.split).samples
     begun = (Path(settings.run_dir) / "config.json").exists()
     if not settings.hold_out and (begun or not settings.eval_kimg or "val" in shard_set.index.splits):
         return settings
+    if shard_set.files.partial:
+        if not settings.hold_out:
+            return settings
+        raise UsageError(
+            f"--hold-out {settings.hold_out}: these are spread over all shards, the stage holds some at a time: "
+            "raise --stage-gb to the size of the set, leave it out, or measure by a split val"
+        )
     from facegan.metrics.evaluation import FEWEST  # slow to import, and most runs need none of it
 
     if settings.hold_out >= samples:
@@ -65,6 +73,12 @@ def held_out_images(shard_set: ShardSet, settings: RunSettings) -> Tensor | None
         if name != settings.split and split is not None and split.samples:
             return first_images(shard_set.split(name), HELD_OUT)
     return None
+
+
+def of_first_shard(images: Images) -> Images:
+    """The images of the split's first shard: what a stage that holds only some shards can give at any time."""
+    later = images.firsts[images.firsts > 0]
+    return Subset(images, np.arange(later.min(initial=len(images)), dtype=np.int64))
 
 
 def first_images(images: Images, n: int) -> Tensor:

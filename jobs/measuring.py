@@ -70,7 +70,7 @@ def watched(opened: "ShardSet", settings: "RunSettings") -> "Reals":
     """What a training measures itself against: pictures held out, val, or what it is trained on; never test."""
     import dataclasses
 
-    from jobs.chosen import held_out
+    from jobs.chosen import held_out, of_first_shard
     from shards.read.labels import Subset
 
     split, count = settings.split, settings.hold_out
@@ -81,8 +81,13 @@ def watched(opened: "ShardSet", settings: "RunSettings") -> "Reals":
         return dataclasses.replace(as_reals(opened, split), images=part, split=f"{split}, held out {count}")
     if split != "val" and "val" in opened.index.splits:
         return as_reals(opened, "val")
+    reals = as_reals(opened, split)
+    if opened.files.partial:
+        first = of_first_shard(opened.split(split))
+        reals = dataclasses.replace(reals, images=first, split=f"{split}, first shard")
+        say("the stage holds only some shards at a time: nothing is held out, and one shard is measured by")
     say(f"nothing was held out: metrics during training compare with pictures of {split}; test stays unseen")
-    return as_reals(opened, split)
+    return reals
 
 
 def as_reals(opened: "ShardSet", split: str) -> "Reals":

@@ -73,7 +73,7 @@ def _train(
                 settings=settings,
                 stream=stream,
                 machine=machine,
-                data=describe_data(shard_set, settings) | {"order": stream.order.name},
+                data=describe_data(shard_set, stream),
                 sources=sources,
                 real=first_images(images, settings.samples),
                 held_out=held_out_images(shard_set, settings),
@@ -120,13 +120,14 @@ def keep_resolved(settings: RunSettings) -> RunSettings:
     return dataclasses.replace(settings, **kept)
 
 
-def describe_data(shard_set: ShardSet, settings: RunSettings) -> dict[str, Any]:
-    """What configuration, checkpoints and snapshots say of the data."""
+def describe_data(shard_set: ShardSet, stream: Stream) -> dict[str, Any]:
+    """What configuration, checkpoints and snapshots say of the data; samples: those of an epoch."""
     index = shard_set.index
     return {
         "fingerprint": shard_set.fingerprint,
         "path": str(shard_set.folder),
-        "samples": index.splits[settings.split].samples,
+        "samples": stream.samples,
+        "order": stream.order.name,
         "source": dataclasses.asdict(index.source),
         "transform": dataclasses.asdict(index.transform) if index.transform else None,
         "terms": _terms(Path(shard_set.folder)),

@@ -27,8 +27,11 @@ from facegan.run.snapshot import write_snapshot
 from jobs.chosen import chosen_images, held_out, held_out_images, holding_out
 from jobs.cli import main
 from jobs.measuring import during_training, train_images
+from jobs.training import describe_data
 from shards import Stream, open_set
 from shards.errors import ShardError
+from shards.format.index import load_index
+from shards.read import stage
 
 CPU = torch.device("cpu")
 KEYS = ("swd24", "msssim24", "randomnet_kd24", "faces24_real", "nearest_ratio24", "overfit_auc24")
@@ -166,6 +169,7 @@ def test_without_val_a_training_measures_on_what_it_holds_out_and_never_trains_o
     assert len(keys) == 184 and not keys & kept and keys | kept == set(whole.keys(np.arange(200)))
     stream = Stream(learned, batch_size=8, seed=1)
     assert set(stream.keys_at(np.arange(184))) == keys
+    assert describe_data(opened, stream)["samples"] == 184  # what `facegan status` takes for an epoch
     followed = held_out_images(opened, settings)
     assert followed is not None and torch.equal(followed, whole.batch(held_out(200, 16)))
     measure = during_training(opened, tiny_recipe("dcgan-64"), dataclasses.replace(settings, run_dir=str(run)), CPU)
@@ -196,6 +200,29 @@ def test_what_is_held_out_is_enough_to_measure_by_or_nothing(run: Path, home: Pa
     for place, n in ((home / "set", -5), (home / "set", 7), (tmp_path / "tiny", 8)):
         with pytest.raises(UsageError, match=r"--eval-kimg measures by -?\d pictures .* expected at least 8"):
             during_training(open_set(place), recipe, dataclasses.replace(asked, eval_n=n), CPU)
+
+
+def test_with_a_stage_for_some_shards_nothing_is_held_out_and_one_shard_is_measured_by(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stage, "ROOM_TIMEOUT", 1.0)
+    make_set(tmp_path / "set", {"train": [16] * 20}, 16, 16)
+    size = load_index(tmp_path / "set").shards[0].bytes
+    opened = open_set(tmp_path / "set", stage=tmp_path / "stage", stage_limit=14 * size)
+    asked = RunSettings(run_dir=str(tmp_path / "new"), eval_kimg=1.0, eval_n=100)
+    with pytest.raises(UsageError, match=r"--hold-out 8: these are spread over all shards.* raise --stage-gb"):
+        holding_out(opened, dataclasses.replace(asked, hold_out=8))
+    settings = holding_out(opened, asked)
+    assert settings.hold_out == 0 and held_out_images(opened, settings) is None
+    recipe = tiny_recipe("dcgan-64")
+    measure = during_training(opened, recipe, dataclasses.replace(settings, run_dir=str(run)), CPU)
+    stream = Stream(chosen_images(opened, settings), batch_size=8, seed=1)
+    assert "metrics/swd16" in measure(build_generator(recipe), 0)
+    for _ in range(40):
+        next(stream)
+    assert "metrics/swd16" in measure(build_generator(recipe), 320)
+    assert {m.protocol["split"] for m in protocol.read(run)} == {"train, first shard"}
+    assert "the stage holds only some shards at a time" in capsys.readouterr().err
 
 
 def test_what_a_run_held_out_is_left_out_of_its_own_set_and_split_alone(run: Path, home: Path) -> None:
