@@ -12,7 +12,7 @@ from typing import Any
 
 from facegan.errors import UsageError
 from facegan.recipes import Recipe
-from facegan.recipes.checks import check_batch_per_rank, few_for_batch_norm
+from facegan.recipes.checks import check_batch_per_rank
 from facegan.run import machine as machines
 from facegan.run.checkpoint import checkpoint_folders
 from facegan.run.machine import Machine
@@ -52,11 +52,11 @@ def _run(recipe: Recipe, settings: RunSettings, sources: dict[str, str]) -> int:
 
 def check_batch(recipe: Recipe, settings: RunSettings, machine: Machine) -> None:
     """Refuse a new run whose ranks would have too few images for BatchNorm; one that was begun so may go on."""
-    few = few_for_batch_norm(recipe, machine.world, sync_bn=settings.sync_bn)
-    if few and checkpoint_folders(Path(settings.run_dir) / "checkpoints"):
-        log.warning("Warning: %s; the run was begun and goes on: fewer ranks are better", few)
-        return
-    check_batch_per_rank(recipe, machine.world, sync_bn=settings.sync_bn, on_gpu=machine.device.type == "cuda")
+    begun = bool(checkpoint_folders(Path(settings.run_dir) / "checkpoints"))
+    on_gpu = machine.device.type == "cuda"
+    words = check_batch_per_rank(recipe, machine.world, sync_bn=settings.sync_bn, on_gpu=on_gpu, begun=begun)
+    if words.startswith("Warning"):
+        log.warning(words)
 
 
 def _train(

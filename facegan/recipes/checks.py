@@ -72,11 +72,14 @@ def check(recipe: Recipe) -> list[str]:
     return list(_doubtful(recipe))
 
 
-def check_batch_per_rank(recipe: Recipe, ranks: int, *, sync_bn: bool, on_gpu: bool = True) -> str:
+def check_batch_per_rank(
+    recipe: Recipe, ranks: int, *, sync_bn: bool, on_gpu: bool = True, begun: bool = False
+) -> str:
     """How many images a rank gets of each batch, in words.
 
     Raises UsageError where the batch does not divide, or leaves BatchNorm statistics of too few images: their error
-    grows fast below 8 (Wu and He 2018, Group Normalization, arXiv:1803.08494, figure 1).
+    grows fast below 8 (Wu and He 2018, Group Normalization, arXiv:1803.08494, figure 1). A run `begun` with so few
+    may go on.
     """
     batch = recipe.batch_size
     if batch % ranks:
@@ -84,7 +87,10 @@ def check_batch_per_rank(recipe: Recipe, ranks: int, *, sync_bn: bool, on_gpu: b
             f"a batch of {batch} does not divide over {ranks} ranks: --batch-size {-(-batch // ranks) * ranks}, "
             "or other --nodes or --gpus-per-node"
         )
-    if few := few_for_batch_norm(recipe, ranks, sync_bn=sync_bn):
+    few = few_for_batch_norm(recipe, ranks, sync_bn=sync_bn)
+    if few and begun:
+        return f"Warning: {few}; the run was begun and goes on: fewer ranks are better"
+    if few:
         fewer = f"ask for {max(batch // FEWEST_FOR_BATCH_NORM, 1)} ranks or fewer"
         raise UsageError(
             f"{few}. {f'Give --sync-bn, or {fewer}' if on_gpu else fewer.capitalize()}, or --batch-size "

@@ -127,7 +127,8 @@ def check_training(name: str, call: Call) -> str:
     batch = int(setting(call, "--batch-size", str(recipe.batch_size)))
     check_space(Path(run_dir(name, call)), FREE_FOR_RUN)
     asked = dataclasses.replace(recipe, batch_size=batch)
-    return check_batch_per_rank(asked, ranks_of(call), sync_bn="--sync-bn" in call.arguments)
+    begun = any((Path(run_dir(name, call)) / "checkpoints").glob("nimg-*"))
+    return check_batch_per_rank(asked, ranks_of(call), sync_bn="--sync-bn" in call.arguments, begun=begun)
 
 
 def check_preprocess(call: Call) -> None:

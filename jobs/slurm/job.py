@@ -65,7 +65,8 @@ def batch_of_a_rank(arguments: list[str], ranks: int) -> str:
         raise UsageError(f"recipe {arguments[0]!r} does not exist; expected one of: {', '.join(recipe_classes())}")
     context = train.RecipeCommand(recipe_class).make_context("train", list(arguments[1:]))
     recipe, settings = values.build(recipe_class, train.resolve(recipe_class, context))
-    return check_batch_per_rank(recipe, ranks, sync_bn=settings.sync_bn)
+    begun = any((Path(settings.run_dir) / "checkpoints").glob("nimg-*"))
+    return check_batch_per_rank(recipe, ranks, sync_bn=settings.sync_bn, begun=begun)
 
 
 def end(run_dir: Path, code: int, why: str) -> str:
