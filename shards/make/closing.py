@@ -46,11 +46,11 @@ def close_set(out: Path) -> dict[Path, ShardIndex]:
 
 def clean_closed(out: Path) -> None:
     """Remove what a killed closer, or a slice of sets that are closed, left; unless somebody is at work."""
-    folders = sets_begun(out)
-    if not all(map(whole_index, folders)):
-        return
-    with suppress(FaceganError):
+    with suppress(FaceganError, OSError):  # somebody is, another size is damaged, or OUT cannot be written
         refuse_live(out)
+        folders = sets_begun(out)
+        if not all(map(whole_index, folders)):
+            return
         for folder in folders:
             shutil.rmtree(folder / FOLDER, ignore_errors=True)
         remove_made_once(out)
