@@ -10,7 +10,7 @@ import click
 from facegan.cores import usual_threads
 from facegan.recipes import Size
 from jobs.progress import Progress
-from jobs.slices import SliceType
+from jobs.slices import slice_option
 from jobs.values import Written
 
 if TYPE_CHECKING:
@@ -41,16 +41,7 @@ FOLDER = click.Path(path_type=Path)
 @click.option(
     "--recipe", allow_from_autoenv=False, help="Take crop, size and channels from this recipe; flags go first."
 )
-@click.option(
-    "--slice",
-    "part",
-    envvar="FACEGAN_SLICE",
-    metavar="I/N",
-    type=SliceType(),
-    default="0/1",
-    show_default=True,
-    help="Do part I of N, from 0; then `facegan shards index OUT`.",
-)
+@slice_option("Do part I of N, from 0; then `facegan shards index OUT`.", envvar="FACEGAN_SLICE", show_default=True)
 @click.option(
     "--workers",
     type=click.IntRange(1),

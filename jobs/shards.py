@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs.progress import Progress
-from jobs.slices import SliceType
+from jobs.slices import slice_option
 
 if TYPE_CHECKING:
     from shards.format.index import ShardIndex
@@ -40,14 +40,7 @@ def command() -> None:
     metavar="DIR",
     help="Put the index of foreign tars there, with links to them, where DIR of the tars cannot be written.",
 )
-@click.option(
-    "--slice",
-    "part",
-    metavar="I/N",
-    type=SliceType(),
-    default="0/1",
-    help="Read part I of N of foreign tars, from 0.",
-)
+@slice_option("Read part I of N of foreign tars, from 0.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def index(folder: Path, place: Path | None, part: tuple[int, int], as_json: bool, **how: Any) -> None:
     """Write the index of a set, which makes it one.
@@ -105,14 +98,7 @@ def _index_foreign(
 
 @command.command()
 @click.argument("folder", type=FOLDER, metavar="DIR")
-@click.option(
-    "--slice",
-    "part",
-    metavar="I/N",
-    type=SliceType(),
-    default="0/1",
-    help="Check part I of N, from 0.",
-)
+@slice_option("Check part I of N, from 0.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @click.pass_context
 def verify(ctx: click.Context, folder: Path, part: tuple[int, int], as_json: bool) -> None:

@@ -1,5 +1,6 @@
 """The option `--slice I/N`: one part of work that several jobs share."""
 
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -17,3 +18,8 @@ class SliceType(click.ParamType[Any]):
         if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
             self.fail(f"{value!r}: expected I/N with I from 0 to N-1, like 0/4", param, ctx)
         return int(index), int(count)
+
+
+def slice_option(text: str, **more: Any) -> Callable[[Any], Any]:
+    """`--slice`, passed as `part`, with `text` as its help; `more` as `click.option` takes it."""
+    return click.option("--slice", "part", metavar="I/N", type=SliceType(), default="0/1", help=text, **more)
