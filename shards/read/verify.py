@@ -212,7 +212,7 @@ def _in_encoded(path: Path, index: ShardIndex, number: int) -> Iterator[Damage]:
     except ShardError as error:
         yield Damage(shard.name, str(error).removeprefix(f"{path}: "))
     known = {row["key"]: row for row in _table_rows(path.parent, index, number) or []}
-    first = sum(each.samples for each in index.shards[:number])
+    first = int(index.shards.samples[:number].sum())
     rows = checked_members(path.parent, index.member_table, int(index.shards.samples.sum()))
     for row in rows[first : first + shard.samples]:
         key, picture = bytes(row["key"]).decode("utf-8", "replace"), data[row["offset"] :][: row["size"]]
