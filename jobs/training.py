@@ -12,7 +12,7 @@ from typing import Any
 
 from facegan.errors import UsageError
 from facegan.recipes import Recipe
-from facegan.recipes.checks import check_batch_per_rank
+from facegan.recipes.checks import check_batch_per_rank, few_for_batch_norm
 from facegan.run import machine as machines
 from facegan.run.checkpoint import checkpoint_folders
 from facegan.run.machine import Machine
@@ -55,7 +55,7 @@ def check_batch(recipe: Recipe, settings: RunSettings, machine: Machine) -> None
     begun = bool(checkpoint_folders(Path(settings.run_dir) / "checkpoints"))
     on_gpu = machine.device.type == "cuda"
     words = check_batch_per_rank(recipe, machine.world, sync_bn=settings.sync_bn, on_gpu=on_gpu, begun=begun)
-    if words.startswith("Warning"):
+    if few_for_batch_norm(recipe, machine.world, sync_bn=settings.sync_bn):
         log.warning(words)
 
 

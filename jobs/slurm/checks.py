@@ -127,8 +127,13 @@ def check_training(name: str, call: Call) -> str:
     batch = int(setting(call, "--batch-size", str(recipe.batch_size)))
     check_space(Path(run_dir(name, call)), FREE_FOR_RUN)
     asked = dataclasses.replace(recipe, batch_size=batch)
-    begun = any((Path(run_dir(name, call)) / "checkpoints").glob("nimg-*"))
+    begun = has_checkpoints(Path(run_dir(name, call)))
     return check_batch_per_rank(asked, ranks_of(call), sync_bn="--sync-bn" in call.arguments, begun=begun)
+
+
+def has_checkpoints(run: Path) -> bool:
+    """Whether a run has saved before; looked at without torch, which a login node would import for seconds."""
+    return any((run / "checkpoints").glob("nimg-*"))
 
 
 def check_preprocess(call: Call) -> None:
