@@ -23,12 +23,15 @@ from typing import Any
 
 SERVER_IMPORTS = (
     "torch",
+    "numpy.ma",
+    "numpy.ctypeslib",
     "jobs.cli",
     "jobs.training",
     "jobs.train",
     "jobs.sample",
     "jobs.report",
     "jobs.preprocess",
+    "facegan.networks.mlp",
 )
 PATHS = ("open", "stat", "lstat", "mkdir", "rmdir", "unlink", "remove", "rename", "replace", "scandir", "listdir")
 PATHS += ("utime", "chmod", "truncate", "symlink")
@@ -223,6 +226,12 @@ def serve() -> None:
     """Fork a process a rank for each request, and answer how they ended."""
     for name in SERVER_IMPORTS:
         __import__(name)
+    from PIL import Image
+
+    from facegan.recipes import recipe_classes
+
+    Image.init()
+    recipe_classes()
     for line in sys.stdin:
         request = json.loads(line)
         record, log = Path(f"{request['folder']}.operations"), Path(f"{request['folder']}.log")

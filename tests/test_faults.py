@@ -8,8 +8,11 @@ import itertools
 import json
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 from faults import FULL, Fault, Result, Server
@@ -23,6 +26,7 @@ from shards.format.index import load_index
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(0)]  # all operations take hours
 FAULTS = ("ENOSPC", "SIGKILL", "EIO", "EDQUOT", "EACCES", "ESTALE")
 SAMPLE = 12  # operations of each program
+SERVERS = 3
 TRAIN = [
     "train",
     "mlp-64",
@@ -74,16 +78,34 @@ PROGRAMS = {
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    running = Server()
-    yield running
-    running.close()
+def servers() -> Iterator[SimpleQueue[Server]]:
+    """Those that are free: a command on two ranks waits more than it computes, so several run at once."""
+    free, running = SimpleQueue[Server](), [Server() for _ in range(SERVERS)]
+    for server in running:
+        free.put(server)
+    yield free
+    for server in running:
+        server.close()
 
 
 @pytest.fixture(scope="module")
-def template(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def template(servers: SimpleQueue[Server], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the programs work on: a set, pictures, both slices of a set not closed yet, a finished run."""
-    folder = tmp_path_factory.mktemp("faults") / "template"
+    with one(servers) as server:
+        return filled(tmp_path_factory.mktemp("faults") / "template", server)
+
+
+@contextmanager
+def one(servers: SimpleQueue[Server]) -> Iterator[Server]:
+    """A free server, given back afterwards."""
+    server = servers.get()
+    try:
+        yield server
+    finally:
+        servers.put(server)
+
+
+def filled(folder: Path, server: Server) -> Path:
     make_set(folder / "set", {"train": [12, 12], "val": [4]})
     (folder / "pictures").mkdir()
     for number, image in enumerate(pictures(12, 16, 16)):
@@ -99,6 +121,7 @@ def expect_well(result: Result) -> None:
 
 
 def fresh(template: Path, program: Program, name: str) -> Path:
+    """A folder of this name as the program finds it at first."""
     folder = template.with_name(name)
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(template, folder)
@@ -110,18 +133,27 @@ def fresh(template: Path, program: Program, name: str) -> Path:
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_whatever_operation_fails_nothing_is_lost_and_the_same_command_ends_the_same(
-    name: str, server: Server, template: Path, request: pytest.FixtureRequest
+    name: str, servers: SimpleQueue[Server], template: Path, request: pytest.FixtureRequest
 ) -> None:
     program = PROGRAMS[name]
     whole = fresh(template, program, "whole")
-    clean = server.run(program.arguments, whole, world=program.world)
+    with one(servers) as server:
+        clean = server.run(program.arguments, whole, world=program.world)
     expect_well(clean)
     expected = content(whole)
     cases = faults(clean, every=request.config.getoption("--faults") == "all", world=program.world)
-    wrong = [
-        f"{fault}: {found}" for fault in cases if (found := broken(server, template, program, fault, expected))
-    ]
-    assert not wrong, "\n".join(wrong)
+
+    def wrong(fault: Fault) -> str:
+        folder = fresh(template, program, f"{fault.k}-{fault.what}-{fault.rank}")
+        with one(servers) as server:
+            said = broken(server, folder, program, fault, expected)
+        shutil.rmtree(folder)
+        return said
+
+    with ThreadPoolExecutor(SERVERS) as threads:
+        lines = [f"{fault}: {line}" for fault, line in zip(cases, threads.map(wrong, cases), strict=True) if line]
+    print(f"{name}: {len(clean.operations)} operations, {len(cases)} runs, {len(lines)} wrong")
+    assert not lines, "\n".join(lines)
 
 
 def faults(clean: Result, every: bool, world: int) -> list[Fault]:
@@ -134,9 +166,8 @@ def faults(clean: Result, every: bool, world: int) -> list[Fault]:
     return [Fault(k // 2 if what in FULL else k, what, i % world) for i, (k, what) in enumerate(chosen)]
 
 
-def broken(server: Server, template: Path, program: Program, fault: Fault, expected: dict[str, str]) -> str:
+def broken(server: Server, folder: Path, program: Program, fault: Fault, expected: dict[str, str]) -> str:
     """What is wrong after the fault, and after the same command without it; empty if nothing."""
-    folder = fresh(template, program, "faulted")
     first = server.run(program.arguments, folder, fault, program.world)
     where = f"at {first.operations[fault.k - 1]!r}" if fault.k <= len(first.operations) else "not reached"
     if first.hung:
