@@ -90,14 +90,14 @@ def sparse(path: Path, size: int) -> None:
 
 
 @contextmanager
-def timed(rows: list[Row], what: str, times: int = 1) -> Iterator[None]:
+def timed(rows: list[Row], label: str, times: int = 1) -> Iterator[None]:
     """A row: seconds by the clock and of the processors (each of `times`), memory of this process afterwards."""
     clock, busy = time.perf_counter(), time.process_time()
     yield
     seconds = (time.perf_counter() - clock) / times, (time.process_time() - busy) / times
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     kib = {line.split(":")[0]: int(line.split()[1]) for line in status.splitlines() if line.endswith("kB")}
-    rows.append((what, *seconds, kib["RssAnon"] / 1024, (kib["RssAnon"] + kib["RssFile"]) / 1024))
+    rows.append((label, *seconds, kib["RssAnon"] / 1024, (kib["RssAnon"] + kib["RssFile"]) / 1024))
 
 
 def listing(folder: Path, rows: list[Row]) -> None:
@@ -171,8 +171,8 @@ def main() -> None:
         rows = drill((options.data or Path(scratch)).absolute(), options.shards, options.ranks)
     print(f"{machine()}; {options.shards:,} shards, {options.shards * SAMPLES:,} samples\n")
     print("| | s | processor s | own MiB | with mapped files MiB |\n|---|---:|---:|---:|---:|")
-    for what, clock, busy, own, peak in rows:
-        print(f"| {what} | {clock:,.2f} | {busy:,.2f} | {'-' if own is None else f'{own:,.0f}'} | {peak:,.0f} |")
+    for label, clock, busy, own, peak in rows:
+        print(f"| {label} | {clock:,.2f} | {busy:,.2f} | {'-' if own is None else f'{own:,.0f}'} | {peak:,.0f} |")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from jobs.slices import slice_option
 
 if TYPE_CHECKING:
     from shards.format.index import ShardIndex
+    from shards.make.foreign import ForeignTars
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -42,7 +43,15 @@ def command() -> None:
 )
 @slice_option("Read part I of N of foreign tars, from 0.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def index(folder: Path, place: Path | None, part: tuple[int, int], as_json: bool, **how: Any) -> None:
+def index(
+    folder: Path,
+    place: Path | None,
+    part: tuple[int, int],
+    as_json: bool,
+    size: int | None,
+    crop: str | None,
+    channels: str,
+) -> None:
     """Write the index of a set, which makes it one.
 
     DIR is the OUT of `facegan preprocess --slice`: every size of the set is closed, unless a slice is missing.
@@ -58,17 +67,19 @@ def index(folder: Path, place: Path | None, part: tuple[int, int], as_json: bool
       facegan shards index /shared/read-only/tars --index data/tars    # then: --data data/tars
     """
     from shards.make.closing import close_set, sets_begun
+    from shards.make.foreign import ForeignTars
 
     if place is None and sets_begun(folder):
         if part[1] > 1:
             raise click.UsageError("--slice is for foreign tars: this set is closed as a whole, without it")
         closed = close_set(folder)
     else:
-        found = _index_foreign(folder, place, part, **how)
-        if found is None:
+        tars = ForeignTars(folder, size, crop, int(channels), place)
+        foreign = _index_foreign(tars, part)
+        if foreign is None:
             click.echo(f"Slice {part[0]}/{part[1]} is read. When all are, the same command without --slice")
             return
-        closed = {place or folder: found}
+        closed = {tars.place: foreign}
     if as_json:
         click.echo(json.dumps({str(where): _summary(each) for where, each in closed.items()}))
         return
@@ -80,19 +91,16 @@ def index(folder: Path, place: Path | None, part: tuple[int, int], as_json: bool
             click.echo(f"  {each.rejects.count:,} left out ({reasons}); each is in {where / each.rejects.name}")
 
 
-def _index_foreign(
-    folder: Path, place: Path | None, part: tuple[int, int], size: int | None, crop: str | None, channels: str
-) -> "ShardIndex | None":
+def _index_foreign(tars: "ForeignTars", part: tuple[int, int]) -> "ShardIndex | None":
     from shards.make.foreign import index_tars, known_index, read_tars
 
-    known = known_index(folder, place)
-    if known is not None:
-        return known
+    index = known_index(tars)
+    if index is not None:
+        return index
     with Progress(None, "pictures", label="index") as progress:
-        how = size, crop, int(channels), progress.update, place
         if part[1] == 1:
-            return index_tars(folder, *how)
-        read_tars(folder, *how, part)
+            return index_tars(tars, progress.update)
+        read_tars(tars, part, progress.update)
         return None
 
 
@@ -121,13 +129,13 @@ def verify(ctx: click.Context, folder: Path, part: tuple[int, int], as_json: boo
         size = sum(path.stat().st_size for path in place.glob("*.tar")) if part[1] == 1 else None
         with Progress(size, "bytes", label=f"verify {place}") as progress:
             findings[place] = verify_set(place, progress.update, part)
-    damaged = sum(len(found) for found in findings.values())
+    damaged = any(findings.values())
     if as_json:
-        listed = {str(place): [dataclasses.asdict(each) for each in found] for place, found in findings.items()}
+        listed = {str(place): [dataclasses.asdict(each) for each in damage] for place, damage in findings.items()}
         click.echo(json.dumps({"whole": not damaged, "damage": listed}))
     else:
-        for place, found in findings.items():
-            click.echo("\n".join(f"{place}/{each}" for each in found) or f"{place}: whole")
+        for place, damage in findings.items():
+            click.echo("\n".join(f"{place}/{each}" for each in damage) or f"{place}: whole")
     if damaged:
         ctx.exit(1)
 

@@ -23,7 +23,7 @@ from shards.format.tar import members
 from shards.format.transform import FILTER
 from shards.make import foreign, scans
 from shards.make.claims import claimed
-from shards.make.foreign import index_tars, known_index, read_tars
+from shards.make.foreign import ForeignTars, index_tars, known_index, read_tars
 from shards.read.verify import verify_set
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset leaves its tars open
@@ -47,7 +47,7 @@ def decoded(path: Path) -> list[np.ndarray]:
 
 
 def test_the_images_are_those_that_webdataset_decodes(tars: Path) -> None:
-    index_tars(tars)
+    index_tars(ForeignTars(tars))
     opened = shards.open_set(tars)
     for split in ("train", "val"):
         images, expected = opened.split(split), decoded(next(tars.glob(f"{split}-*.tar")))
@@ -58,7 +58,7 @@ def test_the_images_are_those_that_webdataset_decodes(tars: Path) -> None:
 
 
 def test_a_stream_of_foreign_shards_has_the_same_interface_and_order(tars: Path) -> None:
-    index_tars(tars)
+    index_tars(ForeignTars(tars))
     images = shards.open_set(tars).split("train")
     ranks = [shards.Stream(images, batch_size=4, seed=3, rank=rank, world=2) for rank in range(2)]
     expected = decoded(next(tars.glob("train-*.tar")))
@@ -73,9 +73,9 @@ def test_grey_images_and_pictures_of_several_sizes_are_brought_to_one(tmp_path: 
     entries = [(f"{h}x{w}.png", encode(np.full((h, w, 3), 40 + h, np.uint8), "PNG")) for h, w in sizes]
     write_tar(tmp_path / "a.tar", entries)
     with pytest.raises(ShardError, match=r"pictures of 3 sizes .*1 of 40x60.*give --size 64"):
-        index_tars(tmp_path)
+        index_tars(ForeignTars(tmp_path))
     assert not (tmp_path / "index.json").exists()
-    index_tars(tmp_path, size=32, channels=1)
+    index_tars(ForeignTars(tmp_path, size=32, channels=1))
     images = shards.open_set(tmp_path).split("train")
     assert np.array_equal(images.gather(np.arange(3))[:, 16, 16, 0], [80, 104, 130])
     assert images.gather(np.array([0])).shape == (1, 32, 32, 1)
@@ -85,13 +85,13 @@ def test_a_crop_is_cut_before_the_resize(tmp_path: Path) -> None:
     image = np.zeros((20, 20, 3), np.uint8)
     image[5:15, 5:15] = 200
     write_tar(tmp_path / "a.tar", [("a.png", encode(image, "PNG"))])
-    index_tars(tmp_path, size=10, crop="10")
+    index_tars(ForeignTars(tmp_path, size=10, crop="10"))
     assert (shards.open_set(tmp_path).split("train").gather(np.array([0])) == 200).all()
     (tmp_path / "index.json").unlink()
     with pytest.raises(ShardError, match="--crop needs --size"):
-        index_tars(tmp_path, crop="10")
+        index_tars(ForeignTars(tmp_path, crop="10"))
     with pytest.raises(ShardError, match="not one usable picture"):
-        index_tars(tmp_path, size=10, crop="30")
+        index_tars(ForeignTars(tmp_path, size=10, crop="30"))
 
 
 def test_samples_without_a_usable_picture_are_listed_not_dropped_in_silence(tmp_path: Path) -> None:
@@ -132,9 +132,9 @@ def test_a_word_in_a_tars_name_says_its_split(tmp_path: Path) -> None:
 
 def test_shadow_files_of_macos_are_no_tars(tars: Path) -> None:
     (tars / "._train-000.tar").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X" + bytes(4080))
-    assert not [shard for shard in index_tars(tars).shards if shard.name.startswith(".")]
+    assert not [shard for shard in index_tars(ForeignTars(tars)).shards if shard.name.startswith(".")]
     assert not verify_set(tars)
-    assert known_index(tars) == load_index(tars)
+    assert known_index(ForeignTars(tars)) == load_index(tars)
 
 
 def test_tars_in_a_read_only_folder_are_indexed_elsewhere(
@@ -148,7 +148,7 @@ def test_tars_in_a_read_only_folder_are_indexed_elsewhere(
 
     (tars / "file").touch()
     with pytest.raises(ShardError, match=r"cannot be written.*--index DIR"):
-        index_tars(tars, progress=decoded_one, place=tars / "file")
+        index_tars(ForeignTars(tars, index_folder=tars / "file"), decoded_one)
     assert not seen
     before = sorted(tars.iterdir())
     for _ in range(2):
@@ -156,19 +156,19 @@ def test_tars_in_a_read_only_folder_are_indexed_elsewhere(
         assert result.exit_code == 0, result.output
     assert sorted(tars.iterdir()) == before
     assert not verify_set(place)
-    index_tars(tars)
+    index_tars(ForeignTars(tars))
     here, there = shards.open_set(tars).split("train"), shards.open_set(place).split("train")
     assert np.array_equal(here.gather(np.arange(7)), there.gather(np.arange(7)))
     (place / "index.json").unlink()
     (place / "train-000.tar").unlink()
     (place / "train-000.tar").write_bytes(b"mine")
     with pytest.raises(ShardError, match="a file of that name is there already"):
-        index_tars(tars, place=place)
+        index_tars(ForeignTars(tars, index_folder=place))
     assert (place / "train-000.tar").read_bytes() == b"mine"
 
 
 def test_a_picture_damaged_after_indexing_is_an_error_that_names_shard_and_sample(tars: Path) -> None:
-    index_tars(tars)
+    index_tars(ForeignTars(tars))
     path = tars / "train-000.tar"
     data = bytearray(path.read_bytes())
     start = data.index(b"train3.jpg") + 512
@@ -195,7 +195,7 @@ def test_a_damaged_tar_is_refused_where_others_drop_its_samples(tmp_path: Path, 
         data = data[:header]
     path.write_bytes(data)
     with pytest.raises(ShardError, match=r"a.tar: .*00[23].png"):
-        index_tars(tmp_path)
+        index_tars(ForeignTars(tmp_path))
 
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
@@ -224,7 +224,7 @@ def test_a_compressed_tar_says_what_to_do(tmp_path: Path) -> None:
         member.size = 5000
         archive.addfile(member, io.BytesIO(np.random.default_rng(0).bytes(5000)))
     with pytest.raises(ShardError, match=r"compressed as a whole.*gunzip"):
-        index_tars(tmp_path)
+        index_tars(ForeignTars(tmp_path))
 
 
 def test_a_picture_rotated_by_its_exif_tag_is_delivered_upright(tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_a_picture_rotated_by_its_exif_tag_is_delivered_upright(tmp_path: Path) 
     exif[0x0112] = 6
     Image.fromarray(pictures(1, 8, 16)[0]).save(stream, "JPEG", exif=exif)
     write_tar(tmp_path / "a.tar", [("a.jpg", stream.getvalue())])
-    index_tars(tmp_path)
+    index_tars(ForeignTars(tmp_path))
     assert shards.open_set(tmp_path).split("train").gather(np.array([0])).shape == (1, 16, 8, 3)
 
 
@@ -245,7 +245,7 @@ def test_slices_read_the_tars_and_what_was_read_is_not_read_again(
         (tmp_path / copy).mkdir()
         for tar in tars.glob("*.tar"):
             shutil.copy2(tar, tmp_path / copy)
-    whole, sliced = index_tars(tmp_path / "whole"), tmp_path / "sliced"
+    whole, sliced = index_tars(ForeignTars(tmp_path / "whole")), tmp_path / "sliced"
     read: list[Path] = []
     before = foreign.sha256_file
     monkeypatch.setattr(foreign, "sha256_file", lambda path: read.append(path) or before(path))
@@ -254,11 +254,11 @@ def test_slices_read_the_tars_and_what_was_read_is_not_read_again(
         assert (result.exit_code, f"Slice {part} is read" in result.output) == (0, True)
     assert sorted(path.name for path in read) == ["other-000.tar", "train-000.tar", "val-001.tar"]
     os.utime(sliced / "val-001.tar", (1, 1))  # as where it was exchanged for another
-    index = index_tars(sliced)
+    index = index_tars(ForeignTars(sliced))
     assert [path.name for path in read[3:] if path.suffix == ".tar"] == ["val-001.tar"]
     assert (index.shards, index.table, index.rejects) == (whole.shards, whole.table, whole.rejects)
     assert not (sliced / ".index").exists()
-    assert index_tars(sliced, size=24).transform == Transform(
+    assert index_tars(ForeignTars(sliced, size=24)).transform == Transform(
         "square", FILTER
     )  # other options: nothing of the old records is taken
 
@@ -270,7 +270,7 @@ def test_rows_of_another_reading_than_the_record_are_read_again(
     small = encode(np.zeros((8, 8, 3), np.uint8), "PNG")
     write_tar(tars / "train-001.tar", [("a.png", small), ("b.png", encode(pictures(1, 24, 24)[0], "PNG"))])
     how = {"size": 16, "crop": "16"}
-    read_tars(tars, **how)
+    read_tars(ForeignTars(tars, **how), (0, 1))
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
@@ -278,31 +278,31 @@ def test_rows_of_another_reading_than_the_record_are_read_again(
     with monkeypatch.context() as patched:
         patched.setattr(scans, "write_json", killed)
         with pytest.raises(KeyboardInterrupt):
-            read_tars(tars, size=16)
-    index_tars(tars, **how)
+            read_tars(ForeignTars(tars, size=16), (0, 1))
+    index_tars(ForeignTars(tars, **how))
     images = shards.open_set(tars).split("train")
     assert images.keys(np.arange(len(images))) == [*(f"train{i}" for i in range(7)), "b"]  # a is too small
     assert not verify_set(tars)
 
 
-@pytest.mark.parametrize("name", ["sizes", "shard", "rows", "told"])
+@pytest.mark.parametrize("name", ["sizes", "shard", "rows", "conditions"])
 def test_a_record_without_all_it_should_say_counts_as_none(tars: Path, name: str) -> None:
-    read_tars(tars)
+    read_tars(ForeignTars(tars), (0, 1))
     record = tars / ".index" / "train-000.tar.json"
     known = json.loads(record.read_text())
     del known[name]
     record.write_text(json.dumps(known))
-    assert index_tars(tars).splits["train"].samples == 7
+    assert index_tars(ForeignTars(tars)).splits["train"].samples == 7
     assert not verify_set(tars)
 
 
 def test_a_slice_at_work_refuses_those_that_overlap_and_the_last_command(tars: Path) -> None:
     with claimed(tars, (0, 2)):
         with pytest.raises(FaceganError, match="live job"):
-            read_tars(tars, part=(0, 2))
-        read_tars(tars, part=(1, 2))
+            read_tars(ForeignTars(tars), (0, 2))
+        read_tars(ForeignTars(tars), (1, 2))
         with pytest.raises(FaceganError, match="live job"):
-            index_tars(tars)
+            index_tars(ForeignTars(tars))
         assert (tars / ".index").exists()
-    index_tars(tars)
+    index_tars(ForeignTars(tars))
     assert sorted(path.name for path in tars.iterdir() if path.name.startswith(".")) == []

@@ -19,7 +19,7 @@ from shards.errors import ShardError
 from shards.format.index import canonical_sha256, load_index
 from shards.format.png import member_bytes
 from shards.format.tar import members, read_members
-from shards.make.foreign import index_tars
+from shards.make.foreign import ForeignTars, index_tars
 from shards.read.verify import verify_set
 
 FUZZ = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -45,7 +45,7 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     forms = ("JPEG", "PNG", "WEBP")
     images = dict(zip(forms, pictures(3), strict=True))
     write_tar(folder / "a.tar", [(f"{form}.{form.lower()}", encode(image, form)) for form, image in images.items()])
-    index_tars(folder)
+    index_tars(ForeignTars(folder))
     return folder
 
 
@@ -200,7 +200,7 @@ def test_a_tar_to_be_indexed_never_loses_a_sample_in_silence(
         whole[:start] + altered(whole[start : start + 512], changes) + whole[start + 512 :]
     )
     try:
-        index = index_tars(folder)
+        index = index_tars(ForeignTars(folder))
     except ShardError as error:
         assert "a.tar" in str(error)
     else:

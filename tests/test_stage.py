@@ -21,7 +21,7 @@ from facegan.errors import FaceganError
 from facegan.files import private_folder
 from shards.errors import ShardError
 from shards.format.index import load_index
-from shards.make.foreign import index_tars
+from shards.make.foreign import ForeignTars, index_tars
 from shards.read import node, remote
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # aiohttp's sessions outlive the tests
@@ -234,7 +234,7 @@ def test_the_kind_of_a_file_system_is_that_of_the_nearest_mount(tmp_path: Path) 
 
 def test_foreign_tars_are_staged_with_their_member_table(server: Server, tmp_path: Path) -> None:
     write_tar(server.folder / "a.tar", [(f"{i}.png", encode(image, "PNG")) for i, image in enumerate(pictures(5))])
-    index_tars(server.folder)
+    index_tars(ForeignTars(server.folder))
     images = shards.open_set(server.address, stage=tmp_path / "stage").split("train")
     assert np.array_equal(images.gather(np.arange(5)), pictures(5))
 

@@ -17,7 +17,7 @@ from jobs.shards import command
 from shards.format.columns import Shard, Table
 from shards.format.index import Record, ShardIndex, Source, Split
 from shards.format.png import END, Geometry, encode_records
-from shards.make.foreign import index_tars
+from shards.make.foreign import ForeignTars, index_tars
 from shards.read.verify import Damage, verify_set
 
 STRIDE = Geometry(8, 8, 3).stride
@@ -154,7 +154,7 @@ def test_an_index_that_disagrees_is_found(whole: Path, attributed: Path, tmp_pat
 def test_a_flipped_bit_in_anybodys_tar_names_the_sample(tmp_path: Path) -> None:
     images = pictures(3, 16, 16)
     write_tar(tmp_path / "a.tar", [(f"face{i}.jpg", encode(image, "JPEG")) for i, image in enumerate(images)])
-    index_tars(tmp_path)
+    index_tars(ForeignTars(tmp_path))
     assert verify_set(tmp_path) == []
     whole = (tmp_path / "a.tar").read_bytes()
     flip(tmp_path / "a.tar", 8 * (whole.index(b"face1.jpg") + 512 + 100))

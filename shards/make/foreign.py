@@ -13,8 +13,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from itertools import groupby
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from shards.format.members import NAME as MEMBERS
 from shards.format.tar import Member, members
 from shards.format.transform import EXTENSIONS, FILTER, MAX_PICTURE_BYTES, PictureError, decode, parse_crop
 from shards.make.claims import claimed, forget
-from shards.make.scans import Scan, keep_scan, known_scan
+from shards.make.scans import Scan, keep_scan, kept_scan
 from shards.read.encoded import SQUARE, fit
 
 REJECTS = "rejects.jsonl"
@@ -40,96 +40,102 @@ SPLITS |= dict.fromkeys(("test", "testing"), "test")
 Progress = Callable[[int], None]
 
 
-def index_tars(
-    folder: Path,
-    size: int | None = None,
-    crop: str | None = None,
-    channels: int = 3,
-    progress: Progress = lambda count: None,
-    place: Path | None = None,
-) -> ShardIndex:
-    """Index all tars of a folder: decodes every picture once, then writes a member table and `index.json`.
+@dataclass(frozen=True)
+class ForeignTars:
+    """The tars of a folder, and how their pictures are read.
 
     size, crop: bring pictures of several sizes to one: cut `crop` (as `facegan preprocess` has it; without it the
         largest centred square) and resize to size x size pixels, while they are read. Without `size` all pictures
         must have one size.
     channels: 3 (RGB) or 1 (grey) of the images delivered.
-    place: the folder that becomes the set, where the tars' own cannot be written: the index and a link to each tar.
+    index_folder: the folder that becomes the set, where the tars' own cannot be written: the index and a link to
+        each tar.
+    """
+
+    folder: Path
+    size: int | None = None
+    crop: str | None = None
+    channels: int = 3
+    index_folder: Path | None = None
+
+    @property
+    def place(self) -> Path:
+        """The folder of the set that they become."""
+        return self.index_folder or self.folder
+
+    @property
+    def records(self) -> Path:
+        """Where what was read of each is kept until all are."""
+        return self.place / RECORDS
+
+    @property
+    def paths(self) -> list[Path]:
+        """The tars by name; not the shadow files ._x.tar that macOS leaves beside them."""
+        return sorted(path for path in self.folder.glob("*.tar") if not path.name.startswith("."))
+
+    @cached_property
+    def transform(self) -> Transform:
+        """What is done to a picture when it is read; ShardError for a crop that cannot be."""
+        if self.size is None and self.crop is not None:
+            raise ShardError("--crop needs --size: what is cut out has to be brought to one size")
+        if self.crop is not None:
+            parse_crop(self.crop)
+        return Transform("none", "none") if self.size is None else Transform(self.crop or SQUARE, FILTER)
+
+
+def index_tars(tars: ForeignTars, progress: Progress = lambda count: None) -> ShardIndex:
+    """Index all tars of a folder: decodes every picture once, then writes a member table and `index.json`.
 
     Samples that cannot be used are left out and listed in `rejects.jsonl`. A word in a tar's name says its split
     (train, val or test; without one it is train). Raises ShardError where a tar is damaged (a damaged header would
     hide samples), where sizes differ, where nothing is left, or where the index could not be written.
     """
-    with _owned(folder, place or folder, (0, 1)) as place:
-        scans = _read_tars(folder, size, crop, channels, progress, place, (0, 1))
-        _refuse_empty(scans, folder)
-        height, width = (size, size) if size else _one_size(scans, folder)
-        index = _index(scans, folder, place, (height, width, channels), _transform(size, crop))
-        if place != folder:
-            _link(_tars(folder), place)
-        index.write(place)
-        shutil.rmtree(place / RECORDS, ignore_errors=True)
-    forget(place)
+    with _owned(tars, (0, 1)):
+        scans = _read_part(tars, (0, 1), progress)
+        _refuse_empty(scans, tars.folder)
+        index = _index(tars, scans)
+        if tars.place != tars.folder:
+            _link(tars.paths, tars.place)
+        index.write(tars.place)
+        shutil.rmtree(tars.records, ignore_errors=True)
+    forget(tars.place)
     return index
 
 
-def read_tars(
-    folder: Path,
-    size: int | None = None,
-    crop: str | None = None,
-    channels: int = 3,
-    progress: Progress = lambda count: None,
-    place: Path | None = None,
-    part: tuple[int, int] = (0, 1),
-) -> list[Scan]:
-    """Read part (i, n), from 0, of the tars of a folder; see `index_tars`. What was read so before is not again.
+def read_tars(tars: ForeignTars, part: tuple[int, int], progress: Progress = lambda count: None) -> list[Scan]:
+    """Read part (i, n), from 0, of the tars of a folder, for `index_tars`. What was read so before is not again.
 
     Raises FaceganError where another process is at work on some of them.
     """
-    with _owned(folder, place or folder, part) as place:
-        return _read_tars(folder, size, crop, channels, progress, place, part)
+    with _owned(tars, part):
+        return _read_part(tars, part, progress)
 
 
 @contextmanager
-def _owned(folder: Path, place: Path, part: tuple[int, int]) -> Iterator[Path]:
-    """Own a part of the tars of a folder; ShardError where there are none, or `place` cannot be written."""
-    if not _tars(folder):
-        raise ShardError(f"{folder}: no *.tar in it to index")
-    _refuse_read_only(place)
-    with claimed(place, part):
-        yield place
+def _owned(tars: ForeignTars, part: tuple[int, int]) -> Iterator[None]:
+    """Own a part of the tars; ShardError where there are none, or no index can be written."""
+    if not tars.paths:
+        raise ShardError(f"{tars.folder}: no *.tar in it to index")
+    _refuse_read_only(tars.place)
+    with claimed(tars.place, part):
+        yield
 
 
-def _read_tars(
-    folder: Path,
-    size: int | None,
-    crop: str | None,
-    channels: int,
-    progress: Progress,
-    place: Path,
-    part: tuple[int, int],
-) -> list[Scan]:
-    paths = _tars(folder)
-    scan = partial(_scanned, place / RECORDS, _transform(size, crop), size, channels, progress)
+def _read_part(tars: ForeignTars, part: tuple[int, int], progress: Progress) -> list[Scan]:
+    paths = tars.paths
     with ThreadPoolExecutor(usual_threads(), thread_name_prefix="index") as pool:
-        return list(pool.map(scan, paths[cut(len(paths), *part)]))
+        return list(pool.map(partial(_scanned, tars, progress), paths[cut(len(paths), *part)]))
 
 
-def known_index(folder: Path, place: Path | None = None) -> ShardIndex | None:
-    """The index that the folder (or `place`) has already; ShardError where it is not of the tars that lie there."""
-    path = (place or folder) / NAME
+def known_index(tars: ForeignTars) -> ShardIndex | None:
+    """The index that the tars have already; ShardError where it is not of the tars that lie there."""
+    path = tars.place / NAME
     if not path.exists():
         return None
     index = load_index(path.parent)
-    found = {tar.name: tar.stat().st_size for tar in _tars(folder)}
-    if found != {shard.name: shard.bytes for shard in index.shards}:
-        raise ShardError(f"{path}: describes other tars than lie in {folder}; remove it to index them anew")
+    if {tar.name: tar.stat().st_size for tar in tars.paths} != {each.name: each.bytes for each in index.shards}:
+        raise ShardError(f"{path}: describes other tars than lie in {tars.folder}; remove it to index them anew")
     return index
-
-
-def _tars(folder: Path) -> list[Path]:
-    """The tars of a folder; not the shadow files ._x.tar that macOS leaves beside them."""
-    return sorted(path for path in folder.glob("*.tar") if not path.name.startswith("."))
 
 
 def _refuse_read_only(place: Path) -> None:
@@ -153,58 +159,53 @@ def _link(tars: list[Path], place: Path) -> None:
         link.symlink_to(tar.resolve())
 
 
-def _index(
-    scans: list[Scan], folder: Path, place: Path, shape: tuple[int, int, int], transform: Transform
-) -> ShardIndex:
+def _index(tars: ForeignTars, scans: list[Scan]) -> ShardIndex:
     """Write member table and rejects; the index of the whole set."""
-    height, width, channels = shape
+    height, width = (tars.size, tars.size) if tars.size else _one_size(scans, tars.folder)
     return ShardIndex(
         members="encoded",
         height=height,
         width=width,
-        channels=channels,
+        channels=tars.channels,
         splits=_splits(scans),
         shards=Shards.of(each.shard for each in scans),
-        source=_source(scans, folder),
+        source=_source(scans, tars.folder),
         shard_size=max(each.shard.samples for each in scans),
-        transform=transform,
-        table=_write_table(scans, place),
-        rejects=_write_rejects(scans, place),
+        transform=tars.transform,
+        table=_write_table(scans, tars.place),
+        rejects=_write_rejects(scans, tars.place),
     )
 
 
-def _scanned(
-    records: Path, transform: Transform, side: int | None, channels: int, progress: Progress, path: Path
-) -> Scan:
+def _scanned(tars: ForeignTars, progress: Progress, path: Path) -> Scan:
     """What a tar holds: from its record, where it was read before and has not changed, else by reading it."""
     facts = path.stat()
-    told = [facts.st_size, facts.st_mtime_ns, side, transform.crop, channels]
-    known = known_scan(records, path.name, told)
-    if known is not None:
-        return known
-    scan, members = _scan(path, records / f"{path.name}.rows", transform, side, channels, progress)
-    keep_scan(records, scan, members, told)
+    conditions = [facts.st_size, facts.st_mtime_ns, tars.size, tars.transform.crop, tars.channels]
+    kept = kept_scan(tars.records, path.name, conditions)
+    if kept is not None:
+        return kept
+    scan, rows = _scan(tars, progress, path)
+    keep_scan(tars.records, scan, rows, conditions)
     return scan
 
 
-def _scan(
-    path: Path, rows: Path, transform: Transform, side: int | None, channels: int, progress: Progress
-) -> tuple[Scan, list[Row]]:
-    shard, members_found = Shard(path.name, _split(path.name), 0, path.stat().st_size, ""), list[Row]()
-    scan, data = Scan(shard, rows), map_file(path)
+def _scan(tars: ForeignTars, progress: Progress, path: Path) -> tuple[Scan, list[Row]]:
+    rows, data = list[Row](), map_file(path)
+    shard = Shard(path.name, _split(path.name), 0, path.stat().st_size, "")
+    scan = Scan(shard, tars.records / f"{path.name}.rows")
     for key, group in _samples(members(path)):
         try:
-            row, image = _read(data, key, group, channels)
-            if side:
-                image = fit(image, transform, (side, side, channels))
+            row, image = _read(data, key, group, tars.channels)
+            if tars.size:
+                image = fit(image, tars.transform, (tars.size, tars.size, tars.channels))
         except PictureError as error:
             scan.rejects.append({"shard": path.name, "key": key, "reason": error.reason, "detail": error.detail})
             continue
-        members_found.append(row)
+        rows.append(row)
         scan.sizes[image.shape[0], image.shape[1]] += 1
         progress(1)
-    scan.shard = replace(shard, samples=len(members_found), sha256=sha256_file(path))
-    return scan, members_found
+    scan.shard = replace(shard, samples=len(rows), sha256=sha256_file(path))
+    return scan, rows
 
 
 def _samples(entries: Iterator[Member]) -> Iterator[tuple[str, list[tuple[str, Member]]]]:
@@ -219,8 +220,8 @@ def _read(data: Bytes, key: str, group: list[tuple[str, Member]], channels: int)
     """The table's row and the decoded picture of a sample; PictureError where it has none that can be used."""
     pictures = [entry for extension, entry in group if f".{extension}" in EXTENSIONS]
     if len(pictures) != 1:
-        found = ", ".join(f"{extension}" for extension, _ in group)
-        raise PictureError("not one picture", f"{len(pictures)} pictures ({' '.join(EXTENSIONS)}) among: {found}")
+        names = ", ".join(extension for extension, _ in group)
+        raise PictureError("not one picture", f"{len(pictures)} pictures ({' '.join(EXTENSIONS)}) among: {names}")
     entry = pictures[0]
     encoded_key = key.encode("utf-8", "surrogateescape")
     if not entry.plain or entry.size > MAX_PICTURE_BYTES or len(encoded_key) > MAX_KEY_BYTES:
@@ -235,14 +236,6 @@ def _split(name: str) -> str:
     """The split that the last of the words train, val and test in a tar's name says; train without one."""
     words = [SPLITS[word] for word in re.findall("[a-z]+", name.lower()) if word in SPLITS]
     return words[-1] if words else "train"
-
-
-def _transform(size: int | None, crop: str | None) -> Transform:
-    if size is None and crop is not None:
-        raise ShardError("--crop needs --size: what is cut out has to be brought to one size")
-    if crop is not None:
-        parse_crop(crop)
-    return Transform("none", "none") if size is None else Transform(crop or SQUARE, FILTER)
 
 
 def _refuse_empty(scans: list[Scan], folder: Path) -> None:

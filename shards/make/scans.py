@@ -21,25 +21,25 @@ class Scan:
     rejects: list[dict[str, str]] = field(default_factory=list)
 
 
-def keep_scan(records: Path, scan: Scan, members: Sequence[Row], told: list[Any]) -> None:
-    """Keep a scan; `told` is what it depends on. The rows first, their record last: an old one is of other rows."""
+def keep_scan(records: Path, scan: Scan, members: Sequence[Row], conditions: list[Any]) -> None:
+    """Keep a scan and what it depends on. The rows first, their record last: an old one is of other rows."""
     record = records / f"{scan.shard.name}.json"
     record.unlink(missing_ok=True)
     with whole_file(scan.rows) as part:
         write_members(part, members)
-    sizes_seen = [[*size, count] for size, count in scan.sizes.items()]
-    about = {"shard": asdict(scan.shard), "sizes": sizes_seen, "rejects": scan.rejects}
-    write_json(record, {"told": told, "rows": sha256_file(scan.rows), **about})
+    sizes = [[*size, count] for size, count in scan.sizes.items()]
+    about = {"shard": asdict(scan.shard), "sizes": sizes, "rejects": scan.rejects}
+    write_json(record, {"conditions": conditions, "rows": sha256_file(scan.rows), **about})
 
 
-def known_scan(records: Path, name: str, told: list[Any]) -> Scan | None:
+def kept_scan(records: Path, name: str, conditions: list[Any]) -> Scan | None:
     """The scan kept of a tar; None where it is damaged, depends on something else, or other rows lie there."""
     rows = records / f"{name}.rows"
     try:
-        known = read_object(records / f"{name}.json")
-        if known["told"] != told or known["rows"] != sha256_file(rows):
+        record = read_object(records / f"{name}.json")
+        if record["conditions"] != conditions or record["rows"] != sha256_file(rows):
             return None
-        sizes = Counter({(height, width): count for height, width, count in known["sizes"]})
-        return Scan(Shard(**known["shard"]), rows, sizes, known["rejects"])
+        sizes = Counter({(height, width): count for height, width, count in record["sizes"]})
+        return Scan(Shard(**record["shard"]), rows, sizes, record["rejects"])
     except (KeyError, TypeError, ValueError, FileNotFoundError):
         return None
