@@ -46,9 +46,9 @@ def _is_required(field: "dataclasses.Field[Any]") -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
-def expect(holds: bool, where: str, expected: str, found: Any) -> None:
+def expect(holds: bool, where: str, expected: str, value: Any) -> None:
     if not holds:
-        raise ShardError(f"{where}: expected {expected}, found {_short(found)}")
+        raise ShardError(f"{where}: expected {expected}, found {_short(value)}")
 
 
 def _short(value: Any, limit: int = 120) -> str:

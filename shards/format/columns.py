@@ -168,8 +168,8 @@ class Shards(Sequence[Shard]):
 
     def counts(self) -> dict[str, tuple[int, int]]:
         """Samples and shards of each split that has any."""
-        found = {split: self.rows["samples"][self.numbers(split)] for split in self.splits}
-        return {split: (int(samples.sum()), len(samples)) for split, samples in found.items() if len(samples)}
+        by_split = {split: self.rows["samples"][self.numbers(split)] for split in self.splits}
+        return {split: (int(samples.sum()), len(samples)) for split, samples in by_split.items() if len(samples)}
 
     def write(self, folder: Path) -> Table:
         """Write the columns into `folder`, whole or not at all."""

@@ -223,15 +223,17 @@ def columns_of(summary: dict[str, Any]) -> Table | None:
 def read_summary(path: Path) -> dict[str, Any]:
     """The content of an `index.json`: of our format, a version we know, and undamaged; otherwise ShardError."""
     content = read_index(path, MAX_INDEX_BYTES)
-    found = content.get("format"), content.get("version")
-    if found not in ((FORMAT, OLD), (FORMAT, VERSION)) or type(found[1]) is not int:
-        raise ShardError(f"{path}: format and version are {found}, expected {(FORMAT, VERSION)}")
+    stated = content.get("format"), content.get("version")
+    if stated not in ((FORMAT, OLD), (FORMAT, VERSION)) or type(stated[1]) is not int:
+        raise ShardError(f"{path}: format and version are {stated}, expected {(FORMAT, VERSION)}")
     try:
-        stated, computed = content.get("sha256"), canonical_sha256(content)
+        computed = canonical_sha256(content)
     except (RecursionError, UnicodeError) as error:
         raise ShardError(f"{path}: {error or 'nested too deeply'}") from None
-    if stated != computed:
-        raise ShardError(f"{path}: the index is damaged: its SHA-256 is {computed}, it states {stated}")
+    if content.get("sha256") != computed:
+        raise ShardError(
+            f"{path}: the index is damaged: its SHA-256 is {computed}, it states {content.get('sha256')}"
+        )
     return content
 
 
@@ -283,5 +285,5 @@ def _check_counts(index: ShardIndex) -> None:
         lines, samples = sum(table.samples for table in index.tables), int(rows["samples"].sum())
         expect(lines == samples, "tables", f"{samples} samples in all", lines)
     for name, split in index.splits.items():
-        found, expected = (split.samples, split.shards), counted.get(name, (0, 0))
-        expect(found == expected, f"splits.{name}", f"{expected} samples and shards", found)
+        stated, expected = (split.samples, split.shards), counted.get(name, (0, 0))
+        expect(stated == expected, f"splits.{name}", f"{expected} samples and shards", stated)

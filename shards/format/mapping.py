@@ -75,12 +75,12 @@ def _array(address: int, size: int) -> Bytes:
     return np.asarray(_Memory(address, size))
 
 
-def _mmap(address: int | None, size: int, protection: int, flags: int, file: int, what: Path | str) -> int:
-    found = _libc.mmap(address, size, protection, flags, file, 0)
-    if found in (None, ctypes.c_void_p(-1).value):
+def _mmap(address: int | None, size: int, protection: int, flags: int, file: int, where: Path | str) -> int:
+    start = _libc.mmap(address, size, protection, flags, file, 0)
+    if start in (None, ctypes.c_void_p(-1).value):
         code = ctypes.get_errno()
         why = "see `ulimit -v`"
         if code == errno.ENODEV:
             why = "its file system cannot map files: give --stage DIR, a folder on a local disk"
-        raise OSError(code, f"{os.strerror(code)}: {size:,} bytes could not be mapped ({why})", str(what))
-    return int(found)
+        raise OSError(code, f"{os.strerror(code)}: {size:,} bytes could not be mapped ({why})", str(where))
+    return int(start)

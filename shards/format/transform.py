@@ -64,8 +64,8 @@ class Crop:
         """The crop of image (H, W, C), without a copy. Raises PictureError where the picture is smaller."""
         rows, columns = _slice(self.rows, image.shape[0]), _slice(self.columns, image.shape[1])
         if rows is None or columns is None:
-            found = f"{image.shape[0]}x{image.shape[1]} pixels"
-            raise PictureError(SMALLER, f"{found} (height x width), crop {self.text}")
+            size = f"{image.shape[0]}x{image.shape[1]} pixels"
+            raise PictureError(SMALLER, f"{size} (height x width), crop {self.text}")
         return image[rows, columns]
 
 
@@ -198,8 +198,8 @@ def _upright(picture: Image.Image) -> Image.Image:
         orientation = picture.getexif().get(ORIENTATION)
     except DECODER_ERRORS:
         return picture
-    turn = UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    return picture if turn is None else picture.transpose(turn)
+    transposition = UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    return picture if transposition is None else picture.transpose(transposition)
 
 
 def _pixels(picture: Image.Image) -> NDArray[np.uint8]:

@@ -48,9 +48,9 @@ class Annotations:
     def row(self, position: int) -> dict[str, Any]:
         """The attributes and identity of one picture, as the side table has them."""
         values = self.values[position].tolist() if self.values is not None else None
-        known = values is not None and UNKNOWN not in values
+        complete = values is not None and UNKNOWN not in values
         identity = self.identities[position] if self.identities is not None else None
-        return {"attributes": values if known else None, "identity": identity}
+        return {"attributes": values if complete else None, "identity": identity}
 
     def member(self, position: int) -> bytes:
         """The JSON member of one picture: its attributes by name, and its identity."""
@@ -192,10 +192,10 @@ class _Slots:
         for count, (name, *fields) in enumerate(lines, 1):  # noqa: B007 - it is returned
             row = slot.get(key(name.replace("\\", "/")).lower())
             if row is not None:
-                found = _integers(table.where, name, fields, columns)
-                if values[row, 0] != UNKNOWN and values[row].tolist() != found:
+                integers = _integers(table.where, name, fields, columns)
+                if values[row, 0] != UNKNOWN and values[row].tolist() != integers:
                     raise ShardError(f"{table.where}: {name} comes twice, with different values: mend the file")
-                values[row] = found
+                values[row] = integers
         return values[places], count
 
 
@@ -245,10 +245,10 @@ def _read_splits(table: Table | None, slots: _Slots, looks_like_celeba: bool) ->
         return np.zeros(len(slots.listing), np.int8)
     wrong = np.flatnonzero((values[:, 0] < 0) | (values[:, 0] >= len(SPLITS)))
     if len(wrong):
-        found, first = values[wrong[0], 0], _base(slots.listing.names[wrong[0]])
+        split, first = values[wrong[0], 0], _base(slots.listing.names[wrong[0]])
         raise ShardError(
             f"{table.where if table else ''}: {len(wrong):,} pictures without a split 0, 1 or 2, the first is "
-            f"{first} ({'not in the file' if found == UNKNOWN else found}): add them, or choose --holdout N"
+            f"{first} ({'not in the file' if split == UNKNOWN else split}): add them, or choose --holdout N"
         )
     return values[:, 0].astype(np.int8)
 
@@ -262,7 +262,7 @@ def _annotate_idx(listing: Listing, source: Path, holdout: int | None) -> Annota
     if holdout is not None:
         splits = held_out(listing.names, holdout)
     counts = {stem: stems.count(stem) for stem in files}
-    if any(found is None or len(found) != counts[stem] for stem, found in labels.items()):
+    if any(each is None or len(each) != counts[stem] for stem, each in labels.items()):
         return Annotations(splits, notes=[f"{source}: no labels that fit the pictures: none are kept"])
     values = np.concatenate([labels[stem] for stem in files])[:, None].astype(np.int16)
     return Annotations(splits, ("label",), values)

@@ -60,27 +60,28 @@ class Catalogue:
         return sum(self.counts[name] for name in splits[: splits.index(split)])
 
 
-def write_catalogue(target: Path, listing: Listing, known: Annotations) -> None:
+def write_catalogue(target: Path, listing: Listing, annotations: Annotations) -> None:
     """Write the blocks, then `target`, which names them: where it is, all is there."""
     folder = target.with_suffix("")
     shutil.rmtree(folder, ignore_errors=True)  # what a killed process left
-    order = np.argsort(known.splits, kind="stable")
+    order = np.argsort(annotations.splits, kind="stable")
     blocks = [
-        _write_block(folder / f"{number:05d}.npy", rows) for number, rows in enumerate(_rows(listing, known, order))
+        _write_block(folder / f"{number:05d}.npy", rows)
+        for number, rows in enumerate(_rows(listing, annotations, order))
     ]
-    pictures = np.bincount(known.splits, minlength=len(SPLITS)).tolist()
-    texts = known.identities is not None and any(isinstance(each, str) for each in known.identities)
+    pictures = np.bincount(annotations.splits, minlength=len(SPLITS)).tolist()
+    texts = annotations.identities is not None and any(isinstance(each, str) for each in annotations.identities)
     whole = Catalogue(
         kind=listing.kind,
         path=str(listing.path.absolute()),
         counts={split: count for split, count in zip(SPLITS, pictures, strict=True) if count},
         listing=listing.fingerprint,
-        annotations=known.fingerprint,
+        annotations=annotations.fingerprint,
         plain_stems=listing.has_plain_stems,
-        member_bytes=known.member_bytes,
-        names=list(known.names),
-        identities=None if known.identities is None else FOLDERS if texts else NUMBERS,
-        notes=known.notes,
+        member_bytes=annotations.member_bytes,
+        names=list(annotations.names),
+        identities=None if annotations.identities is None else FOLDERS if texts else NUMBERS,
+        notes=annotations.notes,
         left_out=dict(listing.left_out),
         seen=listing.seen,
         blocks=blocks,
@@ -88,7 +89,7 @@ def write_catalogue(target: Path, listing: Listing, known: Annotations) -> None:
     write_json(target, asdict(whole))
 
 
-def _rows(listing: Listing, known: Annotations, order: NDArray[np.int64]) -> Iterator[Rows]:
+def _rows(listing: Listing, annotations: Annotations, order: NDArray[np.int64]) -> Iterator[Rows]:
     """The rows in this order, a block at a time; identities that are texts are names of folders, known anyway."""
     start = 0
     while start < len(order):
@@ -96,8 +97,8 @@ def _rows(listing: Listing, known: Annotations, order: NDArray[np.int64]) -> Ite
         width = max(map(len, names))
         names = names[: max(1, BLOCK_BYTES // width)]
         chosen = order[start : start + len(names)]
-        part = known.part(chosen)
-        rows = np.zeros(len(names), row_type(width, len(known.names)))
+        part = annotations.part(chosen)
+        rows = np.zeros(len(names), row_type(width, len(annotations.names)))
         rows["name"], rows["place"], rows["number"] = names, listing.places[chosen], chosen
         if part.values is not None:
             rows["values"] = part.values
@@ -135,14 +136,14 @@ class Pictures:
 
 def pictures(target: Path, whole: Catalogue, split: str, start: int, stop: int) -> Pictures:
     """Pictures [start, stop) of a split; ShardError where a block of theirs is damaged."""
-    found = _read_rows(target.with_suffix(""), whole, whole.first_of(split) + start, whole.first_of(split) + stop)
-    names = [name.decode("utf-8", "surrogateescape") for rows in found for name in rows["name"].tolist()]
-    places, numbers, identities = (_joined(found, name) for name in ("place", "number", "identity"))
+    blocks = _read_rows(target.with_suffix(""), whole, whole.first_of(split) + start, whole.first_of(split) + stop)
+    names = [name.decode("utf-8", "surrogateescape") for rows in blocks for name in rows["name"].tolist()]
+    places, numbers, identities = (_joined(blocks, name) for name in ("place", "number", "identity"))
     keys = [stem(name) for name in names] if whole.plain_stems else [f"{number:09d}" for number in numbers.tolist()]
-    values = _joined(found, "values") if whole.names else None
+    values = _joined(blocks, "values") if whole.names else None
     splits = np.full(len(names), SPLITS.index(split), np.int8)
-    known = _identities(whole, names, identities.tolist())
-    return Pictures(names, places, keys, Annotations(splits, tuple(whole.names), values, known))
+    annotations = Annotations(splits, tuple(whole.names), values, _identities(whole, names, identities.tolist()))
+    return Pictures(names, places, keys, annotations)
 
 
 def _identities(whole: Catalogue, names: list[str], numbers: list[int]) -> Identities:
@@ -151,19 +152,19 @@ def _identities(whole: Catalogue, names: list[str], numbers: list[int]) -> Ident
     return [None if number == UNKNOWN else number for number in numbers] if whole.identities else None
 
 
-def _joined(found: list[Rows], column: str) -> NDArray[Any]:
-    return np.concatenate([rows[column] for rows in found])
+def _joined(blocks: list[Rows], column: str) -> NDArray[Any]:
+    return np.concatenate([rows[column] for rows in blocks])
 
 
 def _read_rows(folder: Path, whole: Catalogue, start: int, stop: int) -> list[Rows]:
     """Rows [start, stop), from each block that has some of them."""
     firsts = np.cumsum([0, *(rows for rows, _ in whole.blocks)])
     first, last = np.searchsorted(firsts, (start, stop - 1), side="right").tolist()
-    found = []
+    blocks = []
     for number in range(first - 1, last):
         rows = _block(folder / f"{number:05d}.npy", whole.blocks[number][1])
-        found.append(rows[max(0, start - int(firsts[number])) : stop - int(firsts[number])])
-    return found
+        blocks.append(rows[max(0, start - int(firsts[number])) : stop - int(firsts[number])])
+    return blocks
 
 
 @lru_cache(maxsize=4)

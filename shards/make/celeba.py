@@ -41,14 +41,14 @@ def find_files(source: Path, folder: Path | None) -> dict[str, Path]:
     if "celeb" in source.name.lower():  # CelebA/Img/img_align_celeba.zip, or a folder in a folder of the same name
         above.append(above[0].parent)
     places = [folder] if folder else above
-    found = _found([place / name for place in places for name in ("", *SUBFOLDERS)])
-    if folder and not found:
+    files = _files_in([place / name for place in places for name in ("", *SUBFOLDERS)])
+    if folder and not files:
         raise ShardError(f"{folder}: none of {', '.join(KINDS)} (.txt or .csv, or with .gz) in it")
-    return found
+    return files
 
 
-def _found(folders: list[Path]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+def _files_in(folders: list[Path]) -> dict[str, Path]:
+    files: dict[str, Path] = {}
     for folder in folders:
         try:
             names = {path.name.lower(): path for path in folder.iterdir()}
@@ -56,8 +56,8 @@ def _found(folders: list[Path]) -> dict[str, Path]:
             continue  # such as a folder above that others may not look into
         for name, kind in NAMES.items():
             if name in names and names[name].is_file():
-                found.setdefault(kind, names[name])
-    return found
+                files.setdefault(kind, names[name])
+    return files
 
 
 def rows(table: Table) -> Iterator[list[str]]:

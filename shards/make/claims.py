@@ -58,15 +58,15 @@ def forget(out: Path) -> None:
 
 def made_once(target: Path, make: Callable[[], None]) -> None:
     """Have one process make `target`; others that come wait for it. Where it was killed, the next makes it anew."""
-    said = False
+    announced = False
     while not target.exists():
         owner = Owner(target.with_name(f"{target.name}.owner.json"), "choose another OUT")
         try:
             _claim(owner, watch=False)  # nobody may hold the lock for long: the maker needs it to end
         except OwnedError as error:
-            if not said:
+            if not announced:
                 log.warning("waiting for %s: %s", target.name, error)
-            said = True
+            announced = True
             sleep(PAUSE)
             continue
         try:

@@ -97,12 +97,12 @@ def _groups(folder: Path, plan: Plan) -> list[Group]:
             f"{folder}: {len(missing)} of {len(plan)} shards are missing ({shown}): "
             f"run `facegan preprocess` again with {named}, then close the set"
         )
-    found = [group for group in groups if group is not None]
-    pictures = sum(group.table.samples + sum(group.by_reason.values()) for group in found)
-    if len(found) < len(groups) or pictures != plan.fixed["pictures"]:
+    whole = [group for group in groups if group is not None]
+    pictures = sum(group.table.samples + sum(group.by_reason.values()) for group in whole)
+    if len(whole) < len(groups) or pictures != plan.fixed["pictures"]:
         listed = f"{plan.fixed['pictures']:,}"
         raise ShardError(f"{folder}: {pictures:,} pictures in the records of {listed}: remove {folder}, run again")
-    return found
+    return whole
 
 
 def _refuse_rejects(folder: Path, plan: Plan, groups: list[Group]) -> None:

@@ -113,9 +113,9 @@ def download(file: RemoteFile, folder: Path, progress: Progress = lambda came, t
 
 def _check(file: RemoteFile, path: Path, advice: str) -> None:
     with path.open("rb") as stream:
-        found = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if found != file.md5:
-        raise ShardError(f"{path}: wrong checksum: MD5 {found}, expected {file.md5}. {advice}")
+        md5 = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if md5 != file.md5:
+        raise ShardError(f"{path}: wrong checksum: MD5 {md5}, expected {file.md5}. {advice}")
 
 
 def _fetch_somewhere(file: RemoteFile, part: Path, target: Path, progress: Progress) -> None:

@@ -125,19 +125,19 @@ def write_group(path: Path, group: Group) -> None:
     """Write the summary of a group, whose tables are there."""
     rows = [list(asdict(shard).values()) for shard in group.shards]
     table_row, content = asdict(group.table), hex(group.content)
-    known = {"shards": rows, "table": table_row, "by_reason": group.by_reason, "content": content}
-    write_text(path, json.dumps(known) + "\n")
+    summary = {"shards": rows, "table": table_row, "by_reason": group.by_reason, "content": content}
+    write_text(path, json.dumps(summary) + "\n")
 
 
 def _read(path: Path) -> Group:
     text = path.read_text(encoding="utf-8")
     try:
-        known = json.loads(text)
+        summary = json.loads(text)
         return Group(
-            Shards.of(Shard(*row) for row in known["shards"]),
-            SideTable(**known["table"]),
-            known["by_reason"],
-            int(known["content"], 16),
+            Shards.of(Shard(*row) for row in summary["shards"]),
+            SideTable(**summary["table"]),
+            summary["by_reason"],
+            int(summary["content"], 16),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ShardError(f"{path}: damaged ({error}): remove it, then run again") from None

@@ -26,8 +26,8 @@ def is_images_file(path: Path) -> bool:
 def images_files(path: Path) -> dict[str, Path]:
     """The image files of a folder (or the one file itself) by stem, sorted; a plain file goes before a .gz."""
     files = [path] if path.is_file() else sorted(path.iterdir(), reverse=True)  # "x" comes after "x.gz"
-    found = {IMAGES_FILE.fullmatch(file.name)["stem"]: file for file in files if is_images_file(file)}  # type: ignore[index]
-    return dict(sorted(found.items()))
+    by_stem = {IMAGES_FILE.fullmatch(file.name)["stem"]: file for file in files if is_images_file(file)}  # type: ignore[index]
+    return dict(sorted(by_stem.items()))
 
 
 def list_idx(path: Path) -> Iterator[tuple[str, Place]]:
@@ -57,10 +57,10 @@ def _read(file: Path, magic: int, dimensions: int) -> NDArray[np.uint8]:
     try:
         with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
             raw = stream.read(MAX_BYTES)
-        found, *shape = head.unpack_from(raw)
-        if found != magic:
+        start, *shape = head.unpack_from(raw)
+        if start != magic:
             raise ShardError(
-                f"{file}: starts with {found:#x}, an idx file of {dimensions} dimensions with {magic:#x}"
+                f"{file}: starts with {start:#x}, an idx file of {dimensions} dimensions with {magic:#x}"
             )
         return np.frombuffer(raw, np.uint8, offset=head.size).reshape(shape)
     except (EOFError, OSError, zlib.error, struct.error, ValueError) as error:

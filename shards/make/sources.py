@@ -50,22 +50,22 @@ def _list_file(path: Path, scratch: Path) -> Listing:
 def _list_folder(path: Path, scratch: Path) -> Listing:
     if any(is_images_file(entry) for entry in path.iterdir()):
         return collect("idx", path, list_idx(path))
-    seen: dict[str, State] = {}
-    listing = collect("folder", path, ((name, Place()) for name in _walk(path, "", frozenset(), seen)))
-    seen |= {name: state_of(path / name) for name, _ in listing.tables.values()}
+    states: dict[str, State] = {}
+    listing = collect("folder", path, ((name, Place()) for name in _walk(path, "", frozenset(), states)))
+    states |= {name: state_of(path / name) for name, _ in listing.tables.values()}
     written = scratch.resolve()  # changes all the time, where it is in there
-    kept = {name: state for name, state in seen.items() if not (path / name).resolve().is_relative_to(written)}
+    kept = {name: state for name, state in states.items() if not (path / name).resolve().is_relative_to(written)}
     return replace(listing, seen=kept)
 
 
-def _walk(root: Path, folder: str, parents: frozenset[tuple[int, int]], seen: dict[str, State]) -> Iterator[str]:
+def _walk(root: Path, folder: str, parents: frozenset[tuple[int, int]], states: dict[str, State]) -> Iterator[str]:
     """Names of all files below root/folder, with `/` between; links are followed, loops are not.
 
-    `seen` is given the state of each folder below root, but for hidden ones, before it is read.
+    `states` is given the state of each folder below root, but for hidden ones, before it is read.
     """
     facts = (root / folder).stat()
     if folder and not is_hidden(folder):
-        seen[folder] = state_of(root / folder)
+        states[folder] = state_of(root / folder)
     here = facts.st_dev, facts.st_ino
     if here in parents:
         return
@@ -74,7 +74,7 @@ def _walk(root: Path, folder: str, parents: frozenset[tuple[int, int]], seen: di
             for entry in entries:
                 name = f"{folder}{entry.name}"
                 if entry.is_dir():
-                    yield from _walk(root, f"{name}/", parents | {here}, seen)
+                    yield from _walk(root, f"{name}/", parents | {here}, states)
                 else:
                     yield name
     except OSError as error:

@@ -89,14 +89,14 @@ class Survey:
 
     def todo(self, plans: dict[Path, Plan]) -> list[Todo]:
         """The shards of this run's slice that are not finished yet at every size."""
-        found, size, counts = [], self.shard_size, self.catalogue.counts
+        shards, size, counts = [], self.shard_size, self.catalogue.counts
         plan = next(iter(plans.values()))
         span = cut(len(plan), *self.options.slice)
         for name, split, number in plan.shards_between(span.start, span.stop):
             folders = [folder for folder in plans if read_part(folder, name) is None]
             if folders:
-                found.append(Todo(name, split, number * size, min((number + 1) * size, counts[split]), folders))
-        return found
+                shards.append(Todo(name, split, number * size, min((number + 1) * size, counts[split]), folders))
+        return shards
 
     def tasks(self, todo: list[Todo], plans: dict[Path, Plan]) -> Iterator[Task]:
         """What the workers are given, a shard at a time."""
@@ -104,8 +104,8 @@ class Survey:
         crop = parse_crop(asked(self.options, self.catalogue.kind)["crop"])
         for each in todo:
             sizes = {folder: plans[folder].geometry for folder in each.folders}
-            found = pictures(self.file, self.catalogue, each.split, each.start, each.stop)
-            yield Task(each.shard, source, found, crop, sizes, self.options.form)
+            chosen = pictures(self.file, self.catalogue, each.split, each.start, each.stop)
+            yield Task(each.shard, source, chosen, crop, sizes, self.options.form)
 
 
 @contextmanager
@@ -158,14 +158,14 @@ def catalogue_file(options: Options, changes: list[list[State]] | None = None) -
 
     changes: states in which those listed before did not hold; slices at work may still read them.
     """
-    told = [
+    conditions = [
         str(options.source.absolute()),
         str(options.annotations),
         options.holdout,
         _facts(options),
         changes or [],
     ]
-    return options.out / f"{CATALOGUE}{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]}.json"
+    return options.out / f"{CATALOGUE}{hashlib.sha256(json.dumps(conditions).encode()).hexdigest()[:16]}.json"
 
 
 def _catalogue(options: Options, file: Path) -> None:

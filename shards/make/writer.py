@@ -47,14 +47,14 @@ def preprocess(options: Options, progress: Progress = lambda read, rejected, tot
         return Outcome(done)
     if len(done) < len(folders):
         start_server()  # it imports torch while the source is listed
-    with claimed(options.out, options.slice), survey(options) as found:
-        plans = {options.folder(size): found.plan(size) for size in options.sizes}
+    with claimed(options.out, options.slice), survey(options) as source:
+        plans = {options.folder(size): source.plan(size) for size in options.sizes}
         for folder, plan in plans.items():
             _agree(folder, plan, is_alone(options.out, options.slice))
         todo = {folder: plan for folder, plan in plans.items() if whole_index(folder) is None}
         if todo:
-            _write(found, todo, progress)
-        outcome = _outcome(options, found, plans)
+            _write(source, todo, progress)
+        outcome = _outcome(options, source, plans)
     if options.slice[1] == 1:
         forget(options.out)
     elif len(outcome.indices) == len(folders):
@@ -62,30 +62,30 @@ def preprocess(options: Options, progress: Progress = lambda read, rejected, tot
     return outcome
 
 
-def _write(found: Survey, plans: dict[Path, Plan], progress: Progress) -> None:
-    todo = found.todo(plans)
+def _write(source: Survey, plans: dict[Path, Plan], progress: Progress) -> None:
+    todo = source.todo(plans)
     total = sum(each.stop - each.start for each in todo)
     progress(0, 0, total)
     for folder, plan in plans.items():
         names = {each.shard for each in todo if folder in each.folders}
-        forget_shards(folder, plan, found.options.slice, names)
+        forget_shards(folder, plan, source.options.slice, names)
         remove_stale_of(folder, names)
         endings = (".jsonl", ".members")
         remove_stale_of(folder / PARTS, {Path(name).with_suffix(end).name for name in names for end in endings})
-    tasks = found.tasks(todo, plans)
-    run_all(tasks, found.options.workers, lambda read, rejected: progress(read, rejected, total))
+    tasks = source.tasks(todo, plans)
+    run_all(tasks, source.options.workers, lambda read, rejected: progress(read, rejected, total))
     for folder, plan in plans.items():
-        finish_groups(folder, plan, found.options.slice)
+        finish_groups(folder, plan, source.options.slice)
 
 
-def _outcome(options: Options, found: Survey, plans: dict[Path, Plan]) -> Outcome:
+def _outcome(options: Options, source: Survey, plans: dict[Path, Plan]) -> Outcome:
     """Close the sets; a slice of several leaves that to close_set, as others may be at work."""
     if options.slice[1] == 1:
         indices = {folder: close_folder(folder) for folder in plans}
         remove_made_once(options.out)
     else:
         indices = {folder: index for folder in plans if (index := whole_index(folder)) is not None}
-    return Outcome(indices, found.catalogue.notes, found.catalogue.left_out)
+    return Outcome(indices, source.catalogue.notes, source.catalogue.left_out)
 
 
 def _unchanged(folder: Path, options: Options) -> bool:

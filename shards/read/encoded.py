@@ -102,6 +102,6 @@ def fit(image: Bytes, transform: Transform | None, shape: tuple[int, ...]) -> By
         cut = np.array(crop.cut(image), order="C")  # a copy: Pillow's pixels may not be written
         image = resize(cut[None], *shape[:2])[0]
     if image.shape != shape:
-        found = "x".join(str(side) for side in image.shape[:2])
-        raise PictureError("another size", f"{found} pixels, the set has {shape[0]}x{shape[1]}")
+        size = "x".join(str(side) for side in image.shape[:2])
+        raise PictureError("another size", f"{size} pixels, the set has {shape[0]}x{shape[1]}")
     return image

@@ -77,8 +77,8 @@ class Images(ABC):
     def locate(self, indices: Ints) -> tuple[Ints, Ints]:
         """Shard number and place in that shard of each sample; ShardError for a sample that does not exist."""
         if len(indices) and (indices.min() < 0 or indices.max() >= len(self)):
-            found = f"{int(indices.min())} to {int(indices.max())}"
-            raise ShardError(f"split {self.split}: samples {found} asked for, there are 0 to {len(self) - 1}")
+            asked = f"{int(indices.min())} to {int(indices.max())}"
+            raise ShardError(f"split {self.split}: samples {asked} asked for, there are 0 to {len(self) - 1}")
         shards = np.searchsorted(self.firsts, indices, side="right") - 1
         return shards, indices - self.firsts[shards]
 

@@ -62,15 +62,12 @@ def _open_remote(
 
 def find_set(path: Path, resolution: int | None = None) -> tuple[Path, ShardIndex]:
     """The folder of the set meant by `path` (OUT/64, or OUT and a resolution where it holds several), its index."""
-    if (path / NAME).exists():
-        found = [path]
-    else:
-        found = sorted(entry.parent for entry in path.glob(f"*/{NAME}"))
-    sets = {folder: load_index(folder) for folder in found}
+    folders = [path] if (path / NAME).exists() else sorted(entry.parent for entry in path.glob(f"*/{NAME}"))
+    sets = {folder: load_index(folder) for folder in folders}
     fitting = [(folder, index) for folder, index in sets.items() if resolution in (None, index.height)]
     if len(fitting) == 1:
         return fitting[0]
-    if not found:
+    if not sets:
         load_index(path)  # raises, and says how a set comes to be
     have = ", ".join(f"{folder.name} ({index.height} px)" for folder, index in sets.items())
     if not fitting:

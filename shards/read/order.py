@@ -151,13 +151,13 @@ class WindowOrder:
         self.firsts = np.concatenate(([0], np.cumsum(sizes, dtype=np.int64)))
         self.samples = int(self.firsts[-1])
         self.seed, self.batch_size, self.streams, self.window = seed, batch_size, streams, window
-        self.turn = batch_size // streams  # samples of one stream in a batch
+        self.batch_per_stream = batch_size // streams  # samples of one stream in a batch
         self._windows = lru_cache(maxsize=4 * streams)(self._plan)
 
     def at(self, positions: Ints) -> Ints:
         """The sample read at each position: a function of (seed, batch size, position) alone."""
         epochs = positions // self.samples
-        streams = positions % self.batch_size // self.turn
+        streams = positions % self.batch_size // self.batch_per_stream
         out = np.empty_like(positions)
         together = epochs * self.streams + streams
         sorted_by_stream = np.argsort(together, kind="stable")
@@ -174,8 +174,7 @@ class WindowOrder:
 
         What a node has to have on its disk, and what it should fetch next.
         """
-        found = [self._current_and_next(position, stream) for stream in streams]
-        now, then = zip(*found, strict=True)
+        now, then = zip(*(self._current_and_next(position, stream) for stream in streams), strict=True)
         return np.unique(np.concatenate(now)), np.unique(np.concatenate(then))
 
     def _current_and_next(self, position: int, stream: int) -> tuple[Ints, Ints]:
@@ -191,7 +190,8 @@ class WindowOrder:
     def _taken(self, position: Ints | int, stream: Ints | int) -> Ints:
         """How many positions before `position` belong to `stream`."""
         batch, place = np.divmod(position, self.batch_size)
-        return np.asarray(batch * self.turn + np.clip(place - stream * self.turn, 0, self.turn))
+        share = self.batch_per_stream
+        return np.asarray(batch * share + np.clip(place - stream * share, 0, share))
 
     def _part(self, epoch: int, stream: int) -> tuple[int, int]:
         """The samples [first, last) of the set that `stream` reads in `epoch`."""
@@ -206,10 +206,10 @@ class WindowOrder:
             return []
         inside = slice(*np.searchsorted(self.firsts, (first + 1, last)))  # of a million shards, those of the stream
         edges = np.unique(np.concatenate(([first], self.firsts[inside], [last])))
-        turn = Permutation(len(edges) - 1, self.seed, epoch, stream)(np.arange(len(edges) - 1))
-        starts, lengths = edges[:-1][turn], np.diff(edges)[turn]
+        order = Permutation(len(edges) - 1, self.seed, epoch, stream)(np.arange(len(edges) - 1))
+        starts, lengths = edges[:-1][order], np.diff(edges)[order]
         windows, done = [], 0
-        for number, at in enumerate(range(0, len(turn), self.window)):
+        for number, at in enumerate(range(0, len(order), self.window)):
             ends = np.cumsum(lengths[at : at + self.window])
             key = (self.seed, epoch, stream, number)
             windows.append(Window(done, starts[at : at + self.window], ends, Permutation(int(ends[-1]), *key)))

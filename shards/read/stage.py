@@ -60,7 +60,9 @@ class Stage:
         tables = [*index.side_tables, *([index.member_table] if index.member_table else [])]
         names = [*self.sizes, *(table.name for table in tables)]
         self._numbers = {name: FIRST_FILE + 2 * place for place, name in enumerate(names)}  # held shared; fetched
-        self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)  # of this process's threads
+        self._thread_locks: defaultdict[str, threading.Lock] = defaultdict(
+            threading.Lock
+        )  # of this process's threads
         self._counting = threading.Lock()
         self._held: set[str] = set()  # those in use here, their locks held shared
         self._start = process_identity(os.getppid())  # the same for the ranks of one start: their launcher
@@ -74,7 +76,7 @@ class Stage:
 
     def hold(self, file: Shard | Table) -> Path:
         """Fetch a file where need be, and keep it from being evicted."""
-        with self._turns[file.name]:
+        with self._thread_locks[file.name]:
             if file.name not in self._held and self._obtain(file, patient=True):
                 self._held.add(file.name)
         return self.folder / file.name
@@ -87,9 +89,9 @@ class Stage:
         """Fetch all of them, unless the stage has room for some at a time only."""
         if self.partial:
             return
-        turn = random.Random(os.getpid()).sample(list(shards), len(shards))  # so that ranks share the work
+        shuffled = random.Random(os.getpid()).sample(list(shards), len(shards))  # so that ranks share the work
         with ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="stage") as pool:
-            for _ in pool.map(self.hold, turn):
+            for _ in pool.map(self.hold, shuffled):
                 pass
 
     def expect(self, now: Sequence[Shard], then: Sequence[Shard]) -> None:
@@ -113,7 +115,7 @@ class Stage:
             self._fetchers[-1].start()
 
     def _release(self, name: str) -> None:
-        with self._turns[name]:
+        with self._thread_locks[name]:
             os.utime(self._seal_path(name), (0, 0))  # done with: the first to go when room is needed
             self._held.discard(name)
             self.locks.free(self._numbers[name])
@@ -122,7 +124,7 @@ class Stage:
         while True:
             shard = self._wanted.get()
             try:
-                with self._turns[shard.name]:
+                with self._thread_locks[shard.name]:
                     if shard.name not in self._held and self._obtain(shard, patient=False):
                         self.locks.free(self._numbers[shard.name])
             except (ShardError, OSError):
@@ -146,8 +148,8 @@ class Stage:
 
         Who reads a file that is replaced keeps the one it has mapped.
         """
-        turn = self._numbers[file.name] + 1
-        self.locks.alone(turn)
+        number = self._numbers[file.name] + 1
+        self.locks.alone(number)
         try:
             if self._is_sealed(file):
                 return True
@@ -156,7 +158,7 @@ class Stage:
                 return True
             return self._fetch(file, patient)
         finally:
-            self.locks.free(turn)
+            self.locks.free(number)
 
     def _fetch(self, file: Shard | Table, patient: bool) -> bool:
         path = self.folder / file.name
@@ -166,16 +168,17 @@ class Stage:
         with disk_full_said(path):
             for _ in range(2):
                 fetch(self.source, file.name, file.bytes, part, self.progress)
-                found = sha256_file(part)
-                if found == file.sha256:
+                sha256 = sha256_file(part)
+                if sha256 == file.sha256:
                     with self._locked_room():  # names change under this lock only, so that they can be counted
                         part.replace(path)
                     self._seal(file)
                     return True
                 os.truncate(part, 0)  # perhaps a line's fault, or another version's remains: again from the start
         raise ShardError(
-            f"{self.source.address}/{file.name}: fetched twice, and its SHA-256 is {found[:12]}..., the index says "
-            f"{file.sha256[:12]}...: the shard is damaged at its source; `facegan shards verify` there says where"
+            f"{self.source.address}/{file.name}: fetched twice, and its SHA-256 is {sha256[:12]}..., the index "
+            f"says {file.sha256[:12]}...: the shard is damaged at its source; `facegan shards verify` there says "
+            "where"
         )
 
     def _seal(self, file: Shard | Table) -> None:
@@ -192,12 +195,12 @@ class Stage:
     def _identity(self, file: Shard | Table) -> str:
         """This start, and what changes with the file's content; empty where it is not ours or not of its size."""
         try:
-            found = (self.folder / file.name).lstat()
+            facts = (self.folder / file.name).lstat()
         except FileNotFoundError:
             return ""
-        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_size != file.bytes:
+        if not stat.S_ISREG(facts.st_mode) or facts.st_uid != os.geteuid() or facts.st_size != file.bytes:
             return ""
-        return f"{self._start} {found.st_ino} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
+        return f"{self._start} {facts.st_ino} {facts.st_size} {facts.st_mtime_ns} {facts.st_ctime_ns}"
 
     def _make_room(self, file: Shard | Table, patient: bool) -> bool:
         """Reserve room for a file, waiting for it if `patient`."""
@@ -229,18 +232,18 @@ class Stage:
 
     def _present(self, leave_out: str) -> dict[str, float]:
         """Shards that take room, fetched or being fetched, and when each was last of use."""
-        found: dict[str, float] = {}
+        times: dict[str, float] = {}
         for entry in os.scandir(self.folder):
             name = entry.name.removeprefix(".").removesuffix(".part")
             if name in self.sizes and name != leave_out:
                 seal = self._seal_path(name)
-                found[name] = seal.stat().st_mtime if seal.exists() else entry.stat().st_mtime
-        return found
+                times[name] = seal.stat().st_mtime if seal.exists() else entry.stat().st_mtime
+        return times
 
     def _evict(self, name: str) -> int:
         """Remove a shard that nobody reads or fetches; the bytes gained."""
-        turn = self._turns[name]
-        if not turn.acquire(blocking=False):
+        lock = self._thread_locks[name]
+        if not lock.acquire(blocking=False):
             return 0
         try:
             if name in self._held or not self.locks.try_alone(self._numbers[name]):
@@ -250,7 +253,7 @@ class Stage:
             self.locks.free(self._numbers[name])
             return self.sizes[name]
         finally:
-            turn.release()
+            lock.release()
 
     @contextmanager
     def _locked_room(self) -> Iterator[None]:

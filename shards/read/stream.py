@@ -123,7 +123,7 @@ class Stream(Iterator["torch.Tensor"]):
 
     def _my_streams(self, order: WindowOrder) -> range:
         first = self.rank * self.batch_per_rank
-        return range(first // order.turn, -(-(first + self.batch_per_rank) // order.turn))
+        return range(first // order.batch_per_stream, -(-(first + self.batch_per_rank) // order.batch_per_stream))
 
     def _window_order(self, seed: int, streams: int | None, window: int | None) -> WindowOrder:
         usual = window_shape(len(self.images.shards), self.batch_size, self.images.version, streams)

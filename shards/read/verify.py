@@ -58,13 +58,13 @@ def verify_set(folder: Path, progress: Progress | None = None, part: tuple[int, 
     numbers = range(len(index.shards))[cut(len(index.shards), *part)]
     with ThreadPoolExecutor(usual_threads(), thread_name_prefix="verify") as pool:
         checks = pool.map(lambda number: _check(folder, index, number, progress), numbers)
-        return findings + [damage for found in checks for damage in found]
+        return findings + [damage for check in checks for damage in check]
 
 
 def _strangers(folder: Path, index: ShardIndex) -> Iterator[Damage]:
-    known = set(index.shards.names)
+    names = set(index.shards.names)
     for path in sorted(folder.glob("*.tar")):
-        if path.name not in known and not path.name.startswith("."):
+        if path.name not in names and not path.name.startswith("."):
             yield Damage(path.name, "a foreign shard: the index does not know it, nothing will be read from it")
 
 
@@ -85,11 +85,11 @@ def _check(folder: Path, index: ShardIndex, number: int, progress: Progress | No
     if _hash(path, progress or (lambda count: None)) == shard.sha256:
         return []
     find = _in_stored if index.members == "stored-png" else _in_encoded
-    found = list(find(path, index, number))
+    damage = list(find(path, index, number))
     another = "another shard: each sample is sound, but they are not those of the index"
     if index.members != "stored-png":
         another = "damaged beside its samples (padding, other members), or another shard"
-    return found or [Damage(shard.name, another)]
+    return damage or [Damage(shard.name, another)]
 
 
 def _hash(path: Path, progress: Progress) -> str:
@@ -114,9 +114,9 @@ def _in_stored(path: Path, index: ShardIndex, number: int) -> Iterator[Damage]:
         stop = min(start + AT_ONCE, count)
         records = data[start * geometry.stride : stop * geometry.stride].reshape(stop - start, geometry.stride)
         for place, record in enumerate(records, start):
-            what = _record_damage(record, geometry, rows[place] if rows else None)
-            if what:
-                yield Damage(shard.name, what, f"{key_of(record)} (record {place} of {shard.samples})")
+            damage = _record_damage(record, geometry, rows[place] if rows else None)
+            if damage:
+                yield Damage(shard.name, damage, f"{key_of(record)} (record {place} of {shard.samples})")
     if size >= shard.bytes and data[shard.samples * geometry.stride : shard.bytes].any():
         yield Damage(shard.name, "damaged behind the last sample, in the closing blocks of the tar")
 
@@ -127,13 +127,13 @@ def _wrong_size(path: Path, shard: Shard, geometry: Geometry) -> Damage:
     if size > shard.bytes:
         return Damage(shard.name, f"{size - shard.bytes:,} bytes longer than the index says")
     place, rest = divmod(size, geometry.stride)
-    what = f"cut short: {size:,} of {shard.bytes:,} bytes"
+    lack = f"cut short: {size:,} of {shard.bytes:,} bytes"
     if place >= shard.samples:
-        return Damage(shard.name, f"{what}; all samples are there, the closing blocks of the tar are not")
+        return Damage(shard.name, f"{lack}; all samples are there, the closing blocks of the tar are not")
     lost = f"record {place} and all after it are lost ({shard.samples - place} of {shard.samples})"
     with path.open("rb") as stream:
         head = os.pread(stream.fileno(), min(rest, NAME_BYTES), place * geometry.stride)
-    return Damage(shard.name, f"{what}; {lost}", key_of(np.frombuffer(head, np.uint8)) if rest else None)
+    return Damage(shard.name, f"{lack}; {lost}", key_of(np.frombuffer(head, np.uint8)) if rest else None)
 
 
 def _record_damage(record: Bytes, geometry: Geometry, row: dict[str, Any] | None) -> str | None:
@@ -211,12 +211,12 @@ def _in_encoded(path: Path, index: ShardIndex, number: int) -> Iterator[Damage]:
                 texts[member.name.removesuffix(".json")] = text.tobytes()
     except ShardError as error:
         yield Damage(shard.name, str(error).removeprefix(f"{path}: "))
-    known = {row["key"]: row for row in _table_rows(path.parent, index, number) or []}
+    by_key = {row["key"]: row for row in _table_rows(path.parent, index, number) or []}
     first = int(index.shards.samples[:number].sum())
     rows = checked_members(path.parent, index.member_table, int(index.shards.samples.sum()))
     for row in rows[first : first + shard.samples]:
         key, picture = bytes(row["key"]).decode("utf-8", "replace"), data[row["offset"] :][: row["size"]]
         if len(picture) != row["size"] or zlib.crc32(picture.data) != row["crc"]:
             yield Damage(shard.name, "damaged: its bytes are not those that were indexed", key)
-        elif key in known and key in texts and (what := _text_damage(texts[key], known[key])):
-            yield Damage(shard.name, what, key)
+        elif key in by_key and key in texts and (damage := _text_damage(texts[key], by_key[key])):
+            yield Damage(shard.name, damage, key)
