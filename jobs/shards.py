@@ -33,25 +33,17 @@ def command() -> None:
 @click.argument("folder", type=FOLDER, metavar="DIR")
 @click.option("--size", type=click.IntRange(1), help="Resize foreign pictures to SIZE x SIZE while they are read.")
 @click.option("--crop", help="Cut this out of foreign pictures first: 150, 125x94; default the largest square.")
-@click.option("--channels", type=click.Choice(["1", "3"]), default="3", help="Grey or RGB; foreign tars only.")
+@click.option("--channels", type=click.Choice([1, 3]), default=3, help="Grey or RGB; foreign tars only.")
 @click.option(
     "--index",
-    "place",
+    "index_folder",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
     help="Put the index of foreign tars there, with links to them, where DIR of the tars cannot be written.",
 )
 @slice_option("Read part I of N of foreign tars, from 0.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def index(
-    folder: Path,
-    place: Path | None,
-    part: tuple[int, int],
-    as_json: bool,
-    size: int | None,
-    crop: str | None,
-    channels: str,
-) -> None:
+def index(folder: Path, index_folder: Path | None, part: tuple[int, int], as_json: bool, **how: Any) -> None:
     """Write the index of a set, which makes it one.
 
     DIR is the OUT of `facegan preprocess --slice`: every size of the set is closed, unless a slice is missing.
@@ -69,29 +61,33 @@ def index(
     from shards.make.closing import close_set, sets_begun
     from shards.make.foreign import ForeignTars
 
-    if place is None and sets_begun(folder):
+    if index_folder is None and sets_begun(folder):
         if part[1] > 1:
             raise click.UsageError("--slice is for foreign tars: this set is closed as a whole, without it")
         closed = close_set(folder)
     else:
-        tars = ForeignTars(folder, size, crop, int(channels), place)
+        tars = ForeignTars(folder, index_folder=index_folder, **how)
         foreign = _index_foreign(tars, part)
         if foreign is None:
-            click.echo(f"Slice {part[0]}/{part[1]} is read. When all are, the same command without --slice")
             return
         closed = {tars.place: foreign}
     if as_json:
         click.echo(json.dumps({str(where): _summary(each) for where, each in closed.items()}))
-        return
-    for where, each in closed.items():
-        splits = ", ".join(f"{name} {split.samples:,}" for name, split in each.splits.items())
-        click.echo(f"{where}: {_counts(each)}: {splits}")
-        if each.rejects and each.rejects.count:
-            reasons = ", ".join(f"{reason} {count}" for reason, count in each.rejects.by_reason.items())
-            click.echo(f"  {each.rejects.count:,} left out ({reasons}); each is in {where / each.rejects.name}")
+    else:
+        _show(closed)
+
+
+def _show(closed: "dict[Path, ShardIndex]") -> None:
+    for where, index in closed.items():
+        splits = ", ".join(f"{name} {split.samples:,}" for name, split in index.splits.items())
+        click.echo(f"{where}: {_counts(index)}: {splits}")
+        if index.rejects and index.rejects.count:
+            reasons = ", ".join(f"{reason} {count}" for reason, count in index.rejects.by_reason.items())
+            click.echo(f"  {index.rejects.count:,} left out ({reasons}); each is in {where / index.rejects.name}")
 
 
 def _index_foreign(tars: "ForeignTars", part: tuple[int, int]) -> "ShardIndex | None":
+    """The index of the tars; None where only a part of them was to be read."""
     from shards.make.foreign import index_tars, known_index, read_tars
 
     index = known_index(tars)
@@ -101,7 +97,8 @@ def _index_foreign(tars: "ForeignTars", part: tuple[int, int]) -> "ShardIndex | 
         if part[1] == 1:
             return index_tars(tars, progress.update)
         read_tars(tars, part, progress.update)
-        return None
+    click.echo(f"Slice {part[0]}/{part[1]} is read. When all are, the same command without --slice")
+    return None
 
 
 @command.command()
