@@ -20,11 +20,11 @@ from facegan.run.outcome import Outcome
 from facegan.run.settings import RunSettings, current
 from facegan.train.job import Job, Row
 from facegan.train.loop import train
-from jobs.chosen import chosen_images, first_images, held_out_images, holding_out
+from jobs.chosen import first_images, held_out_images, holding_out
+from jobs.data import Data, describe_data, open_data
 from jobs.measuring import during_training
 from jobs.progress import Progress
-from shards import ShardSet, Stream, open_set, verify_set
-from shards.errors import ShardError
+from shards import Stream
 from shards.read.images import Images
 
 log = logging.getLogger("facegan")
@@ -37,13 +37,13 @@ def run(recipe: Recipe, settings: RunSettings, sources: dict[str, str]) -> int:
 
 
 def _run(recipe: Recipe, settings: RunSettings, sources: dict[str, str]) -> int:
-    shard_set = open_data(recipe, settings)
-    settings = holding_out(shard_set, keep_resolved(settings))
+    data = open_data(recipe, settings)
+    settings = holding_out(data.main, keep_resolved(settings))
     machine = machines.start(settings)
     settings = machines.resolved(settings, machine)
     with machine.failures:
         check_batch(recipe, settings, machine)
-        outcome = _train(shard_set, recipe, settings, sources, machine)
+        outcome = _train(data, recipe, settings, sources, machine)
         machine.leave()
     if machine.is_main:
         print(farewell(outcome, settings), file=sys.stderr)
@@ -59,13 +59,13 @@ def check_batch(recipe: Recipe, settings: RunSettings, machine: Machine) -> None
         log.warning(words)
 
 
-def _train(
-    shard_set: ShardSet, recipe: Recipe, settings: RunSettings, sources: dict[str, str], machine: Machine
-) -> Outcome:
-    images = _cached(chosen_images(shard_set, settings), settings, machine)
-    ranks, streams = (machine.rank, machine.world), settings.streams or None
-    stream = Stream(images, recipe.batch_size, settings.seed, *ranks, streams=streams)
-    measure = during_training(shard_set, recipe, settings, machine.device) if settings.eval_kimg else None
+def _train(data: Data, recipe: Recipe, settings: RunSettings, sources: dict[str, str], machine: Machine) -> Outcome:
+    chosen = data.images(settings)
+    images = _cached(chosen, settings, machine)
+    ranks, order = (machine.rank, machine.world), data.order(settings, chosen)
+    streams = settings.streams or None
+    stream = Stream(images, recipe.batch_size, settings.seed, *ranks, order=order or "auto", streams=streams)
+    measure = during_training(data.main, recipe, settings, machine.device) if settings.eval_kimg else None
     with _ShownProgress(recipe.name, is_shown=machine.is_main) as progress:
         return train(
             Job(
@@ -73,34 +73,14 @@ def _train(
                 settings=settings,
                 stream=stream,
                 machine=machine,
-                data=describe_data(shard_set, stream),
+                data=describe_data(data, stream),
                 sources=sources,
                 real=first_images(images, settings.samples),
-                held_out=held_out_images(shard_set, settings),
+                held_out=held_out_images(data.main, settings),
                 progress=progress,
                 evaluate=measure,
             )
         )
-
-
-def open_data(recipe: Recipe, settings: RunSettings) -> ShardSet:
-    """The set for this recipe; warns where it was cropped otherwise.
-
-    Raises ShardError, with the command that makes the right set, where there is none of the recipe's size.
-    """
-    wanted = f"facegan preprocess SRC {settings.data or 'data/shards'} --recipe {recipe.name}"
-    if not settings.data:
-        raise ShardError(f"no data: give --data OUT (or FACEGAN_DATA). A set is made by: {wanted}")
-    try:
-        limit = round(settings.stage_gb * 1e9) or None
-        stage = Path(settings.stage) if settings.stage else None
-        found = open_set(settings.data, recipe.resolution.height, stage=stage, stage_limit=limit)
-    except ShardError as error:
-        raise ShardError(f"{error}\nThe set of recipe {recipe.name} is made by: {wanted}") from error
-    _compare(found, recipe, settings, wanted)
-    if settings.verify and os.environ.get("LOCAL_RANK", "0") == "0":
-        _verify(found)
-    return found
 
 
 def keep_resolved(settings: RunSettings) -> RunSettings:
@@ -118,26 +98,6 @@ def keep_resolved(settings: RunSettings) -> RunSettings:
     if kept.get("cuda_graphs") == "on":
         kept["cuda_graphs"] = "auto"
     return dataclasses.replace(settings, **kept)
-
-
-def describe_data(shard_set: ShardSet, stream: Stream) -> dict[str, Any]:
-    """What configuration, checkpoints and snapshots say of the data; samples: those of an epoch."""
-    index = shard_set.index
-    return {
-        "fingerprint": shard_set.fingerprint,
-        "path": str(shard_set.folder),
-        "samples": stream.samples,
-        "order": stream.order.name,
-        "source": dataclasses.asdict(index.source),
-        "transform": dataclasses.asdict(index.transform) if index.transform else None,
-        "terms": _terms(Path(shard_set.folder)),
-    }
-
-
-def _terms(folder: Path) -> str:
-    """What `terms.txt` beside a set, or beside its sizes, says of passing on; "" where there is none."""
-    found = [place / "terms.txt" for place in (folder, folder.parent) if (place / "terms.txt").is_file()]
-    return found[0].read_text(encoding="utf-8", errors="replace").strip() if found else ""
 
 
 def is_launched() -> bool:
@@ -209,29 +169,3 @@ def _cached(images: Images, settings: RunSettings, machine: Machine) -> Images:
     from shards.read.device import DeviceImages
 
     return DeviceImages(images, machine.device)
-
-
-def _verify(found: ShardSet) -> None:
-    """Once a node, before anything else: the ranks that do not look wait for this one to join them."""
-    log.info("verifying %s", found.folder)
-    damages = verify_set(found.folder)
-    if damages:
-        shown = "\n".join(f"  {damage}" for damage in damages[:10])
-        raise ShardError(f"{found.folder} is damaged in {len(damages)} places, make the set anew:\n{shown}")
-
-
-def _compare(found: ShardSet, recipe: Recipe, settings: RunSettings, wanted: str) -> None:
-    shape = (found.height, found.width, found.channels)
-    if shape != (*recipe.resolution, recipe.channels):
-        raise ShardError(
-            f"{settings.data}: images of {found.height}x{found.width} with {found.channels} channels,"
-            f" {recipe.name} takes {recipe.resolution.height}x{recipe.resolution.width} with {recipe.channels}."
-            f" Make its set: {wanted}\nor change the recipe: --set resolution={found.height}x{found.width}"
-            f" --set channels={found.channels}"
-        )
-    crop = found.index.transform.crop if found.index.transform else "unknown"
-    if crop != recipe.crop:
-        log.warning(
-            "Warning: %s was cropped %s, %s crops %s: its results are not comparable. Its own set: %s",
-            *(settings.data, crop, recipe.name, recipe.crop, wanted),
-        )

@@ -26,8 +26,8 @@ from facegan.run.settings import RunSettings
 from facegan.run.snapshot import write_snapshot
 from jobs.chosen import chosen_images, held_out, held_out_images, holding_out
 from jobs.cli import main
+from jobs.data import Data, describe_data
 from jobs.measuring import during_training, train_images
-from jobs.training import describe_data
 from shards import Stream, open_set
 from shards.errors import ShardError
 from shards.format.index import load_index
@@ -169,7 +169,7 @@ def test_without_val_a_training_measures_on_what_it_holds_out_and_never_trains_o
     assert len(keys) == 184 and not keys & kept and keys | kept == set(whole.keys(np.arange(200)))
     stream = Stream(learned, batch_size=8, seed=1)
     assert set(stream.keys_at(np.arange(184))) == keys
-    assert describe_data(opened, stream)["samples"] == 184  # what `facegan status` takes for an epoch
+    assert describe_data(Data(opened), stream)["samples"] == 184  # what `facegan status` takes for an epoch
     followed = held_out_images(opened, settings)
     assert followed is not None and torch.equal(followed, whole.batch(held_out(200, 16)))
     measure = during_training(opened, tiny_recipe("dcgan-64"), dataclasses.replace(settings, run_dir=str(run)), CPU)

@@ -25,16 +25,27 @@ def source_of(snapshot: Snapshot) -> dict[str, Any]:
 
 def data_of(snapshot: Snapshot) -> str:
     """The name of the source of the pictures that the run learned from, or ""."""
-    return Path(str(source_of(snapshot).get("name", ""))).name
+    return _name(snapshot.meta.get("data") or {})
 
 
 def restriction(snapshot: Snapshot) -> str:
-    """What the set's terms forbid, or "": what the set carries, else what is known of a set with this name."""
-    carried = str((snapshot.meta.get("data") or {}).get("terms") or "")
+    """What the terms of the sets forbid, or "": what a set carries, else what is known of one with its name."""
+    data = snapshot.meta.get("data") or {}
+    found = [_restriction(each) for each in (data, *data.get("mixed", []))]
+    return "; ".join(dict.fromkeys(filter(None, found)))
+
+
+def _restriction(data: dict[str, Any]) -> str:
+    carried = str(data.get("terms") or "")
     if carried:
         return "" if carried.lower().startswith(FREE) else " ".join(carried.split())
-    name = data_of(snapshot).lower()
+    name = _name(data).lower()
     return next((text for key, text in RESTRICTED.items() if key in name), "")
+
+
+def _name(data: dict[str, Any]) -> str:
+    source = data.get("source")
+    return Path(str(source.get("name", ""))).name if isinstance(source, dict) else ""
 
 
 def require(snapshot: Snapshot, confirmed: bool) -> None:

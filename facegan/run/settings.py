@@ -22,6 +22,7 @@ class RunSettings:
     """The settings every recipe shares; each is a flag of `facegan train`."""
 
     data: str = _setting("", "set of shards: OUT or OUT/64 of facegan preprocess")
+    mix: str = _setting("", "other sets to mix in, each with its share of the images: data/ffhq=1/4,data/own=0.1")
     run_dir: str = _setting("", "folder of the run; the same command again continues it")
     seed: int = _fixed(0, "everything random is a function of the seed and the images seen")
     split: str = _fixed("train", "split of the set to train on")

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +60,24 @@ class Labels:
         if not chosen.any():
             raise ShardError(f"--where {conditions}: no sample of {len(self):,} meets it")
         return np.flatnonzero(chosen)
+
+
+def join_labels(parts: Sequence[Labels]) -> Labels:
+    """The labels of a mixture's images: those of its sets one after the other, their identities kept apart.
+
+    Raises ShardError where the sets have other attributes.
+    """
+    names = parts[0].names
+    for labels in parts:
+        if labels.names != names:
+            raise ShardError(f"labels of {', '.join(labels.names)} do not go with those of {', '.join(names)}")
+    counts = [int(labels.identities.max(initial=-1)) + 1 for labels in parts]
+    shifts = np.cumsum([0, *counts[:-1]])
+    identities = [
+        np.where(each.identities < 0, -1, each.identities + shift)
+        for each, shift in zip(parts, shifts, strict=True)
+    ]
+    return Labels(names, np.concatenate([labels.values for labels in parts]), np.concatenate(identities))
 
 
 def read_labels(index: ShardIndex, folder: Path, files: Files, split: str) -> Labels:

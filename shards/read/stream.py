@@ -31,7 +31,7 @@ class Stream(Iterator["torch.Tensor"]):
     nimg: images read from the stream so far, over all ranks, which is the first position of the next batch.
     order: "global" (one permutation of all samples), "window" (streams of shards; for sets beyond local disk)
         or "auto": "window" where the images are staged with less room than the set takes, or `streams` is given,
-        else "global".
+        else "global"; or an order of the images that is made already, such as a `MixtureOrder`.
     streams, window: of the window order, by default as `window_shape` has it for the set and the batch. Ranks that
         share a stream, as where their number does not divide the streams, both stage its shards.
 
@@ -46,7 +46,7 @@ class Stream(Iterator["torch.Tensor"]):
         rank: int = 0,
         world: int = 1,
         nimg: int = 0,
-        order: Literal["auto", "global", "window"] = "auto",
+        order: Order | Literal["auto", "global", "window"] = "auto",
         streams: int | None = None,
         window: int | None = None,
     ) -> None:
@@ -55,9 +55,10 @@ class Stream(Iterator["torch.Tensor"]):
         self.batch_per_rank = batch_size // world
         if order == "auto":
             order = "window" if images.files.partial or streams else "global"
-        self.order: Order = GlobalOrder(len(images), seed)
         if order == "window":
-            self.order = self._window_order(seed, streams, window)
+            self.order: Order = self._window_order(seed, streams, window)
+        else:
+            self.order = GlobalOrder(len(images), seed) if isinstance(order, str) else order
         self.samples = self.order.samples
         self.seek(nimg)
 

@@ -1,0 +1,156 @@
+"""The sets that a run learns from: opened, checked, mixed, described."""
+
+import dataclasses
+import logging
+import os
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from facegan.errors import UsageError
+from facegan.recipes import Recipe
+from facegan.run.settings import RunSettings
+from jobs.chosen import chosen_images
+from shards import ShardSet, Stream, open_set, verify_set
+from shards.errors import ShardError
+from shards.read.images import Images
+from shards.read.mixture import MixedImages, MixtureOrder
+
+log = logging.getLogger("facegan")
+
+
+class Mixed(NamedTuple):
+    """A set mixed in, and its share of the images."""
+
+    shard_set: ShardSet
+    share: Fraction
+
+
+class Data(NamedTuple):
+    """The set of --data, which is also what metrics compare with, and those of --mix."""
+
+    main: ShardSet
+    mixed: Sequence[Mixed] = ()
+
+    def images(self, settings: RunSettings) -> Images:
+        """All images to train on; see `chosen_images`. Those held out are of the main set."""
+        main = chosen_images(self.main, settings)
+        whole = dataclasses.replace(settings, hold_out=0)
+        return (
+            MixedImages([main, *(chosen_images(each.shard_set, whole) for each in self.mixed)])
+            if self.mixed
+            else main
+        )
+
+    def order(self, settings: RunSettings, images: Images) -> MixtureOrder | None:
+        """The order of a mixture, named by its weights and the sets mixed in: a run is told by it."""
+        if not isinstance(images, MixedImages):
+            return None
+        shares = [each.share for each in self.mixed]
+        order = MixtureOrder([len(part) for part in images.parts], [1 - sum(shares), *shares], settings.seed)
+        order.name += f" with {', '.join(each.shard_set.fingerprint[:12] for each in self.mixed)}"
+        return order
+
+
+def open_data(recipe: Recipe, settings: RunSettings) -> Data:
+    """The sets for this recipe; warns where one was cropped otherwise.
+
+    Raises ShardError, with the command that makes the right set, where there is none of the recipe's size, and
+    UsageError where the sets of --mix cannot be mixed in.
+    """
+    shares = parse_mix(settings.mix)
+    if shares and settings.streams:
+        raise UsageError("--mix reads each set in one shuffle: leave out --streams")
+    limit = round(settings.stage_gb * 1e9) or None
+    found: list[ShardSet] = []
+    for path in (settings.data, *shares):
+        found.append(_open(path, recipe, settings, limit))
+        if found[-1].fingerprint in [other.fingerprint for other in found[:-1]]:
+            raise UsageError(f"--mix {settings.mix}: {path} is a set that is there already")
+        limit = limit and max(1, limit - int(found[-1].index.shards.bytes.sum()))
+    return Data(found[0], [Mixed(each, share) for each, share in zip(found[1:], shares.values(), strict=True)])
+
+
+def parse_mix(text: str) -> dict[str, Fraction]:
+    """`data/ffhq=1/4,data/own=0.1` as a share a set; UsageError where it is anything else, or nothing is left."""
+    shares: dict[str, Fraction] = {}
+    for part in filter(None, text.split(",")):
+        path, _, share = part.strip().rpartition("=")
+        try:
+            found = Fraction(share)
+        except (ValueError, ZeroDivisionError):
+            found = Fraction(0)
+        if not path or path in shares or found <= 0:
+            raise UsageError(
+                f"--mix {text}: {part!r}: expected SET=SHARE, each set once, like data/ffhq=1/4 or =0.25"
+            )
+        shares[path] = found
+    if sum(shares.values()) >= 1:
+        raise UsageError(f"--mix {text}: the shares add up to {sum(shares.values())}: nothing is left for --data")
+    return shares
+
+
+def describe_data(data: Data, stream: Stream) -> dict[str, Any]:
+    """What configuration, checkpoints and snapshots say of the data; samples: those of an epoch."""
+    mixed = [{"share": str(each.share)} | _describe(each.shard_set) for each in data.mixed]
+    known = {"samples": stream.samples, "order": stream.order.name}
+    return _describe(data.main) | known | ({"mixed": mixed} if mixed else {})
+
+
+def _describe(shard_set: ShardSet) -> dict[str, Any]:
+    index = shard_set.index
+    return {
+        "fingerprint": shard_set.fingerprint,
+        "path": str(shard_set.folder),
+        "source": dataclasses.asdict(index.source),
+        "transform": dataclasses.asdict(index.transform) if index.transform else None,
+        "terms": _terms(Path(shard_set.folder)),
+    }
+
+
+def _terms(folder: Path) -> str:
+    """What `terms.txt` beside a set, or beside its sizes, says of passing on; "" where there is none."""
+    found = [place / "terms.txt" for place in (folder, folder.parent) if (place / "terms.txt").is_file()]
+    return found[0].read_text(encoding="utf-8", errors="replace").strip() if found else ""
+
+
+def _open(path: str, recipe: Recipe, settings: RunSettings, limit: int | None) -> ShardSet:
+    wanted = f"facegan preprocess SRC {path or 'data/shards'} --recipe {recipe.name}"
+    if not path:
+        raise ShardError(f"no data: give --data OUT (or FACEGAN_DATA). A set is made by: {wanted}")
+    try:
+        stage = Path(settings.stage) if settings.stage else None
+        found = open_set(path, recipe.resolution.height, stage=stage, stage_limit=limit)
+    except ShardError as error:
+        raise ShardError(f"{error}\nThe set of recipe {recipe.name} is made by: {wanted}") from error
+    _compare(found, path, recipe, wanted)
+    if settings.verify and os.environ.get("LOCAL_RANK", "0") == "0":
+        _verify(found)
+    return found
+
+
+def _verify(found: ShardSet) -> None:
+    """Once a node, before anything else: the ranks that do not look wait for this one to join them."""
+    log.info("verifying %s", found.folder)
+    damages = verify_set(found.folder)
+    if damages:
+        shown = "\n".join(f"  {damage}" for damage in damages[:10])
+        raise ShardError(f"{found.folder} is damaged in {len(damages)} places, make the set anew:\n{shown}")
+
+
+def _compare(found: ShardSet, path: str, recipe: Recipe, wanted: str) -> None:
+    shape = (found.height, found.width, found.channels)
+    if shape != (*recipe.resolution, recipe.channels):
+        raise ShardError(
+            f"{path}: images of {found.height}x{found.width} with {found.channels} channels,"
+            f" {recipe.name} takes {recipe.resolution.height}x{recipe.resolution.width} with {recipe.channels}."
+            f" Make its set: {wanted}\nor change the recipe: --set resolution={found.height}x{found.width}"
+            f" --set channels={found.channels}"
+        )
+    crop = found.index.transform.crop if found.index.transform else "unknown"
+    if crop != recipe.crop:
+        log.warning(
+            "Warning: %s was cropped %s, %s crops %s: its results are not comparable. Its own set: %s",
+            *(path, crop, recipe.name, recipe.crop, wanted),
+        )

@@ -1,0 +1,151 @@
+"""Weighted mixtures of sets: shares, each set's own order, ranks, continuing, and what is refused."""
+
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from shard_sets import make_set
+
+import shards
+from facegan.errors import UsageError
+from facegan.export.terms import restriction
+from facegan.run.checkpoint import newest_checkpoint
+from facegan.run.snapshot import load_snapshot
+from jobs.cli import main
+from jobs.data import parse_mix
+from shards.errors import ShardError
+from shards.read.device import DeviceImages
+from shards.read.images import Images
+from shards.read.labels import Labels, Subset, join_labels
+from shards.read.mixture import MixedImages, MixtureOrder
+from shards.read.order import GlobalOrder
+
+TINY = ("--resolution", "16", "--ngf", "4", "--ndf", "4", "--batch-size", "6", "--samples", "4", "--wandb", "off")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two sets of 16 px, of 48 and of 10 images, and one of 8 px."""
+    where = tmp_path_factory.mktemp("sets")
+    make_set(where / "many" / "16", {"train": [40, 8]}, 16, 16)
+    make_set(where / "few" / "16", {"train": [10]}, 16, 16)
+    make_set(where / "small" / "8", {"train": [4]})
+    (where / "few" / "terms.txt").write_text("for research only")
+    return where
+
+
+@pytest.fixture(scope="module")
+def parts(folder: Path) -> list[Images]:
+    return [shards.open_set(folder / name).split("train") for name in ("many", "few")]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shares"),
+    [([48, 10], [3, 1]), ([7, 9], [Fraction(2, 3), Fraction(1, 3)]), ([50, 1, 13], [Fraction("0.7"), 1, 2])],
+)
+def test_each_set_has_its_share_of_each_period_and_is_read_in_its_own_order(
+    sizes: list[int], shares: list[Fraction | int]
+) -> None:
+    order, firsts = MixtureOrder(sizes, shares, seed=5), np.cumsum([0, *sizes])
+    found = order.at(np.arange(order.period * 40))
+    which = np.searchsorted(firsts, found, side="right") - 1
+    turns = set()
+    for block in which.reshape(-1, order.period):
+        assert np.bincount(block, minlength=len(sizes)).tolist() == order.weights
+        turns.add(tuple(block.tolist()))
+    assert len(turns) > 1
+    for number, size in enumerate(sizes):
+        mine = found[which == number] - firsts[number]
+        assert np.array_equal(mine, GlobalOrder(size, 5).at(np.arange(len(mine))))
+        assert sorted(mine[:size].tolist()) == list(range(size))
+    anywhere = np.random.default_rng(0).permutation(order.period * 40)[:200]
+    assert np.array_equal(order.at(anywhere), found[anywhere])
+    assert not np.array_equal(MixtureOrder(sizes, shares, seed=6).at(np.arange(40)), found[:40])
+    assert order.at(np.array([10**15])).shape == (1,)
+
+
+@pytest.mark.parametrize("world", [1, 2, 6])
+def test_ranks_share_each_batch_and_any_of_them_goes_on_at_any_batch(parts: list[Images], world: int) -> None:
+    images, order = MixedImages(parts), MixtureOrder([48, 10], [Fraction(3, 4), Fraction(1, 4)], seed=1)
+    whole = np.concatenate([part.gather(np.arange(len(part))) for part in parts])
+    streams = [shards.Stream(images, 6, 1, rank, world, nimg=60, order=order) for rank in range(world)]
+    for batch in range(10, 40):
+        read = torch.cat([next(stream) for stream in streams]).permute(0, 2, 3, 1).numpy()
+        assert np.array_equal(read, whole[order.at(np.arange(6 * batch, 6 * batch + 6))])
+    assert streams[0].samples == 58
+    assert streams[0].keys_at(np.arange(4)) == images.keys(order.at(np.arange(4)))
+
+
+def test_a_mixture_is_read_from_a_device_s_memory_and_from_subsets_alike(parts: list[Images]) -> None:
+    images = MixedImages([Subset(parts[0], np.arange(0, 48, 3)), parts[1]])
+    order = MixtureOrder([16, 10], [1, 1], seed=2)
+    batches = [
+        next(shards.Stream(each, 8, 2, order=order)) for each in (images, DeviceImages(images, torch.device("cpu")))
+    ]
+    assert torch.equal(*batches)
+
+
+def test_labels_of_sets_are_joined_with_identities_kept_apart() -> None:
+    one = Labels(("Smiling",), np.array([[1], [0]], np.int16), np.array([0, -1]))
+    two = Labels(("Smiling",), np.array([[0], [1]], np.int16), np.array([1, 0]))
+    joined = join_labels([one, two])
+    assert joined.identities.tolist() == [0, -1, 2, 1] and joined.values[:, 0].tolist() == [1, 0, 0, 1]
+    with pytest.raises(ShardError, match="labels of Male do not go with those of Smiling"):
+        join_labels([one, Labels(("Male",), two.values, two.identities)])
+
+
+def test_sets_that_cannot_be_mixed_are_refused(folder: Path, parts: list[Images]) -> None:
+    with pytest.raises(ShardError, match="sets of one size can be mixed, these are 16x16x3, 8x8x3"):
+        MixedImages([parts[0], shards.open_set(folder / "small").split("train")])
+    with pytest.raises(ShardError, match=r"are 999:2 in whole numbers: expected such that add up to at most 1,000"):
+        MixtureOrder([4, 4], [999, 2], seed=0)
+    with pytest.raises(ShardError, match="shares of a mixture are above 0, got 1, 0"):
+        MixtureOrder([4, 4], [1, 0], seed=0)
+
+
+def test_what_to_mix_in_is_a_share_a_set() -> None:
+    assert parse_mix("") == {}
+    assert parse_mix("s3://bucket/a?v=2=1/3, data/own=0.25") == {
+        "s3://bucket/a?v=2": Fraction(1, 3),
+        "data/own": Fraction(1, 4),
+    }
+    for text in ("data/own", "=1/4", "data/own=0", "data/own=1/0", "data/own=-1", "a=0.1,a=0.1"):
+        with pytest.raises(UsageError, match="expected SET=SHARE"):
+            parse_mix(text)
+    with pytest.raises(UsageError, match="add up to 1: nothing is left for --data"):
+        parse_mix("a=1/2,b=1/2")
+
+
+def train(folder: Path, run: Path, mix: str, *more: str) -> int:
+    words = ["train", "dcgan-64", *TINY, "--data", str(folder / "many"), "--mix", mix, "--run-dir", str(run)]
+    return int(main([*words, "--device", "cpu", "--threads", "1", *more], standalone_mode=False) or 0)
+
+
+def test_a_mixed_training_continues_bit_exactly_and_only_with_its_own_mixture(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    mix = f"{folder}/few=1/4"
+    for run, lengths in {"once": ["0.048"], "twice": ["0.018", "0.048"]}.items():
+        for kimg in lengths:
+            assert train(folder, tmp_path / run, mix, "--kimg", kimg) == 0
+    ends = [newest_checkpoint(tmp_path / run / "checkpoints", print) for run in ("once", "twice")]
+    assert ends[0] and ends[1] and ends[0].tensors.keys() == ends[1].tensors.keys()
+    assert all(torch.equal(value, ends[1].tensors[name]) for name, value in ends[0].tensors.items())
+
+    data = json.loads((tmp_path / "once" / "config.json").read_text())["data"]
+    few = shards.open_set(folder / "few").fingerprint
+    assert (data["samples"], data["order"]) == (58, f"mixture of 3:1 with {few[:12]}")
+    assert [(each["share"], each["fingerprint"]) for each in data["mixed"]] == [("1/4", few)]
+    assert restriction(load_snapshot(tmp_path / "once")) == "for research only"
+
+    for more, flags, words in (
+        ("few=1/2", (), "stored 'mixture of 3:1 with"),
+        ("many=1/2", (), "many is a set that is there already"),
+        ("few=1/4", ("--streams", "2"), "leave out --streams"),
+        ("small=1/2", (), "no set of resolution 16"),
+    ):
+        assert train(folder, tmp_path / "once", f"{folder}/{more}", "--kimg", "0.06", *flags) > 0
+        assert words in capfd.readouterr().err
