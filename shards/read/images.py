@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shards.errors import ShardError
 from shards.format.columns import Ints
@@ -96,11 +97,14 @@ class StoredImages(Images):
         self.mapped = Mapped(self.shards, files)
         # Shards begin at a page, records at a block of 512 bytes: entry i is what follows the first pixel of the
         # image whose record begins at block i. Most entries are no images; only those of `places` are touched.
-        self._spans = np.lib.stride_tricks.as_strided(
-            self.mapped.bytes[self.geometry.pixels :],
-            (self.mapped.bytes.size // BLOCK, self.height * self.geometry.row),
-            (BLOCK, 1),
-            writeable=False,
+        # An entry is one opaque item, which NumPy gathers in one copy without a loop over an inner axis.
+        size, first = self.height * self.geometry.row, self.geometry.pixels
+        self._spans: NDArray[np.void] = np.ndarray(
+            max(self.mapped.bytes.size - first - size + BLOCK, 0) // BLOCK,
+            np.dtype((np.void, size)),
+            self.mapped.bytes,
+            first,
+            (BLOCK,),
         )
 
     def places(self, indices: Ints) -> Ints:
@@ -127,7 +131,7 @@ class StoredImages(Images):
         """The bytes from each image's first pixel to behind its last row: (n, H * row)."""
         with self.mapped.lock:
             self._map(places)
-            return self._spans[places]
+            return self._spans[places].view(np.uint8).reshape(len(places), self._spans.itemsize)
 
     def will_need(self, places: Ints) -> None:
         """See `Images.will_need`; a stage that holds only some shards fetches them by itself."""
