@@ -85,8 +85,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpu-rate", type=float, required=True, help="images/s of one GPU at 128 px")
     parser.add_argument("--record", type=int, default=RECORD, help="bytes of a 128 px image (bench/members.py)")
-    given = parser.parse_args()
-    rate = given.gpu_rate
+    options = parser.parse_args()
+    rate = options.gpu_rate
     print("| data | pictures | shards 64 + 128 px | preprocess | on one node | first bottleneck |")
     print("|---|--:|--:|--:|--:|---|")
     for data in SETS:
@@ -99,11 +99,11 @@ def main() -> None:
     print("|---|--:|--:|--:|--:|--:|---|")
     for data in SETS:
         for gpus in (1, 8, 64, 512):
-            found = cost(data, gpus, rate, given.record)
+            run = cost(data, gpus, rate, options.record)
             share = gpus / GPUS_PER_NODE
-            sent = 0 if gpus <= GPUS_PER_NODE else 2 * GRADIENTS * found.steps / found.seconds
-            row = [data.name, f"{gpus}", duration(found.seconds), f"{share * found.seconds / 3600:,.2f}"]
-            row += [f"{size(found.staged)}", f"{size(sent)}/s" if sent else "-", found.bottleneck]
+            sent = 0 if gpus <= GPUS_PER_NODE else 2 * GRADIENTS * run.steps / run.seconds
+            row = [data.name, f"{gpus}", duration(run.seconds), f"{share * run.seconds / 3600:,.2f}"]
+            row += [f"{size(run.staged)}", f"{size(sent)}/s" if sent else "-", run.bottleneck]
             print(f"| {' | '.join(row)} |")
 
 

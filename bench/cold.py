@@ -74,7 +74,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="facegan-cold-", dir=options.data) as scratch:
         make(Path(scratch), options.shards)
         rounds = [
-            [rate(Path(scratch), 2 * number + turn, announced) for turn, announced in enumerate((False, True))]
+            [rate(Path(scratch), 2 * number + index, announced) for index, announced in enumerate((False, True))]
             for number in range(options.rounds)
         ]
     print(f"{machine()}; {options.shards} shards of {GEOMETRY.shard_bytes(SAMPLES) / 1e6:.1f} MB on disk\n")

@@ -125,11 +125,11 @@ def resume_seconds(run_dir: Path, options: argparse.Namespace) -> dict[str, floa
         str(options.threads),
     ]
     command += ["--set", json.dumps(options.set)]
-    found = []
+    rows = []
     for _ in range(3):
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        found.append(json.loads(done.stdout.splitlines()[-1]))
-    return {key: statistics.median(row[key] for row in found) for key in found[0]}
+        rows.append(json.loads(done.stdout.splitlines()[-1]))
+    return {key: statistics.median(row[key] for row in rows) for key in rows[0]}
 
 
 def resume(options: argparse.Namespace) -> NoReturn:

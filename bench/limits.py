@@ -31,14 +31,14 @@ def forward_work(recipe: Any, counter: Any) -> tuple[float, float]:
 
     from facegan.networks import build_discriminator, build_generator
 
-    found = []
+    flops = []
     with torch.device("meta"), torch.no_grad():
         inputs = (torch.empty(2, recipe.channels, *recipe.resolution), torch.empty(2, recipe.latent_dim))
         for network, x in zip((build_discriminator(recipe), build_generator(recipe)), inputs, strict=True):
             with counter(display=False) as counted:
                 network(x)
-            found.append(counted.get_total_flops() / 2)
-    return found[0], found[1]
+            flops.append(counted.get_total_flops() / 2)
+    return flops[0], flops[1]
 
 
 def peak(device: str, threads: int) -> dict[str, float]:
@@ -47,7 +47,7 @@ def peak(device: str, threads: int) -> dict[str, float]:
     from torch.nn import functional as F
 
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
-    found = {}
+    rates = {}
     batch = 1024 if device == "cuda" else 128
     for name, dtype in (("fp32", torch.float32), ("tf32", torch.float32), ("bf16", torch.bfloat16)):
         if name == "tf32" and device == "cpu":
@@ -61,8 +61,8 @@ def peak(device: str, threads: int) -> dict[str, float]:
             F.conv2d(x, w, stride=2, padding=1)
             finish(x.device)
             times.append(time.perf_counter() - begun)
-        found[name] = round(2 * batch * 256 * 128 * 16 * 64 / min(times) / 1e9)
-    return found
+        rates[name] = round(2 * batch * 256 * 128 * 16 * 64 / min(times) / 1e9)
+    return rates
 
 
 def machine_words(device: str) -> str:

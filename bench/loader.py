@@ -161,7 +161,7 @@ def best(rows: list[dict[str, Any]]) -> Rates:
 
 def targets(rows: list[dict[str, Any]], rates: Rates) -> dict[str, float]:
     """The ratios that were promised, as far as their loaders were run."""
-    found: dict[str, float] = {}
+    ratios: dict[str, float] = {}
     pil = [
         row["rate"]
         for row in rows
@@ -173,17 +173,17 @@ def targets(rows: list[dict[str, Any]], rates: Rates) -> dict[str, float]:
             others = [sizes[size] for name, sizes in rates.items() if not name.startswith(("ours", "index"))]
             peers = [forms[form] for forms in others if form in forms]
             if peers:
-                found[f"{size} px {form}: ours / fastest of these peers"] = mine / max(peers)
+                ratios[f"{size} px {form}: ours / fastest of these peers"] = mine / max(peers)
         if "index_limit" in rates:
-            found[f"{size} px uint8: ours / bare index"] = (
+            ratios[f"{size} px uint8: ours / bare index"] = (
                 rates["ours"][size]["uint8"] / rates["index_limit"][size]["uint8"]
             )
         if "ours_jpeg" in rates and "webdataset_rgb8" in rates:
             mine, theirs = rates["ours_jpeg"][size]["uint8"], rates["webdataset_rgb8"][size]["uint8"]
-            found[f"{size} px uint8: ours_jpeg / webdataset_rgb8"] = mine / theirs
+            ratios[f"{size} px uint8: ours_jpeg / webdataset_rgb8"] = mine / theirs
     if pil and "64" in rates.get("ours", {}):
-        found["64 px: ours uint8 / webdataset_pil without workers"] = rates["ours"]["64"]["uint8"] / min(pil)
-    return found
+        ratios["64 px: ours uint8 / webdataset_pil without workers"] = rates["ours"]["64"]["uint8"] / min(pil)
+    return ratios
 
 
 def on_disk(rows: list[dict[str, Any]]) -> list[str]:
@@ -216,7 +216,7 @@ def table(rates: Rates, ratios: dict[str, float], missing: dict[str, str], disk:
             + " | ".join(f"{sizes[size][form]:,.0f}" if form in sizes[size] else "-" for size, form in columns)
             + " |"
         )
-    lines += ["", *(f"- {what}: {ratio:.2f}" for what, ratio in ratios.items()), *disk]
+    lines += ["", *(f"- {label}: {ratio:.2f}" for label, ratio in ratios.items()), *disk]
     lines += [f"- missing: {package} ({reason})" for package, reason in missing.items()]
     return "\n".join([machine(), "", *lines])
 

@@ -129,9 +129,9 @@ def serve(name: str, folder: Path, size: int) -> None:
     batches = LOADERS[name](folder, size)
     for _ in range(10):
         batch = next(batches)
-        found = int(np.prod(batch.shape))
-    if found != BATCH * size * size * 3:
-        raise SystemExit(f"{name}: a batch of {found} bytes")
+        batch_bytes = int(np.prod(batch.shape))
+    if batch_bytes != BATCH * size * size * 3:
+        raise SystemExit(f"{name}: a batch of {batch_bytes} bytes")
     print("ready", flush=True)
     for line in sys.stdin:
         start, busy, count = time.perf_counter(), time.process_time(), 0
@@ -166,14 +166,14 @@ def race(folder: Path, size: int, rounds: int, seconds: float) -> tuple[Rates, d
     return rates, missing
 
 
-def table(found: dict[int, Rates], kind: int) -> list[str]:
+def table(by_size: dict[int, Rates], kind: int) -> list[str]:
     """For docs/benchmarks.md: by the clock (0) or by processor time (1)."""
     by = ("the clock", "processor time")[kind]
-    lines = ["| " + " | ".join([f"samples/s by {by}", *(f"{size} px | ours over it" for size in found)]) + " |"]
-    lines.append("|---|" + "---:|---:|" * len(found))
+    lines = ["| " + " | ".join([f"samples/s by {by}", *(f"{size} px | ours over it" for size in by_size)]) + " |"]
+    lines.append("|---|" + "---:|---:|" * len(by_size))
     for name in LOADERS:
         cells = []
-        for rates in found.values():
+        for rates in by_size.values():
             pairs = zip(rates["facegan"], rates.get(name, []), strict=False)
             ratios = [mine[kind] / theirs[kind] for mine, theirs in pairs]
             median = statistics.median([rate[kind] for rate in rates[name]]) if ratios else 0
@@ -194,18 +194,18 @@ def main() -> None:
     options = parser.parse_args()
     if options.serve:
         serve(options.serve[0], Path(options.serve[1]), int(options.serve[2]))
-    found, missing = {}, {}
+    rates, missing = {}, {}
     with tempfile.TemporaryDirectory(prefix="facegan-bench-") as scratch:
         for size in options.sizes:
             folder = (options.data or Path(scratch)) / str(size)
             folder.mkdir(parents=True, exist_ok=True)
-            found[size], reasons = race(folder, size, options.rounds, options.seconds)
+            rates[size], reasons = race(folder, size, options.rounds, options.seconds)
             missing |= reasons
     if options.json:
-        print(json.dumps({"machine": machine(), "rates": found, "missing": missing}))
+        print(json.dumps({"machine": machine(), "rates": rates, "missing": missing}))
         return
     reasons = [f"- missing: {name} ({why})" for name, why in missing.items()]
-    print("\n".join([machine(), "", *table(found, 0), "", *table(found, 1), *reasons]))
+    print("\n".join([machine(), "", *table(rates, 0), "", *table(rates, 1), *reasons]))
 
 
 if __name__ == "__main__":

@@ -76,9 +76,9 @@ def compare(source: Path, sizes: list[int], seconds: float, scratch: Path) -> li
         options = Options(source, out, squares, holdout=0, members=form.members, quality=form.quality)
         for folder, index in preprocess(options).indices.items():
             images = shards.open_set(folder).split("train")
-            found = images.gather(np.arange(len(images))).astype(np.int16)
-            exact = stored.setdefault(folder.name, found)
-            apart = np.abs(found - exact)
+            decoded = images.gather(np.arange(len(images))).astype(np.int16)
+            exact = stored.setdefault(folder.name, decoded)
+            apart = np.abs(decoded - exact)
             row = {"members": form.members, "quality": form.quality, "size": index.height, "samples": len(images)}
             row |= {"bytes": int(index.shards.bytes.sum()) // len(images)}
             row |= {"mean": float(apart.mean()), "largest": int(apart.max())}

@@ -51,8 +51,8 @@ def measured(browser: Browser, name: str, folder: Path, loads: int) -> str:
     generator = build_generator(recipe).eval()
     page = write_page(Snapshot(generator, recipe, 0, 0, folder, {}), folder / f"{name}.html", name)
     checks = [check(browser, page.path) for _ in range(loads)]
-    each = [found["each"] for found in checks]
-    ready = statistics.median(found["took"] for found in checks) / 1000
+    each = [row["each"] for row in checks]
+    ready = statistics.median(row["took"] for row in checks) / 1000
     weights = sum(parameter.numel() for parameter in generator.parameters()) / 1e6
     return (
         f"| `{name}` | {weights:.1f} | {page.bytes / 1e6:.1f} | {min(each):.1f} | {statistics.median(each):.1f} "
@@ -64,11 +64,11 @@ def check(browser: Browser, page: Path) -> dict[str, float]:
     """What the page found when it was opened."""
     browser.open(page)
     end = time.monotonic() + 120
-    while not (found := browser.run("return document.documentElement.dataset.check")):
+    while not (answer := browser.run("return document.documentElement.dataset.check")):
         if time.monotonic() > end:
             sys.exit(f"{page}: {browser.run('return document.body.innerText')}")
         time.sleep(0.05)
-    result: dict[str, float] = json.loads(found)
+    result: dict[str, float] = json.loads(answer)
     return result
 
 

@@ -31,11 +31,11 @@ def faces(count: int) -> Any:
 
     from jobs.synthetic.celeba import draw_face
 
-    found = []
+    pictures = []
     for index in range(count):
         picture = Image.fromarray(draw_face(0, index)).crop((14, 34, 164, 184))
-        found.append(np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS)))
-    return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2)
+        pictures.append(np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS)))
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
 
 
 def train(images: Any, precision: str, seed: int, options: argparse.Namespace) -> Any:
@@ -68,30 +68,30 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
     real = faces(2 * options.images)
     real, other = real[: options.images], real[options.images :]
-    found: dict[str, Any] = {"machine": machine_words("cpu"), "batches": options.batches, "images": options.images}
-    found["other real images"] = round(sliced_wasserstein(real, other)["mean"], 1)
+    result: dict[str, Any] = {"machine": machine_words("cpu"), "batches": options.batches, "images": options.images}
+    result["other real images"] = round(sliced_wasserstein(real, other)["mean"], 1)
     for precision in PRECISIONS:
-        found[precision] = [
+        result[precision] = [
             round(sliced_wasserstein(real, train(real, precision, seed, options))["mean"], 1)
             for seed in range(options.seeds)
         ]
     options.batches = 0
-    found["untrained"] = round(sliced_wasserstein(real, train(real, "fp32", 0, options))["mean"], 1)
-    return found
+    result["untrained"] = round(sliced_wasserstein(real, train(real, "fp32", 0, options))["mean"], 1)
+    return result
 
 
-def table(found: dict[str, Any]) -> str:
+def table(result: dict[str, Any]) -> str:
     """For docs/benchmarks.md."""
-    seeds = range(len(found["fp32"]))
-    lines = [f"SWD to {found['images']} real images after {found['batches']} batches of 64; lower is better.", ""]
+    seeds = range(len(result["fp32"]))
+    lines = [f"SWD to {result['images']} real images after {result['batches']} batches of 64; lower is better.", ""]
     lines += [
         "| | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean |",
         "|---|" + "---:|" * (len(seeds) + 1),
     ]
     for precision in PRECISIONS:
-        values = found[precision]
+        values = result[precision]
         lines.append(f"| {precision} | {' | '.join(map(str, values))} | {statistics.mean(values):.1f} |")
-    lines += ["", *(f"- {what}: {found[what]}" for what in ("untrained", "other real images"))]
+    lines += ["", *(f"- {label}: {result[label]}" for label in ("untrained", "other real images"))]
     return "\n".join(lines)
 
 
@@ -107,8 +107,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick:
         options.batches, options.images = 150, 512
-    found = measure(options)
-    print(json.dumps(found) if options.json else f"{found['machine']}\n\n{table(found)}")
+    result = measure(options)
+    print(json.dumps(result) if options.json else f"{result['machine']}\n\n{table(result)}")
 
 
 if __name__ == "__main__":

@@ -231,11 +231,11 @@ def pictures(folder: Path | None, count: int, scratch: Path) -> list[Path]:
         from jobs.synthetic.celeba import write_celeba
 
         folder = write_celeba(scratch / "drawn", min(count, 500))
-    found = sorted(folder.rglob("*.jpg"))
+    originals = sorted(folder.rglob("*.jpg"))
     chosen = scratch / "chosen"
     chosen.mkdir()
     for i in range(count):
-        shutil.copyfile(found[i % len(found)], chosen / f"{i:06d}.jpg")
+        shutil.copyfile(originals[i % len(originals)], chosen / f"{i:06d}.jpg")
     return sorted(chosen.iterdir())
 
 
@@ -249,18 +249,18 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="within a minute: fewer pictures, one round")
     parser.add_argument("--memory", action="store_true", help="peak memory at 1x and 50x instead")
     parser.add_argument("--json", action="store_true", help="for machines")
-    given = parser.parse_args()
-    count, rounds = (600, 1) if given.quick else (given.count, given.rounds)
+    options = parser.parse_args()
+    count, rounds = (600, 1) if options.quick else (options.count, options.rounds)
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as scratch:
-        files = pictures(given.pictures, count, Path(scratch))
+        files = pictures(options.pictures, count, Path(scratch))
         result: dict[str, Any] = {"machine": machine(), "pictures": count}
-        if given.memory:
+        if options.memory:
             result["peak_mib"] = memory(files, (2000, 100_000), cores)
         else:
-            processes = (cores,) if given.quick or cores == 1 else (1, cores)
-            result |= compare(files, rounds, processes, given.img2dataset)
-    print(json.dumps(result, indent=1) if given.json else table(result))
+            processes = (cores,) if options.quick or cores == 1 else (1, cores)
+            result |= compare(files, rounds, processes, options.img2dataset)
+    print(json.dumps(result, indent=1) if options.json else table(result))
 
 
 if __name__ == "__main__":

@@ -96,15 +96,15 @@ def rates(options: argparse.Namespace) -> dict[str, float]:
     known: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if set(options.recipe) <= set(known):
         return known
-    found: dict[str, list[float]] = {recipe: [] for recipe in options.recipe}
+    speeds: dict[str, list[float]] = {recipe: [] for recipe in options.recipe}
     for turn in range(1, TURNS + 1):
         for recipe in options.recipe:
             run = options.work / "rates" / name(recipe)
             train(options, recipe, run, turn * options.turn_kimg, 0)
-            found[recipe].append([r for r in read_stats(run) if SPEED in r][-1][SPEED])
-    first = found[options.recipe[0]]
+            speeds[recipe].append([r for r in read_stats(run) if SPEED in r][-1][SPEED])
+    first = speeds[options.recipe[0]]
     base = known.get(options.recipe[0], statistics.median(first))
-    ratio = {r: statistics.median(a / b for a, b in zip(own, first, strict=True)) for r, own in found.items()}
+    ratio = {r: statistics.median(a / b for a, b in zip(own, first, strict=True)) for r, own in speeds.items()}
     known |= {recipe: known.get(recipe, base * ratio[recipe]) for recipe in options.recipe}
     write_json(path, known)
     return known
@@ -127,8 +127,8 @@ def measure(options: argparse.Namespace, opened: ShardSet, subject: Subject) -> 
     extractor = inception_extractor(options.inception, options.trust_inception, torch.device("cpu"))
     comparison = Comparison(subject, reals, n, train=opened.split("train"), inception=extractor)
     names = ["swd", "msssim", "randomnet", "nearest", *(["inception"] if extractor else [])]
-    found = row(evaluate(comparison, names))
-    numbers = {key.removeprefix("metrics/").replace(comparison.count, ""): value for key, value in found.items()}
+    values = row(evaluate(comparison, names))
+    numbers = {key.removeprefix("metrics/").replace(comparison.count, ""): value for key, value in values.items()}
     return numbers | faces_and_eyes(comparison.fake)
 
 
@@ -249,10 +249,10 @@ def main() -> None:
     options.recipe = options.recipe or list(RECIPES)
     options.work = options.work.resolve()
     options.data = str(Path(options.data).resolve()) if options.data else ""
-    found = compare(options)
-    print(found)
+    page = compare(options)
+    print(page)
     if options.docs:
-        write_between(ROOT / "docs" / "recipes.md", options.docs, found)
+        write_between(ROOT / "docs" / "recipes.md", options.docs, page)
 
 
 if __name__ == "__main__":

@@ -106,11 +106,11 @@ def length(name: str) -> float:
     return 1000 * recipe.kimg or epochs * EPOCH.get(name, CELEBA)
 
 
-def table(found: Row) -> str:
+def table(result: Row) -> str:
     """For docs/benchmarks.md."""
     lines = ["| recipe, batch | img/s | waiting for data | its length, kimg | takes here | its source reports |"]
     lines.append("|---|---:|---:|---:|---:|---|")
-    for name, row in found["recipes"].items():
+    for name, row in result["recipes"].items():
         hours = row["hours"]
         takes = f"{hours:,.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
         lines.append(
@@ -138,13 +138,13 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     options.seconds = 10.0 if options.quick else options.seconds
-    found: Row = {"machine": machine_words(options.device), "recipes": {}}
+    result: Row = {"machine": machine_words(options.device), "recipes": {}}
     with tempfile.TemporaryDirectory() as folder:
         for name in options.recipes:
             data = make_data(Path(folder), name, options.images)
-            found["recipes"][name] = measure(name, data, options)
-            print(f"{name}: {found['recipes'][name]}", file=sys.stderr, flush=True)
-    print(json.dumps(found) if options.json else f"{found['machine']}\n\n{table(found)}")
+            result["recipes"][name] = measure(name, data, options)
+            print(f"{name}: {result['recipes'][name]}", file=sys.stderr, flush=True)
+    print(json.dumps(result) if options.json else f"{result['machine']}\n\n{table(result)}")
 
 
 if __name__ == "__main__":

@@ -35,9 +35,9 @@ def rate(options: argparse.Namespace, changes: Row) -> Row:
     runner = Contestant(CASE, options.precision, options).wait_until_warm()
     size = case_recipe(CASE, changes).batch_size
     count = batches_for(runner, options.seconds, 1)
-    found = statistics.median(size * count / runner.run(count) for _ in range(options.rounds))
+    img_s = statistics.median(size * count / runner.run(count) for _ in range(options.rounds))
     runner.end()
-    return {"img_s": round(found, 1), **runner.about}
+    return {"img_s": round(img_s, 1), **runner.about}
 
 
 def rate_of_ranks(options: argparse.Namespace, changes: Row, world: int) -> float:
@@ -93,40 +93,40 @@ def import_cost(statement: str) -> float:
 
 def measure(options: argparse.Namespace) -> Row:
     """All of it."""
-    found: Row = {"machine": machine_words(options.device), "precision": options.precision}
+    result: Row = {"machine": machine_words(options.device), "precision": options.precision}
     batches = BATCHES + (MORE_ON_CUDA if options.device == "cuda" else ())
-    found["batch"] = {size: rate(options, {"batch_size": size}) for size in batches}
-    found["side"] = {side: rate(options, {"resolution": str(side), "batch_size": 64}) for side in SIDES}
+    result["batch"] = {size: rate(options, {"batch_size": size}) for size in batches}
+    result["side"] = {side: rate(options, {"resolution": str(side), "batch_size": 64}) for side in SIDES}
     if options.device == "cpu":
-        found["ranks"] = {
+        result["ranks"] = {
             f"{norm}, {world} x {128 // world}": rate_of_ranks(
                 options, {"batch_size": 128, "critic_norm": norm}, world
             )
             for norm in ("batch", "layer")
             for world in (1, 2)
         }
-    found["order_us"] = {samples: order_cost(samples) for samples in SAMPLES}
-    found["start_s"] = {
+    result["order_us"] = {samples: order_cost(samples) for samples in SAMPLES}
+    result["start_s"] = {
         "facegan --help": import_cost("from jobs.cli import main; main(['--help'], standalone_mode=False)"),
         "import of PyTorch": import_cost("import torch"),
         "import of the trainer": import_cost("import facegan.train.loop"),
     }
-    return found
+    return result
 
 
-def table(found: Row) -> str:
+def table(result: Row) -> str:
     """For docs/benchmarks.md."""
-    lines = [f"dcgan-64 in {found['precision']}.", "", "| batch | img/s | peak memory MiB | first step s |"]
+    lines = [f"dcgan-64 in {result['precision']}.", "", "| batch | img/s | peak memory MiB | first step s |"]
     lines.append("|---:|---:|---:|---:|")
-    lines += [_line(size, row) for size, row in found["batch"].items()]
+    lines += [_line(size, row) for size, row in result["batch"].items()]
     lines += ["", "| side px, batch 64 | img/s | peak memory MiB | first step s |", "|---:|---:|---:|---:|"]
-    lines += [_line(side, row) for side, row in found["side"].items()]
-    if "ranks" in found:
+    lines += [_line(side, row) for side, row in result["side"].items()]
+    if "ranks" in result:
         lines += ["", "| ranks on the same cores, the discriminator's norm, ranks x batch | img/s |", "|---|---:|"]
-        lines += [f"| {name} | {value:,} |" for name, value in found["ranks"].items()]
+        lines += [f"| {name} | {value:,} |" for name, value in result["ranks"].items()]
     lines += ["", "| samples in the set | order of a batch of 128, microseconds |", "|---:|---:|"]
-    lines += [f"| {samples:,} | {value} |" for samples, value in found["order_us"].items()]
-    lines += ["", "| start | s |", "|---|---:|", *(f"| {k} | {v} |" for k, v in found["start_s"].items())]
+    lines += [f"| {samples:,} | {value} |" for samples, value in result["order_us"].items()]
+    lines += ["", "| start | s |", "|---|---:|", *(f"| {k} | {v} |" for k, v in result["start_s"].items())]
     return "\n".join(lines)
 
 
@@ -150,8 +150,8 @@ def main() -> None:
     if options.quick:
         options.rounds, options.seconds = 1, 0.5
     options.precision = options.precision or own_precision(options.device)
-    found = measure(options)
-    print(json.dumps(found) if options.json else f"{found['machine']}\n\n{table(found)}")
+    result = measure(options)
+    print(json.dumps(result) if options.json else f"{result['machine']}\n\n{table(result)}")
 
 
 if __name__ == "__main__":

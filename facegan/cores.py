@@ -14,8 +14,8 @@ def usable_cores() -> int:
 
 def usual_threads() -> int:
     """The cores above, or fewer where OMP_NUM_THREADS asks for that."""
-    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return min(usable_cores(), int(asked)) if asked.isdecimal() and int(asked) else usable_cores()
+    threads = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return min(usable_cores(), int(threads)) if threads.isdecimal() and int(threads) else usable_cores()
 
 
 def cpu_quota(process: Path = Path("/proc/self/cgroup"), root: Path = CGROUPS) -> float:

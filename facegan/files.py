@@ -115,8 +115,8 @@ def write_json(path: Path, value: Any) -> None:
 def home() -> Path:
     """The user's home; a private folder for temporary files where there is none to write to (`docker --user`)."""
     with suppress(RuntimeError):
-        if os.access(found := Path.home(), os.W_OK):
-            return found
+        if os.access(folder := Path.home(), os.W_OK):
+            return folder
     return private_folder(Path(tempfile.gettempdir()))
 
 
@@ -129,14 +129,14 @@ def private_folder(parent: Path) -> Path:
     parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-        what = "a folder" if stat.S_ISDIR(found.st_mode) else "no folder"
+    facts = folder.lstat()
+    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.geteuid():
+        kind = "a folder" if stat.S_ISDIR(facts.st_mode) else "no folder"
         raise FaceganError(
-            f"{folder}: {what} of user {found.st_uid}, expected one of user {os.geteuid()}, who works here: "
+            f"{folder}: {kind} of user {facts.st_uid}, expected one of user {os.geteuid()}, who works here: "
             "remove it, or give another folder (--stage, HOME)"
         )
-    if stat.S_IMODE(found.st_mode) & 0o077:
+    if stat.S_IMODE(facts.st_mode) & 0o077:
         folder.chmod(0o700)
     return folder
 
@@ -205,9 +205,9 @@ def _end_of_lines(file: FileIO) -> int:
     size = file.seek(0, os.SEEK_END)
     for length in (min(1, size), size):
         file.seek(size - length)
-        found = file.read(length).rfind(b"\n")
-        if found >= 0:
-            return size - length + found + 1
+        place = file.read(length).rfind(b"\n")
+        if place >= 0:
+            return size - length + place + 1
     return 0
 
 

@@ -57,7 +57,7 @@ class Owner:
     def __init__(self, path: Path, otherwise: str) -> None:
         self.path, self.otherwise = path, otherwise
         self._mine = _this_process()
-        self._seen = 0.0  # when the record was last seen to be ours
+        self._confirmed_at = 0.0  # when the record was last seen to be ours
         self._stop = threading.Event()
 
     def claim(self, say: Callable[[str], None], watch: bool = True) -> None:
@@ -92,14 +92,14 @@ class Owner:
         try:
             ours = self._is_ours()
         except OSError as error:
-            if time.monotonic() - self._seen < STALE_AFTER / 2:
+            if time.monotonic() - self._confirmed_at < STALE_AFTER / 2:
                 return
             raise LostError(f"{self.path}: unreadable for {STALE_AFTER / 2:.0f} s ({error.strerror})") from None
         if not ours:
             other = self._read()
             whose = f"belongs to {_name(other)} now" if other else "is nobody's any more: its owner.json is gone"
             raise LostError(f"{self.path.parent} {whose}; this process stops and writes nothing more there")
-        self._seen = time.monotonic()
+        self._confirmed_at = time.monotonic()
 
     def release(self) -> None:
         """Give the folder back, if it is still ours; the heart beats until then, for one who watches it."""
@@ -152,17 +152,17 @@ class Owner:
             probe.unlink(missing_ok=True)
 
     def _beat(self) -> None:
-        said = False
+        warned = False
         while not self._stop.wait(HEARTBEAT):
             try:
                 if not self._is_ours():
                     return
                 os.utime(self.path)
-                said = False
+                warned = False
             except OSError as error:  # a file system that fails over: it may be back at the next beat
-                if not said:
+                if not warned:
                     log.warning("%s: no heartbeat (%s); tried again", self.path, error)
-                said = True
+                warned = True
 
     def _is_ours(self) -> bool:
         os.close(os.open(self.path.parent, os.O_RDONLY))  # lets an NFS client look whether names have changed

@@ -188,7 +188,7 @@ def farewell(folder: Path, pictures: dict[str, Path], before: "Measurement", aft
     return "\n".join(
         [
             "\nPictures",
-            *(f"  {what + ':':<21}{path}" for what, path in pictures.items()),
+            *(f"  {label + ':':<21}{path}" for label, path in pictures.items()),
             f"\nSliced Wasserstein distance to held-out faces ({key.removeprefix('metrics/')}, lower is better)",
             f"  before {first:.1f}, after {after.nimg / 1000:g} thousand images {last:.1f}{doubt}",
             f"\nThis was {RECIPE} with values for a short run: {options}. Next",

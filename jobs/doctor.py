@@ -85,10 +85,12 @@ def run_checks(data: Path | None, run_dir: Path, all_reduce: bool) -> list[Check
 
 def check_python() -> Check:
     """The versions of `python_requires` are tested ones."""
-    found = f"{platform.python_version()} ({sys.executable})"
+    version = f"{platform.python_version()} ({sys.executable})"
     if (3, 11) <= sys.version_info[:2] <= (3, 14):
-        return Check("Python", "ok", found)
-    return Check("Python", "fail", found, "use Python 3.11 to 3.14: rm -r .venv; PYTHON=python3.13 ./scripts/demo")
+        return Check("Python", "ok", version)
+    return Check(
+        "Python", "fail", version, "use Python 3.11 to 3.14: rm -r .venv; PYTHON=python3.13 ./scripts/demo"
+    )
 
 
 def check_packages() -> Check:
@@ -119,14 +121,14 @@ def check_torch() -> Check:
 
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU"
     driver = nvidia_smi("driver_version")
-    found = f"{torch.__version__}, {build} build" + (f", driver {driver[0]}" if driver else "")
+    versions = f"{torch.__version__}, {build} build" + (f", driver {driver[0]}" if driver else "")
     if not driver or torch.cuda.is_available():
-        return Check("PyTorch", "ok", found)
+        return Check("PyTorch", "ok", versions)
     if torch.version.cuda is None:
         fix = "an NVIDIA GPU is here: pip install --force-reinstall -c constraints.txt torch"
     else:
         fix = f"the driver is too old for CUDA {torch.version.cuda}: update it, or take pytorch.org's build for it"
-    return Check("PyTorch", "fail", found, fix)
+    return Check("PyTorch", "fail", versions, fix)
 
 
 def check_gpus() -> Check:
@@ -136,8 +138,8 @@ def check_gpus() -> Check:
     names = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     if names:
         return Check("GPUs", "ok", ", ".join(f"{gpu.name} {gpu.total_memory / 2**30:.0f} GiB" for gpu in names))
-    found = f"none; training runs on {usable_cores()} CPU cores"
-    return Check("GPUs", "note", found, "use --kimg to keep CPU runs short")
+    instead = f"none; training runs on {usable_cores()} CPU cores"
+    return Check("GPUs", "note", instead, "use --kimg to keep CPU runs short")
 
 
 def check_nccl() -> Check:
@@ -160,10 +162,10 @@ def check_precision() -> Check:
 
     from facegan.run.machine import resolve_precision
 
-    found = resolve_precision("auto", torch.cuda.is_available())
-    if found == "bf16":
+    precision = resolve_precision("auto", torch.cuda.is_available())
+    if precision == "bf16":
         return Check("precision", "ok", "bf16, which is fast here")
-    return Check("precision", "note", found, "nothing to do: bf16 is slow here, --precision auto leaves it")
+    return Check("precision", "note", precision, "nothing to do: bf16 is slow here, --precision auto leaves it")
 
 
 def check_disk(run_dir: Path) -> Check:
@@ -232,11 +234,11 @@ def check_all_reduce() -> Check:
     machine.average(payload)
     machine.wait()
     speed = ALL_REDUCE_MB / 1024 / (time.monotonic() - begin)
-    found = f"{machine.world} ranks, {machine.device.type}: {ALL_REDUCE_MB} MiB at {speed:.2f} GiB/s"
+    result = f"{machine.world} ranks, {machine.device.type}: {ALL_REDUCE_MB} MiB at {speed:.2f} GiB/s"
     if mean == (machine.world - 1) / 2:
-        return Check("all-reduce", "ok", found)
+        return Check("all-reduce", "ok", result)
     return Check(
-        "all-reduce", "fail", f"{found}, mean rank {mean}", "wrong sums: try NCCL_P2P_DISABLE=1, tell the admins"
+        "all-reduce", "fail", f"{result}, mean rank {mean}", "wrong sums: try NCCL_P2P_DISABLE=1, tell the admins"
     )
 
 

@@ -77,11 +77,11 @@ def command(
 
     with joined_ranks():
         folders = snapshot_folders(run) if every else []
-        found = [(path, evaluate(load_snapshot(path), **options)) for path in folders or [run]]
-    _track(run_folder(run), wandb_mode, found)
+        by_snapshot = [(path, evaluate(load_snapshot(path), **options)) for path in folders or [run]]
+    _track(run_folder(run), wandb_mode, by_snapshot)
     if not is_main():
         return
-    measurements = [m for _, measured in found for m in measured]
+    measurements = [m for _, measured in by_snapshot for m in measured]
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(m) for m in measurements], indent=2))
     else:
@@ -216,15 +216,15 @@ def _metrics(
     return [name for name in METRICS if able.get(name, True)]
 
 
-def _track(run_dir: Path, mode: str, found: "Sequence[tuple[Path, Sequence[Measurement]]]") -> None:
+def _track(run_dir: Path, mode: str, by_snapshot: "Sequence[tuple[Path, Sequence[Measurement]]]") -> None:
     if not is_main() or mode == "off":
         return
     from facegan.metrics import row
     from facegan.run.tracking import Tracker
 
-    protocols = {m.metric: m.protocol for _, measured in found for m in measured}
+    protocols = {m.metric: m.protocol for _, measured in by_snapshot for m in measured}
     tracker = Tracker(run_dir, mode, {"protocols": protocols}, f"{run_dir.name}-evaluate", run_dir.name, "evaluate")
-    for _, measured in found:
+    for _, measured in by_snapshot:
         nimg = measured[0].nimg
         tracker.log({"progress/kimg": nimg / 1000, **row(measured)})  # no step: an older snapshot may come later
     tracker.finish()

@@ -69,9 +69,9 @@ def model(snapshot: "Snapshot", out: Path) -> str:
 
     if out.suffix.lower() != ".onnx":
         raise UsageError(f"--out {out}: expected a name ending in .onnx")
-    found = write_onnx(snapshot, out)
-    check = f"onnxruntime's images are at most {found.apart:.1g} from PyTorch's"
-    return f"{found.path} ({found.bytes / 1e6:.1f} MB, opset {OPSET}, any batch; {check})"
+    written = write_onnx(snapshot, out)
+    check = f"onnxruntime's images are at most {written.apart:.1g} from PyTorch's"
+    return f"{written.path} ({written.bytes / 1e6:.1f} MB, opset {OPSET}, any batch; {check})"
 
 
 def folder(snapshot: "Snapshot", out: Path, home: Path) -> str:

@@ -170,10 +170,10 @@ def open_for(data: str, recipe: "Recipe") -> "ShardSet":
     import shards
 
     opened = shards.open_set(data, recipe.resolution.height)
-    found, expected = (opened.height, opened.width, opened.channels), (*recipe.resolution, recipe.channels)
-    if found != expected:
+    shape, expected = (opened.height, opened.width, opened.channels), (*recipe.resolution, recipe.channels)
+    if shape != expected:
         raise FaceganError(
-            f"{data} holds pictures of {'x'.join(map(str, found))}, the run makes {'x'.join(map(str, expected))} "
+            f"{data} holds pictures of {'x'.join(map(str, shape))}, the run makes {'x'.join(map(str, expected))} "
             "(height x width x channels); give --data a set preprocessed for this recipe"
         )
     return opened

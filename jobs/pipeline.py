@@ -31,10 +31,10 @@ class Pipeline(click.Command):
     """Unknown options are sbatch's, for the training; what stands behind `--` is for `facegan train`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        given = split(ctx, args)
-        if short := [word for word in given if re.match(r"-[A-Za-z]", word) and word != "-h"]:
+        words = split(ctx, args)
+        if short := [word for word in words if re.match(r"-[A-Za-z]", word) and word != "-h"]:
             raise UsageError(f"{short[0]}: sbatch's options in their long form, please, such as --nodes=2")
-        return super().parse_args(ctx, given)
+        return super().parse_args(ctx, words)
 
 
 @click.command(
@@ -143,10 +143,10 @@ def _skip(
     """(The last job that is in the queue or "", the stages from the first that is neither there nor done.)"""
     before = ""
     for i, stage in enumerate(stages):
-        known = recorded.get(stage.name, {"arguments": list(stage.arguments)})
-        same = known["arguments"] == list(stage.arguments)
-        if same and _is_live(queued, known.get("job", "")):
-            before = known["job"]
+        entry = recorded.get(stage.name, {"arguments": list(stage.arguments)})
+        same = entry["arguments"] == list(stage.arguments)
+        if same and _is_live(queued, entry.get("job", "")):
+            before = entry["job"]
             click.echo(f"{stage.name:10} job {before} is in the queue")
         elif same and not before and stage.is_done():
             click.echo(f"{stage.name:10} done")
@@ -180,4 +180,4 @@ def _newer(path: Path, run: Path) -> bool:
 
 
 def _is_live(queued: dict[str, State], job: str) -> bool:
-    return any(state.is_live for known, state in queued.items() if job and known.partition("_")[0] == job)
+    return any(state.is_live for element, state in queued.items() if job and element.partition("_")[0] == job)

@@ -35,9 +35,7 @@ FOLDER = click.Path(path_type=Path)
     "--crop",
     help="none, 150 (centre), 125x94 (centre) or 70:195,78:172 (rows, columns).  [default: 150; idx files none]",
 )
-@click.option(
-    "--channels", type=click.Choice(["1", "3"]), help="3 for colour, 1 for grey.  [default: 3; idx files 1]"
-)
+@click.option("--channels", type=click.Choice([1, 3]), help="3 for colour, 1 for grey.  [default: 3; idx files 1]")
 @click.option(
     "--recipe", allow_from_autoenv=False, help="Take crop, size and channels from this recipe; flags go first."
 )
@@ -124,7 +122,7 @@ def _options(source: Path, out: Path, recipe: str | None, given: dict[str, Any])
     flags = {
         "sizes": tuple(map(tuple, given.pop("sizes"))) or None,
         "crop": given.pop("crop"),
-        "channels": int(channels) if (channels := given.pop("channels")) else None,
+        "channels": given.pop("channels"),
     }
     chosen = _of_recipe(recipe) | {name: value for name, value in flags.items() if value is not None}
     workers, part = given.pop("workers") or usual_threads(), given.pop("part")

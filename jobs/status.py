@@ -64,10 +64,10 @@ def describe(record: Record, state: State) -> dict[str, Any]:
     """One row: the job as Slurm sees it and, of a training, its run as the run folder shows it."""
     run_dir = Path(record.run_dir) if record.run_dir and record.trains else None
     outcome, stats = _run(run_dir) if run_dir else ({}, {})
-    name, known = state.state, outcome.get("state", "")
+    name, ended_as = state.state, outcome.get("state", "")
     if name == "UNKNOWN":
-        name = known.upper() or "ENDED"
-    ended = not state.is_live and known in ("failed", "stopped", "unreadable")
+        name = ended_as.upper() or "ENDED"
+    ended = not state.is_live and ended_as in ("failed", "stopped", "unreadable")
     left = seconds_left(run_dir, stats) if run_dir and state.state == "RUNNING" else None
     limit = queue.duration(state.left)
     return {
@@ -84,7 +84,7 @@ def describe(record: Record, state: State) -> dict[str, Any]:
         "memory": _memory(state.peak or _own_peak(run_dir, record.job), state.memory),
         "gpu": f"{state.gpu} %" if state.gpu else None,
         "run": record.run_dir,
-        "outcome": known,
+        "outcome": ended_as,
         "log": record.log,
         "nodes": state.nodes,
         "arguments": list(record.arguments),
@@ -102,10 +102,10 @@ def seconds_left(run_dir: Path, stats: dict[str, Any]) -> float | None:
         return None
 
 
-def _memory(peak: int, asked: str) -> str | None:
+def _memory(peak: int, given: str) -> str | None:
     """The most that one process held, of what the job was given."""
     held = f"{peak / 2**30:.1f}G" if peak else ""
-    return f"{held} of {asked}" if held and asked else held or None
+    return f"{held} of {given}" if held and given else held or None
 
 
 def _own_peak(run_dir: Path | None, job: str) -> int:

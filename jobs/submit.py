@@ -1,6 +1,7 @@
 """`facegan submit JOB`: one checked sbatch call of a file in slurm/, recorded for status, logs and cancel."""
 
 import re
+from functools import partial
 from pathlib import Path
 
 import click
@@ -30,7 +31,7 @@ class SubmitJob(click.Command):
     def __init__(self, name: str, batch_file: Path) -> None:
         super().__init__(
             name,
-            callback=lambda **given: submit(name, batch_file, **given),
+            callback=partial(submit, name, batch_file),
             params=[
                 click.Argument(["options"], nargs=-1, type=click.UNPROCESSED, metavar="[SBATCH OPTION]..."),
                 click.Option(["--dry-run"], is_flag=True, help="Check, print the exact call, submit nothing."),
@@ -43,9 +44,9 @@ class SubmitJob(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Take out what is ours by itself: click would find -h in sbatch's -Aphysics."""
-        given = split(ctx, args)
-        ours = [word for word in given if word in ("--dry-run", "--help", "-h")]
-        return super().parse_args(ctx, [*ours, "--", *(word for word in given if word not in ours)])
+        words = split(ctx, args)
+        ours = [word for word in words if word in ("--dry-run", "--help", "-h")]
+        return super().parse_args(ctx, [*ours, "--", *(word for word in words if word not in ours)])
 
 
 @click.group(cls=Submit, subcommand_metavar="JOB [SBATCH OPTION]... [-- ARGUMENT...]")
@@ -67,8 +68,8 @@ def command() -> None:
 def submit(name: str, batch_file: Path, options: tuple[str, ...], dry_run: bool) -> None:
     arguments: tuple[str, ...] = click.get_current_context().meta["jobs.slurm.arguments"]
     call = make_call(batch_file, options, arguments, STAGES.get(name, name))
-    for said in checks.check(name, call):
-        click.echo(f"Note: {said}", err=True)
+    for note in checks.check(name, call):
+        click.echo(f"Note: {note}", err=True)
     if dry_run:
         click.echo(call.shown())
         return
@@ -82,7 +83,7 @@ def following(record: Record) -> str:
 
 def _help(name: str, file: Path) -> str:
     """The file's own first comment, and its sbatch examples turned into ours."""
-    found = re.findall(rf"^# +(.*)sbatch(.*) slurm/{file.name}(.*)$", file.read_text(), flags=re.MULTILINE)
-    examples = [f"{before}facegan submit {name}{options}{rest and ' --' + rest}" for before, options, rest in found]
+    calls = re.findall(rf"^# +(.*)sbatch(.*) slurm/{file.name}(.*)$", file.read_text(), flags=re.MULTILINE)
+    examples = [f"{before}facegan submit {name}{options}{rest and ' --' + rest}" for before, options, rest in calls]
     shown = "\n  ".join([*examples, f"facegan submit {name} --dry-run"])
     return f"{request.summary(file)}\n\nThe file itself: {file}\n\n\b\nExamples:\n  {shown}"

@@ -71,7 +71,7 @@ def command(
     grid: tuple[str, ...],
     seeds: int,
     out: Path | None,
-    **asked: Any,
+    **options: Any,
 ) -> None:
     """Train RECIPE with every combination of values and seeds; ends with one table and OUT/sweep.csv.
 
@@ -88,22 +88,22 @@ def command(
     RecipeCommand(recipe_classes()[recipe]).make_context(
         f"train {recipe}", list(arguments)
     )  # refuses what train would
-    _act(ctx, sweep, folder, [recipe, *arguments, *_options(grid, seeds, folder)], asked)
+    _act(ctx, sweep, folder, [recipe, *arguments, *_options(grid, seeds, folder)], options)
 
 
-def _act(ctx: click.Context, sweep: Sweep, folder: Path, arguments: list[str], asked: dict[str, Any]) -> None:
+def _act(ctx: click.Context, sweep: Sweep, folder: Path, arguments: list[str], options: dict[str, Any]) -> None:
     """What is asked of a sweep: to be shown, to run here or to go to Slurm with `arguments`."""
-    if asked["dry_run"]:
+    if options["dry_run"]:
         click.echo(
             "\n".join(shlex.join(["facegan", "train", *train_arguments(sweep, folder, r)]) for r in sweep.runs)
         )
-    elif asked["element"] is not None:
-        words = train_arguments(sweep, folder, _element(sweep, asked["element"]))
+    elif options["element"] is not None:
+        words = train_arguments(sweep, folder, _element(sweep, options["element"]))
         click.echo("".join(f"{word}\0" for word in words), nl=False)
-    elif asked["only_table"]:
+    elif options["only_table"]:
         click.echo(summarise(sweep, folder))
         track(sweep, folder)
-    elif asked["slurm"]:
+    elif options["slurm"]:
         record(sweep, folder)
         _submit(ctx, sweep, arguments)
     else:

@@ -31,5 +31,5 @@ def command(run: Path, target: str, project: str) -> None:
     from jobs.progress import Progress
 
     with Progress(None, "events", label="track") as bar:
-        found = replay(run, target, project, lambda done, _: bar.update(done - bar.count))
-    click.echo(f"{found.place}: {found.sent} events sent, {found.known} were there")
+        replayed = replay(run, target, project, lambda done, _: bar.update(done - bar.count))
+    click.echo(f"{replayed.place}: {replayed.sent} events sent, {replayed.known} were there")

@@ -24,9 +24,9 @@ def requests(tmp_path):
 
 def test_the_first_signal_is_remembered_and_a_second_ctrl_c_aborts():
     with Signals() as signals:
-        assert signals.asked == GO
+        assert signals.request == GO
         os.kill(os.getpid(), signal.SIGINT)
-        assert signals.asked == INTERRUPTED
+        assert signals.request == INTERRUPTED
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -35,18 +35,18 @@ def test_sigterm_may_come_twice_as_it_does_under_slurm_and_a_launcher():
     with Signals() as signals:
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
-        assert signals.asked == TERMINATED
+        assert signals.request == TERMINATED
 
 
 def test_a_hang_up_is_a_request_to_stop_unless_nohup_ignores_it():
     with Signals() as signals:
         os.kill(os.getpid(), signal.SIGHUP)
-        assert signals.asked == HUNG_UP
+        assert signals.request == HUNG_UP
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with Signals() as signals:
             os.kill(os.getpid(), signal.SIGHUP)
-            assert signals.asked == GO
+            assert signals.request == GO
     finally:
         signal.signal(signal.SIGHUP, before)
 
@@ -70,7 +70,7 @@ def test_a_stop_file_is_seen_at_the_next_look(requests):
 
 def test_a_signal_outranks_the_stop_file(requests):
     requests.stop_files[0].touch()
-    requests.signals.asked = TERMINATED
+    requests.signals.request = TERMINATED
     assert requests.look()[0] == TERMINATED
 
 

@@ -262,11 +262,13 @@ def _of(module: nn.Module, name: str) -> Any:
     return getattr(module, name)
 
 
-def _require(module: nn.Module, holds: bool, what: str) -> None:
+def _require(module: nn.Module, holds: bool, possible: str) -> None:
     if not holds:
-        raise FaceganError(f"export: {module} cannot be part of an export: only {what} can")
+        raise FaceganError(f"export: {module} cannot be part of an export: only {possible} can")
 
 
-def _unknown(what: str, where: str) -> FaceganError:
-    known = "Linear, Conv2d, ConvTranspose2d, BatchNorm, Upsample, ReLU, LeakyReLU, Tanh, Sigmoid, sums, crops"
-    return FaceganError(f"export: the generator's {where} is {what}, which no export can run; it may hold {known}")
+def _unknown(operation: str, where: str) -> FaceganError:
+    kinds = "Linear, Conv2d, ConvTranspose2d, BatchNorm, Upsample, ReLU, LeakyReLU, Tanh, Sigmoid, sums, crops"
+    return FaceganError(
+        f"export: the generator's {where} is {operation}, which no export can run; it may hold {kinds}"
+    )

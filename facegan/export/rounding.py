@@ -42,8 +42,8 @@ def _round(weight: Tensor, levels: int) -> tuple[Tensor, Tensor]:
     best, error = largest / levels, torch.full_like(largest, torch.inf)
     for clip in CLIPS:
         step = largest * clip / levels
-        found = (_whole(rows, step, levels) * step[:, None] - rows).square().sum(dim=1)
-        best, error = torch.where(found < error, step, best), torch.minimum(found, error)
+        squares = (_whole(rows, step, levels) * step[:, None] - rows).square().sum(dim=1)
+        best, error = torch.where(squares < error, step, best), torch.minimum(squares, error)
     return _whole(rows, best, levels).view(weight.shape), best
 
 

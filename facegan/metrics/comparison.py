@@ -104,8 +104,8 @@ class Comparison:
             raise UsageError("the metric nearest compares with training images: the set has no split train")
         some = min(self.n, NEAREST_QUERIES)
         queries = torch.cat([self.fake[:some], self.real[:some]])
-        found = memorisation.nearest(queries, chunks(self.train, np.arange(len(self.train))))
-        fakes, held_out = (memorisation.Nearest(*(torch.split(part, some)[k] for part in found)) for k in (0, 1))
+        both = memorisation.nearest(queries, chunks(self.train, np.arange(len(self.train))))
+        fakes, held_out = (memorisation.Nearest(*(torch.split(part, some)[k] for part in both)) for k in (0, 1))
         return fakes, held_out
 
     @cached_property

@@ -43,8 +43,8 @@ def detect(images: Tensor) -> Tensor:
     """
     cv2 = _opencv()
     face, eye = (cv2.CascadeClassifier(cv2.data.haarcascades + name) for name in (FACE, EYE))
-    seen = [_look(cv2, face, eye, image) for image in images.permute(0, 2, 3, 1).numpy()]
-    return torch.tensor(seen, dtype=torch.float32).view(-1, 2)
+    answers = [_look(cv2, face, eye, image) for image in images.permute(0, 2, 3, 1).numpy()]
+    return torch.tensor(answers, dtype=torch.float32).view(-1, 2)
 
 
 def detector() -> Extractor:

@@ -49,11 +49,11 @@ class RandomNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         x = images.float() / 127.5 - 1
-        found = []
+        features = []
         for weight, grid in zip(self.weights, self.GRIDS, strict=True):
             x = F.leaky_relu(F.conv2d(x, weight, stride=2, padding=1), 0.2)
-            found.append(F.adaptive_avg_pool2d(x, grid).flatten(1))
-        return torch.cat(found, dim=1)
+            features.append(F.adaptive_avg_pool2d(x, grid).flatten(1))
+        return torch.cat(features, dim=1)
 
 
 def randomnet(channels: int, device: torch.device | None = None) -> Extractor:
@@ -66,7 +66,7 @@ def randomnet(channels: int, device: torch.device | None = None) -> Extractor:
 
     @torch.no_grad()
     def extract(images: Tensor) -> Tensor:
-        found: Tensor = network(images.to(next(network.parameters()).device))
-        return found.cpu()
+        features: Tensor = network(images.to(next(network.parameters()).device))
+        return features.cpu()
 
     return Extractor("randomnet", digest.hexdigest(), extract)

@@ -30,8 +30,8 @@ def pair_similarity(images: Tensor, ranks: Ranks | None = None) -> float:
     if not pairs or min(images.shape[2:]) < 2 ** (len(WEIGHTS) - 1):
         raise FaceganError(f"MS-SSIM needs two images of at least 16 pixels a side, found {tuple(images.shape)}")
     mine = torch.tensor(ranks.share(pairs))
-    found = [ms_ssim(images[2 * some], images[2 * some + 1]) for some in torch.split(mine, _BATCH)]
-    return float(ranks.gather(torch.cat(found), pairs).mean())
+    similarities = [ms_ssim(images[2 * some], images[2 * some + 1]) for some in torch.split(mine, _BATCH)]
+    return float(ranks.gather(torch.cat(similarities), pairs).mean())
 
 
 def ms_ssim(a: Tensor, b: Tensor) -> Tensor:

@@ -45,10 +45,10 @@ def require_same(measurements: Mapping[str, Measurement]) -> None:
     """Raise FaceganError naming the differences unless all, by name of their run, share one protocol."""
     (first, reference), *others = measurements.items()
     for name, other in others:
-        if found := differences(reference.protocol, other.protocol):
+        if differing := differences(reference.protocol, other.protocol):
             raise FaceganError(
                 f"{reference.metric} of {first} and of {name} cannot be compared:\n  "
-                + "\n  ".join(found)
+                + "\n  ".join(differing)
                 + "\nMeasure both the same way: facegan evaluate RUN with the same --data, --split, --n and --seed"
             )
 
@@ -61,8 +61,8 @@ def read(run_dir: Path) -> list[Measurement]:
 
 def record(run_dir: Path, fresh: Sequence[Measurement]) -> None:
     """Add measurements to `run_dir/metrics.jsonl`, whole or not at all; an equal earlier one is replaced."""
-    known = {_identity(m): m for m in read(run_dir)} | {_identity(m): m for m in fresh}
-    ordered = sorted(known.values(), key=lambda m: m.nimg)
+    unique = {_identity(m): m for m in read(run_dir)} | {_identity(m): m for m in fresh}
+    ordered = sorted(unique.values(), key=lambda m: m.nimg)
     write_text(run_dir / FILE, "".join(json.dumps(asdict(m), allow_nan=False) + "\n" for m in ordered))
 
 
@@ -73,10 +73,10 @@ def _identity(m: Measurement) -> str:
 
 def _parse(path: Path, number: int, row: dict[str, Any]) -> Measurement:
     try:
-        found = Measurement(**row)
-        ok = isinstance(found.nimg, int) and all(isinstance(v, int | float) for v in found.values.values())
-        if ok and isinstance(found.protocol, dict):
-            return found
+        m = Measurement(**row)
+        ok = isinstance(m.nimg, int) and all(isinstance(v, int | float) for v in m.values.values())
+        if ok and isinstance(m.protocol, dict):
+            return m
     except (TypeError, AttributeError):
         pass
     raise FaceganError(f"{path}, line {number}: not a measurement of facegan evaluate; remove the line")

@@ -114,12 +114,12 @@ def _mean_distance(real: Floats, fake: Floats, seed: int, ranks: Ranks) -> float
     directions = normal(seed, "swd-directions", 0, count, (real.shape[1],))
     directions /= directions.norm(dim=1, keepdim=True)
     mine = directions[list(ranks.share(count))]
-    found = []
+    distances = []
     for some in torch.split(mine, _DIRECTIONS_AT_ONCE):
         gaps = _sorted(some, real)
         gaps -= _sorted(some, fake)
-        found.append(torch.from_numpy(np.abs(gaps, out=gaps).mean(axis=1, dtype=np.float64)))
-    return float(ranks.gather(torch.cat(found), count).mean())
+        distances.append(torch.from_numpy(np.abs(gaps, out=gaps).mean(axis=1, dtype=np.float64)))
+    return float(ranks.gather(torch.cat(distances), count).mean())
 
 
 def _sorted(directions: Tensor, points: Floats) -> Floats:

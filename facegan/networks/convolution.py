@@ -179,8 +179,8 @@ def _patches(x: Tensor, kernel: int, geometry: Geometry) -> Tensor:
     """What the kernel sees of `x` at each position: (B * H' * W', k * k * C)."""
     stride, padding = geometry.stride, geometry.padding
     padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, *[padding] * 4))
-    seen = padded.unfold(1, kernel, stride).unfold(2, kernel, stride)  # (B, H', W', C, k, k), a view
-    return seen.permute(0, 1, 2, 4, 5, 3).flatten(3).flatten(0, 2)
+    windows = padded.unfold(1, kernel, stride).unfold(2, kernel, stride)  # (B, H', W', C, k, k), a view
+    return windows.permute(0, 1, 2, 4, 5, 3).flatten(3).flatten(0, 2)
 
 
 def _rows(weight: Tensor) -> Tensor:

@@ -15,20 +15,20 @@ __all__ = ["Range", "Recipe", "Size", "cite", "from_values", "load", "recipe_cla
 @cache
 def recipe_classes() -> dict[str, type[Recipe]]:
     """Recipe classes by name, in the order of their files and lines."""
-    found: dict[str, type[Recipe]] = {}
+    classes: dict[str, type[Recipe]] = {}
     for module in sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "base"):
         for value in vars(importlib.import_module(f"{__name__}.{module}")).values():
             if isinstance(value, type) and issubclass(value, Recipe) and "name" in vars(value):
-                found[value.name] = value
-    return found
+                classes[value.name] = value
+    return classes
 
 
 def load(name: str) -> Recipe:
     """The recipe called `name` with its published values; raises UsageError with the list of names."""
-    known = recipe_classes()
-    if name not in known:
-        raise UsageError(f"recipe {name!r} does not exist; expected one of: {', '.join(known)}")
-    return known[name]()
+    classes = recipe_classes()
+    if name not in classes:
+        raise UsageError(f"recipe {name!r} does not exist; expected one of: {', '.join(classes)}")
+    return classes[name]()
 
 
 def to_values(recipe: Recipe) -> dict[str, Any]:

@@ -154,8 +154,8 @@ def _check_numbers(recipe: Recipe) -> None:
     if not 0 < recipe.bn_momentum <= 1:
         raise UsageError(f"bn_momentum={recipe.bn_momentum!r}: expected more than 0 and at most 1")
     if bool(recipe.kimg) == bool(recipe.epochs):
-        found = "both are set" if recipe.kimg else "both are 0"
-        raise UsageError(f"the length is kimg or epochs, and {found}: set one of them and leave the other 0")
+        state = "both are set" if recipe.kimg else "both are 0"
+        raise UsageError(f"the length is kimg or epochs, and {state}: set one of them and leave the other 0")
 
 
 def _holds(rule: str, value: float) -> bool:  # written so that NaN breaks every rule

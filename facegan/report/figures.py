@@ -131,7 +131,7 @@ def before_and_after(run_dir: Path) -> Picture:
     if len(grids) < 2:
         raise FaceganError(f"{run_dir}/samples: {len(grids)} sample grids, expected at least 2 (before and after)")
     pictures = [_open(path) for _, path in (grids[0], grids[-1])]
-    return beside(pictures, [f"before: {_seen(grids[0][0])}", f"after: {_seen(grids[-1][0])}"])
+    return beside(pictures, [f"before: {_images_seen(grids[0][0])}", f"after: {_images_seen(grids[-1][0])}"])
 
 
 def training_gif(run_dir: Path, out: Path) -> Path:
@@ -141,7 +141,7 @@ def training_gif(run_dir: Path, out: Path) -> Path:
         raise FaceganError(
             f"{run_dir}/samples: no sample grids (fake-nimg-*.png): is this a run folder of facegan train?"
         )
-    return sampling.save_gif([caption(_open(path), _seen(nimg)) for nimg, path in grids], out)
+    return sampling.save_gif([caption(_open(path), _images_seen(nimg)) for nimg, path in grids], out)
 
 
 def read_stats(run_dir: Path) -> list[dict[str, Any]]:
@@ -190,5 +190,5 @@ def _open(path: Path) -> Picture:
         return picture.convert("RGB")
 
 
-def _seen(nimg: int) -> str:
+def _images_seen(nimg: int) -> str:
     return f"{nimg:,} images seen"

@@ -31,9 +31,9 @@ def _flags(run: Run) -> list[str]:
     """What the run has otherwise than its recipe and the program, as options of `facegan train`."""
     defaults: Row = {field.name: field.default for field in dataclasses.fields(RunSettings)}
     flags = set(defaults) | {"batch_size", "kimg", "epochs"}
-    if known := recipes.recipe_classes().get(run.recipe):
-        defaults |= recipes.to_values(known())
-        flags |= set(known.options())
+    if recipe := recipes.recipe_classes().get(run.recipe):
+        defaults |= recipes.to_values(recipe())
+        flags |= set(recipe.options())
     placed = ("data", "run_dir", "precision", "cuda_graphs", "threads")  # given above, or resolved by the machine
     given = {**run.config["values"], **run.config["settings"]}
     changed = {k: v for k, v in given.items() if k not in placed and k in defaults and v != defaults[k]}

@@ -64,8 +64,8 @@ class Run:
 
     def keys(self, beginnings: Iterable[str]) -> list[str]:
         """Keys of the stats that begin so, in the order they first appear."""
-        found = dict.fromkeys(key for row in self.stats for key in row)
-        return [key for key in found if key.startswith(tuple(beginnings))]
+        keys = dict.fromkeys(key for row in self.stats for key in row)
+        return [key for key in keys if key.startswith(tuple(beginnings))]
 
     def _values(self, key: str) -> list[float]:
         return [row[key] for row in self.stats if _is_number(row.get(key))]
@@ -76,13 +76,13 @@ class Run:
     def _best(self) -> str:
         """The best SWD, by count: numbers of different counts are not one scale."""
         keys = dict.fromkeys(key for m in self.measurements if m.metric == "swd" for key in m.values)
-        found = [
+        bests = [
             (key, *protocol.best_of(key, ((value, round(1000 * kimg)) for kimg, value in self.measured(key))))
             for key in keys
             if "_" not in key
         ]
         named = [
-            f"{key.removeprefix('metrics/')} {value:.4g} at {nimg / 1000:g} kimg" for key, value, nimg in found
+            f"{key.removeprefix('metrics/')} {value:.4g} at {nimg / 1000:g} kimg" for key, value, nimg in bests
         ]
         return "; ".join(named) or "no metric measured yet"
 

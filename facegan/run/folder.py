@@ -66,8 +66,8 @@ class RunFolder:
     def improve(self, nimg: int, metric: str, value: float, *, higher: bool) -> bool:
         """Whether this value is the metric's best so far; it is then remembered."""
         best = self.best()
-        known = best.get("metric") == metric and best.get("nimg", 0) < nimg
-        if known and (value <= best["value"] if higher else value >= best["value"]):
+        has_earlier = best.get("metric") == metric and best.get("nimg", 0) < nimg
+        if has_earlier and (value <= best["value"] if higher else value >= best["value"]):
             return False
         self.owner.check()
         write_json(self.path / "best.json", {"metric": metric, "value": value, "nimg": nimg})
@@ -124,8 +124,8 @@ def check_resume(stored: dict[str, Any], recipe: Recipe, settings: RunSettings, 
 def _software() -> dict[str, Any]:
     """Versions, and the commit where the code is a checkout; a resume may have others."""
     versions = {"facegan": __version__, "torch": str(torch.__version__), "python": sys.version.split()[0]}
-    found = checkout.describe()
-    return versions | ({"commit": found["commit"], "dirty": bool(found["changed"])} if found else {})
+    code = checkout.describe()
+    return versions | ({"commit": code["commit"], "dirty": bool(code["changed"])} if code else {})
 
 
 def _identity(name: str, values: dict[str, Any], settings: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:

@@ -173,7 +173,7 @@ def _resolve_graphs(settings: RunSettings, use_cuda: bool) -> bool:
     return settings.cuda_graphs == "on" or (settings.cuda_graphs == "auto" and use_cuda and alone)
 
 
-def _launcher_precision(asked: str) -> str:
+def _launcher_precision(precision: str) -> str:
     """What `accelerate launch` was told, where --precision is auto; UsageError for what is not done here."""
     for name, (off, flag) in _FOREIGN.items():
         if os.environ.get(name, off).lower() not in (off, ""):
@@ -181,7 +181,7 @@ def _launcher_precision(asked: str) -> str:
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "").lower()
     if launched not in ("", "no", "bf16"):
         raise UsageError(f"accelerate launch --mixed_precision {launched}: expected no (fp32) or bf16")
-    return {"no": "fp32", "bf16": "bf16"}.get(launched, asked) if asked == "auto" else asked
+    return {"no": "fp32", "bf16": "bf16"}.get(launched, precision) if precision == "auto" else precision
 
 
 def _share_of_cores() -> int:

@@ -42,9 +42,9 @@ def read_outcome(run_dir: Path) -> dict[str, Any]:
 
     Empty where there is none (the run goes on, or was killed), or none that is whole.
     """
-    found = read_object(run_dir / FILE)
-    whole = isinstance(found.get("state"), str) and isinstance(found.get("nimg"), int)
-    return found if whole else {}
+    outcome = read_object(run_dir / FILE)
+    whole = isinstance(outcome.get("state"), str) and isinstance(outcome.get("nimg"), int)
+    return outcome if whole else {}
 
 
 def is_finished(run_dir: Path) -> bool:

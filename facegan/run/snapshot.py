@@ -97,11 +97,11 @@ def run_folder(path: Path) -> Path:
 def _find(path: Path) -> Path:
     if (path / META).is_file():
         return path
-    found = snapshot_folders(path)
-    if not found:
+    folders = snapshot_folders(path)
+    if not folders:
         raise FaceganError(
             f"{path}: no snapshot here; expected a run folder of facegan train, or {WEIGHTS} and {META}. "
             "A run writes its first after --snapshot-kimg thousand images, and one at its end; "
             "a stopped run goes on with a smaller --snapshot-kimg."
         )
-    return found[-1]
+    return folders[-1]

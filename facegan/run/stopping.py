@@ -27,7 +27,7 @@ class Signals:
     """
 
     def __init__(self) -> None:
-        self.asked = GO
+        self.request = GO
 
     def __enter__(self) -> "Signals":
         taken = [number for number in REQUESTS if signal.getsignal(number) != signal.SIG_IGN]
@@ -41,9 +41,9 @@ class Signals:
             signal.signal(number, handler)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.asked == INTERRUPTED:
+        if number == signal.SIGINT and self.request == INTERRUPTED:
             raise KeyboardInterrupt
-        self.asked = max(self.asked, REQUESTS[signal.Signals(number)])
+        self.request = max(self.request, REQUESTS[signal.Signals(number)])
 
 
 class StopRequests:
@@ -69,16 +69,16 @@ class StopRequests:
     def look(self) -> tuple[int, bool]:
         """(GO or why to stop, whether a checkpoint is due), the same on every rank."""
         now = time.monotonic()
-        asked, save, distance = self.signals.asked, 0, 1
+        request, save, distance = self.signals.request, 0, 1
         if self.machine.is_main:
             rate = self.steps / max(now - self.looked_at, 1e-6)
             distance = max(1, int(rate * LOOK_SECONDS))
             save = int(bool(self.checkpoint_seconds) and now - self.saved_at >= self.checkpoint_seconds)
             if any(path.exists() for path in self.stop_files):
-                asked = max(asked, STOP_FILE)
-        asked, save, distance = self.machine.highest([asked, save, distance])
+                request = max(request, STOP_FILE)
+        request, save, distance = self.machine.highest([request, save, distance])
         self.steps, self.next_look, self.looked_at = 0, distance, now
-        return asked, bool(save)
+        return request, bool(save)
 
     def saved(self) -> None:
         """A checkpoint was written now."""

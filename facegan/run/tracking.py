@@ -168,7 +168,7 @@ class Mirror:
         self.sent: int | None = None  # the last step sent, in this process
         self.shown: set[str] = set()  # keys whose summary W&B has been told of
         self.later: list[tuple[str, Send]] = []
-        self.said: set[str] = set()
+        self.warned_of: set[str] = set()
         self.tried = time.monotonic()
 
     def connect(self) -> None:
@@ -250,10 +250,10 @@ class Mirror:
         forget_service()
 
     def _say(self, kind: str, error: Exception) -> None:
-        if kind not in self.said:
-            self.said.add(kind)
-            what = str(error).strip().splitlines() or [""]
-            log.warning("W&B: %s not sent (%s: %s); tried again later", kind, type(error).__name__, what[0])
+        if kind not in self.warned_of:
+            self.warned_of.add(kind)
+            lines = str(error).strip().splitlines() or [""]
+            log.warning("W&B: %s not sent (%s: %s); tried again later", kind, type(error).__name__, lines[0])
 
     def _end(self, state: str) -> None:
         self.try_again()

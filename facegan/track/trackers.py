@@ -37,9 +37,9 @@ class Record:
 
     def __init__(self, run_dir: Path, target: str) -> None:
         self.path = run_dir / "track" / f"{target}.json"
-        found = read_object(self.path)
-        self.sent: dict[str, None] = dict.fromkeys(map(str, found.get("sent", [])))
-        self.id = str(found.get("id", ""))
+        content = read_object(self.path)
+        self.sent: dict[str, None] = dict.fromkeys(map(str, content.get("sent", [])))
+        self.id = str(content.get("id", ""))
 
     def write(self) -> None:
         """Keep it, whole or not at all."""

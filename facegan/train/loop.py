@@ -81,7 +81,7 @@ class _Run:
         step = recorded(Step(job.recipe, self.state, job.machine, settings.batch_per_rank), job.machine)
         networks = self.state.generator, self.state.discriminator
         numbers = RandomNumbers(job.recipe, settings.seed, *networks, job.machine.device)
-        asked, trouble = GO, None
+        request, trouble = GO, None
         job.progress(self.nimg, total, {})
         with Feed(job.stream, numbers, job.recipe, job.machine, self.nimg, total) as feed:
             for batch in feed:
@@ -101,17 +101,17 @@ class _Run:
                 if looking:
                     if self.main:
                         self.folder.owner.check()
-                    asked, due = self.stopping.look()
+                    request, due = self.stopping.look()
                     save |= due
                 if looking or save:
                     trouble = self.state.meter.trouble()
-                if trouble or asked != GO:
+                if trouble or request != GO:
                     break
                 if save:
                     self._save()
-        return self._finish(asked, trouble)
+        return self._finish(request, trouble)
 
-    def _finish(self, asked: int, trouble: tuple[str, int] | None) -> Outcome:
+    def _finish(self, request: int, trouble: tuple[str, int] | None) -> Outcome:
         if trouble:
             term, at = trouble
             reason = f"{term} was not finite at image {at}; the update was withheld and the last checkpoint kept"
@@ -120,7 +120,7 @@ class _Run:
             self._save()
         if self.nimg < self.job.total_nimg:
             self.journal.snapshot(self.nimg)  # so that a stopped run can be sampled
-            return Outcome("stopped", REASONS[asked], self.nimg, EXIT_CODES[asked])
+            return Outcome("stopped", REASONS[request], self.nimg, EXIT_CODES[request])
         return Outcome("finished", "reached its length", self.nimg)
 
     def _crossed(self, kimg: float, before: int) -> bool:

@@ -40,12 +40,12 @@ def secrets() -> list[str]:
 def sbatch(call: Call) -> str:
     """Submit; returns the job id, which sites print news around. Raises SlurmError with Slurm's words."""
     text = ask(call.command, environment(call.environment), SUBMIT_SECONDS)
-    found = [match[1] for line in text.splitlines() if (match := JOB_ID.fullmatch(line.strip()))]
-    if not found:
+    ids = [match[1] for line in text.splitlines() if (match := JOB_ID.fullmatch(line.strip()))]
+    if not ids:
         raise SlurmError(
             f"{shlex.join(call.command)}\n  printed no job id: {text.strip() or 'nothing'}\n  look: squeue --me"
         )
-    return found[-1]
+    return ids[-1]
 
 
 def test_only(call: Call) -> None:
@@ -94,7 +94,7 @@ def ask(command: Sequence[str], env: Mapping[str, str] | None = None, seconds: f
         start_new_session=True,  # sites wrap these commands: what hangs may be a child of a wrapper
     )
     try:
-        output, said = process.communicate(timeout=seconds)
+        output, errors = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         raise SlurmError(
             f"Slurm does not answer: {shlex.join(command)} took over {seconds:.0f} s; try again later"
@@ -105,10 +105,10 @@ def ask(command: Sequence[str], env: Mapping[str, str] | None = None, seconds: f
                 os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
     if process.returncode:
-        raise SlurmError(f"{shlex.join(command)}\n  {_said(said)}")
+        raise SlurmError(f"{shlex.join(command)}\n  {_reason(errors)}")
     return output
 
 
-def _said(text: str) -> str:
+def _reason(text: str) -> str:
     reason = re.sub(r"^\w+: (error: )?", "", text.strip(), flags=re.MULTILINE).replace("\n", "\n  ")
     return reason or "no reason given"

@@ -23,19 +23,19 @@ def check(name: str, call: Call, *, makes_data: bool = False) -> list[str]:
     """
     check_log_folder(call)
     check_environment(call)
-    said = []
+    notes = []
     if name in TRAINING:
         if not makes_data:
             check_data(name, call)
-        said.append(check_training(name, call))
+        notes.append(check_training(name, call))
     if name == "preprocess":
         check_preprocess(call)
     check_request(call)
     with suppress(calls.SlurmError):  # who may not ask is not told
-        said.append(preemption.of_partition(call.value("partition").split(",")[0]))
+        notes.append(preemption.of_partition(call.value("partition").split(",")[0]))
     if hidden := calls.secrets():
-        said.append(f"{', '.join(hidden)} stays here: Slurm keeps a job's environment in files (docs/cluster.md)")
-    return [line for line in said if line]
+        notes.append(f"{', '.join(hidden)} stays here: Slurm keeps a job's environment in files (docs/cluster.md)")
+    return [line for line in notes if line]
 
 
 def complete(name: str, call: Call) -> tuple[str, ...]:
@@ -124,11 +124,11 @@ def check_training(name: str, call: Call) -> str:
     from facegan.recipes.checks import check_batch_per_rank
 
     recipe = recipes.load(recipe_name(name, call))
-    batch = int(setting(call, "--batch-size", str(recipe.batch_size)))
+    batch_size = int(setting(call, "--batch-size", str(recipe.batch_size)))
     check_space(Path(run_dir(name, call)), FREE_FOR_RUN)
-    asked = dataclasses.replace(recipe, batch_size=batch)
     begun = has_checkpoints(Path(run_dir(name, call)))
-    return check_batch_per_rank(asked, ranks_of(call), sync_bn="--sync-bn" in call.arguments, begun=begun)
+    recipe = dataclasses.replace(recipe, batch_size=batch_size)
+    return check_batch_per_rank(recipe, ranks_of(call), sync_bn="--sync-bn" in call.arguments, begun=begun)
 
 
 def has_checkpoints(run: Path) -> bool:
@@ -202,8 +202,8 @@ def _gpus(gres: str) -> int:
 
 def _number(text: str) -> int:
     """The first number of `4`, `2-4` or ''."""
-    found = re.match(r"\d+", text)
-    return int(found.group()) if found else 0
+    number = re.match(r"\d+", text)
+    return int(number[0]) if number else 0
 
 
 def _total(rows: list[dict[str, str]], partition: str) -> int:

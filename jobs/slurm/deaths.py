@@ -47,10 +47,10 @@ class Death(NamedTuple):
 def write(failures: Mapping[int, tuple[int, float, Mapping[str, Any]]]) -> None:
     """By rank: exit code, time and error file of those that died on this node; needs FACEGAN_LOGS."""
     if folder := os.environ.get("FACEGAN_LOGS"):
-        found = {
+        deaths = {
             rank: {"code": code, "time": time, "error": error} for rank, (code, time, error) in failures.items()
         }
-        write_json(Path(folder) / f"deaths-{start()}-{os.environ.get('SLURM_NODEID', 0)}.json", found)
+        write_json(Path(folder) / f"deaths-{start()}-{os.environ.get('SLURM_NODEID', 0)}.json", deaths)
 
 
 def start() -> str:
@@ -68,14 +68,14 @@ def cause(logs: Path, sizes_before: Mapping[str, int], code: int) -> Death | Non
 
     `code` is srun's exit code: it tells of a single rank, which has no launcher.
     """
-    found = []
+    deaths = []
     for path in sorted(logs.glob(f"deaths-{start()}-*.json")):
         for rank, death in read_object(path).items():
             words = _message(death["error"]) or _last_words(logs, int(rank), sizes_before)
-            found.append(Death(int(rank), death["code"], death["time"], words, node_of(logs, int(rank))))
-    found.sort(key=lambda death: (death.is_consequence, death.time, death.rank))
-    if found or (logs / "rank-1.log").exists():
-        return found[0] if found else None
+            deaths.append(Death(int(rank), death["code"], death["time"], words, node_of(logs, int(rank))))
+    deaths.sort(key=lambda death: (death.is_consequence, death.time, death.rank))
+    if deaths or (logs / "rank-1.log").exists():
+        return deaths[0] if deaths else None
     words = _message(read_object(error_file(logs))) or _last_words(logs, 0, sizes_before)
     return Death(0, code if code <= 128 else 128 - code, 0.0, words, node_of(logs, 0))
 
@@ -94,10 +94,10 @@ def worn_out(logs: Path) -> list[str]:
 
 def node_of(logs: Path, rank: int) -> str:
     """The node that a rank said it was on when it started last; '' where it said nothing."""
-    said = re.findall(
+    nodes = re.findall(
         rf"^\[.*\] rank {rank} on (\S+), job", _tail(logs / f"rank-{rank}.log", 0), flags=re.MULTILINE
     )
-    return said[-1] if said else ""
+    return nodes[-1] if nodes else ""
 
 
 def _message(error: Any) -> str:

@@ -36,20 +36,20 @@ def begin(run_dir: Path | None, given: list[str], arguments: list[str], ranks: i
     if ranks:
         print(batch_of_a_rank(arguments[1:], ranks), file=sys.stderr)
     job, log = job_id(), own_log()
-    known = load(job) or load(job.partition("_")[0]) or Record(job, name=arguments[0], submitted=now())
-    folder = str(run_dir or known.run_dir)
-    known = replace(known, job=job, run_dir=folder, log=log, arguments=tuple(arguments), given=tuple(given))
+    record = load(job) or load(job.partition("_")[0]) or Record(job, name=arguments[0], submitted=now())
+    folder = str(run_dir or record.run_dir)
+    record = replace(record, job=job, run_dir=folder, log=log, arguments=tuple(arguments), given=tuple(given))
     try:
-        save(known)
+        save(record)
     except OSError as error:  # a submit folder that this node may only read: the job itself needs nothing of it
         print(f"warning: `facegan status` will not know this job: {error}", file=sys.stderr)
     if run_dir is None:
         return
     logs = run_dir / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    what: dict[str, Any] = {"job": job, "log": log, "sbatch": known.options, "arguments": arguments, "time": now()}
-    what |= {"restarts": restarts(), "code": provenance.snapshot_code(logs), **provenance.describe()}
-    write_json(logs / f"job-{deaths.start()}.json", what)
+    note: dict[str, Any] = {"job": job, "log": log, "sbatch": record.options, "arguments": arguments, "time": now()}
+    note |= {"restarts": restarts(), "code": provenance.snapshot_code(logs), **provenance.describe()}
+    write_json(logs / f"job-{deaths.start()}.json", note)
     sizes = {path.name: path.stat().st_size for path in logs.glob("*.log")}
     write_json(_attempt_path(run_dir), {"before": read_outcome(run_dir), "sizes": sizes})
 
@@ -87,8 +87,8 @@ def end(run_dir: Path, code: int, why: str) -> str:
         left = {"state": "stopped" if why in SLURM_ASKED[:2] else "failed", "nimg": left.get("nimg", 0)}
     if left["state"] == "failed":
         _explain(run_dir, left, attempt.get("sizes", {}), code)
-    asked = why in SLURM_ASKED[:2] or (why == "unknown" and "SIGTERM" in left.get("reason", ""))
-    if left["state"] == "stopped" and asked:
+    goes_on = why in SLURM_ASKED[:2] or (why == "unknown" and "SIGTERM" in left.get("reason", ""))
+    if left["state"] == "stopped" and goes_on:
         return "requeue" if why == "preempted" else _next_attempt(run_dir, int(left.get("nimg", 0)))
     return str(left["state"])
 
@@ -130,11 +130,11 @@ def stranded(run_dir: Path | None) -> None:
     if run_dir is None:
         print(f"error: {advice}", file=sys.stderr)
     else:
-        known = read_outcome(run_dir)
-        _write(run_dir, known, state="stopped", reason=f"{known.get('reason', 'ended by Slurm')}; {advice}")
+        outcome = read_outcome(run_dir)
+        _write(run_dir, outcome, state="stopped", reason=f"{outcome.get('reason', 'ended by Slurm')}; {advice}")
 
 
-def _write(run_dir: Path, known: dict[str, Any], state: str, reason: str) -> None:
+def _write(run_dir: Path, outcome: dict[str, Any], state: str, reason: str) -> None:
     """Leave the verdict in outcome.json; in this job's log alone where another job has had the folder since."""
     print(f"error: {reason}", file=sys.stderr)
     there = read_outcome(run_dir)
@@ -144,7 +144,7 @@ def _write(run_dir: Path, known: dict[str, Any], state: str, reason: str) -> Non
         print(f"error: {error}", file=sys.stderr)
         return
     if _is_ours(there) or there in ({}, read_object(_attempt_path(run_dir)).get("before")):
-        write_json(run_dir / FILE, {"nimg": 0, **known, "state": state, "reason": reason, **identity()})
+        write_json(run_dir / FILE, {"nimg": 0, **outcome, "state": state, "reason": reason, **identity()})
 
 
 def _owner(run_dir: Path) -> Owner:
@@ -178,28 +178,28 @@ def main() -> None:
     add["successor"].add_argument("--file", type=Path, required=True)
     add["successor"].add_argument("--time", default="")
     add["succeeded"].add_argument("job")
-    given = parser.parse_args()
+    options = parser.parse_args()
     try:
-        _do(given)
+        _do(options)
     except (FaceganError, click.ClickException) as error:
         sys.exit(f"error: {error.message if isinstance(error, click.ClickException) else error}")
 
 
-def _do(given: argparse.Namespace) -> None:
-    match given.step:
+def _do(options: argparse.Namespace) -> None:
+    match options.step:
         case "begin":
-            words = given.arguments[1:]
-            begin(given.run_dir, words[: given.given], words[given.given :], given.ranks)
+            words = options.arguments[1:]
+            begin(options.run_dir, words[: options.given], words[options.given :], options.ranks)
         case "end":
-            print(end(given.run_dir, given.code, given.why))
+            print(end(options.run_dir, options.code, options.why))
         case "worn-out":
-            print(",".join(deaths.worn_out(given.run_dir / "logs") if given.run_dir else []))
+            print(",".join(deaths.worn_out(options.run_dir / "logs") if options.run_dir else []))
         case "successor":
-            print("".join(f"{word}\0" for word in succession.successor(given.file, given.time)), end="")
+            print("".join(f"{word}\0" for word in succession.successor(options.file, options.time)), end="")
         case "succeeded":
-            succession.succeeded(given.job)
+            succession.succeeded(options.job)
         case "stranded":
-            stranded(given.run_dir)
+            stranded(options.run_dir)
 
 
 if __name__ == "__main__":

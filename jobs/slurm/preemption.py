@@ -14,9 +14,9 @@ FATES = {
 
 def describe(seconds: float = calls.ANSWER_SECONDS) -> str:
     """A sentence for each way this site's partitions have; raises SlurmError where Slurm does not answer."""
-    config, found = calls.config(seconds), partitions(seconds)
+    config = calls.config(seconds)
     ways: dict[str, list[str]] = {}
-    for name, (mode, grace) in found.items():
+    for name, (mode, grace) in partitions(seconds).items():
         ways.setdefault(fate(config, mode, grace), []).append(name)
     return "; ".join(f"{', '.join(names)}: {way}" for way, names in ways.items())
 
@@ -30,12 +30,12 @@ def of_partition(name: str) -> str:
 def partitions(seconds: float = calls.ANSWER_SECONDS) -> dict[str, tuple[str, int]]:
     """Each partition's preemption mode and its grace time in seconds."""
     text = calls.ask(["scontrol", "show", "partition", "--all", "--oneliner"], None, seconds)
-    found = {}
+    ways = {}
     for line in text.splitlines():
         facts = dict(re.findall(r"(\w+)=(\S*)", line))
         mode = facts.get("PreemptMode", "OFF").upper().replace("GANG", "").strip(",") or "OFF"
-        found[facts.get("PartitionName", "")] = (mode, int(facts.get("GraceTime", "0") or 0))
-    return found
+        ways[facts.get("PartitionName", "")] = (mode, int(facts.get("GraceTime", "0") or 0))
+    return ways
 
 
 def fate(config: dict[str, str], mode: str, grace: int) -> str:

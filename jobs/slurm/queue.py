@@ -62,10 +62,10 @@ def read() -> dict[str, State]:
 
 
 def _state(state: str, reason: str, restarts: str, *rest: str) -> State:
-    elapsed, nodes, comment, directory, left, submitted, given = (*rest, "", "", "")[:7]
-    memory = re.search(r"\bmem=([^,]+)", given)
-    known = State(state, reason, _number(restarts), elapsed, nodes, comment, directory, left, _seconds(submitted))
-    return known._replace(memory=memory[1] if memory else "")
+    elapsed, nodes, comment, directory, left, submitted, resources = (*rest, "", "", "")[:7]
+    memory = re.search(r"\bmem=([^,]+)", resources)
+    job = State(state, reason, _number(restarts), elapsed, nodes, comment, directory, left, _seconds(submitted))
+    return job._replace(memory=memory[1] if memory else "")
 
 
 def accounting(jobs: Iterable[str]) -> dict[str, list[State]]:
@@ -81,11 +81,11 @@ def accounting(jobs: Iterable[str]) -> dict[str, list[State]]:
         lines = calls.ask(command, calls.environment(EPOCH)).splitlines()
     except calls.SlurmError:
         return {}
-    found: dict[str, list[State]] = {}
+    starts_of: dict[str, list[State]] = {}
     for line in lines:
         job, state, code, elapsed, nodes, submitted, memory, peak, used = line.split("|")
         job, _, step = job.partition(".")
-        starts = found.setdefault(job, [])
+        starts = starts_of.setdefault(job, [])
         if step and starts:
             gpu = re.search(r"gres/gpuutil=(\d+)", used)
             most = max(starts[-1].peak, _bytes(peak))
@@ -94,7 +94,7 @@ def accounting(jobs: Iterable[str]) -> dict[str, list[State]]:
             reason = "" if code == "0:0" else f"exit code {code}"
             start = State(state.split()[0], reason, 0, elapsed, nodes)
             starts.append(start._replace(submitted=_seconds(submitted), memory=memory))
-    return found
+    return starts_of
 
 
 def of_queue(state: State | None, submitted: float) -> State:

@@ -91,16 +91,16 @@ def find(wanted: str, queued: Mapping[str, State] | None = None, folder: Path = 
     """
     records = load_all(queued, folder)
     run_dir = Path(wanted).resolve()
-    found = [
+    meant = [
         r for r in records if wanted in (r.job, r.array) or (r.run_dir and Path(r.run_dir).resolve() == run_dir)
     ]
-    if not found:
+    if not meant:
         last = ", ".join(record.job for record in records[-8:]) or "none"
         raise UsageError(
             f"{wanted!r} is neither a job nor the run folder of a job of this directory "
             f"({folder.absolute()}); its last jobs: {last}"
         )
-    return found
+    return meant
 
 
 def job_id() -> str:

@@ -93,10 +93,10 @@ def last(words: Sequence[str], option: Option) -> str | None:
 
 def batch_files() -> dict[str, Path]:
     """The jobs that can be submitted, by stem: the submit directory's own slurm/ first, else the package's."""
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for folder in (*map(Path, slurm.__path__), Path.cwd() / "slurm"):
-        found |= {path.stem: path for path in sorted(folder.glob("*.sh")) if _header(path)}
-    return found
+        files |= {path.stem: path for path in sorted(folder.glob("*.sh")) if _header(path)}
+    return files
 
 
 def summary(batch_file: Path) -> str:

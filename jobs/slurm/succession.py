@@ -7,7 +7,7 @@ from pathlib import Path
 from jobs.slurm.records import Record, job_id, load, now, save
 
 # What a plain sbatch was asked for, as Slurm tells the job. What the batch file itself asks for is in it.
-ASKED = {
+VARIABLES = {
     "--partition": "SLURM_JOB_PARTITION",
     "--account": "SLURM_JOB_ACCOUNT",
     "--qos": "SLURM_JOB_QOS",
@@ -32,9 +32,9 @@ def successor(file: Path, time: str) -> list[str]:
     record = load(job_id())
     if record is None or record.successor:
         return []
-    asked = [f"{flag}={value}" for flag, name in ASKED.items() if (value := os.environ.get(name))]
+    resources = [f"{flag}={value}" for flag, name in VARIABLES.items() if (value := os.environ.get(name))]
     limit = [f"--time={time}"] if time else []
-    return [*asked, *limit, *_again(record.options), str(file), *record.given]
+    return [*resources, *limit, *_again(record.options), str(file), *record.given]
 
 
 def succeeded(new: str) -> None:

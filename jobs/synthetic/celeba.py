@@ -84,13 +84,13 @@ def _claim(folder: Path, count: int, seed: int) -> None:
     stamp = folder / STAMP
     wanted = {"format": "facegan-synthetic-faces", "drawing": DRAWING, "seed": seed, "count": count}
     if stamp.exists():
-        found = json.loads(stamp.read_text(encoding="utf-8"))
-        if {**found, "count": 0} != {**wanted, "count": 0} or found["count"] > count:
+        there = json.loads(stamp.read_text(encoding="utf-8"))
+        if {**there, "count": 0} != {**wanted, "count": 0} or there["count"] > count:
             raise ShardError(
-                f"{folder} holds other synthetic faces: found {found}, expected {wanted}; "
+                f"{folder} holds other synthetic faces: found {there}, expected {wanted}; "
                 "give another folder, or delete this one"
             )
-        if found == wanted:
+        if there == wanted:
             return
     elif folder.exists() and any(folder.iterdir()):
         raise ShardError(f"{folder} is not empty and holds no synthetic faces: give a new folder")
