@@ -63,29 +63,29 @@ def open_data(recipe: Recipe, settings: RunSettings) -> Data:
     if shares and settings.streams:
         raise UsageError("--mix reads each set in one shuffle: leave out --streams")
     limit = round(settings.stage_gb * 1e9) or None
-    found: list[ShardSet] = []
+    sets: list[ShardSet] = []
     for path in (settings.data, *shares):
-        found.append(_open(path, recipe, settings, limit))
-        if found[-1].fingerprint in [other.fingerprint for other in found[:-1]]:
+        sets.append(_open(path, recipe, settings, limit))
+        if sets[-1].fingerprint in [other.fingerprint for other in sets[:-1]]:
             raise UsageError(f"--mix {settings.mix}: {path} is a set that is there already")
-        limit = limit and max(1, limit - int(found[-1].index.shards.bytes.sum()))
-    return Data(found[0], [Mixed(each, share) for each, share in zip(found[1:], shares.values(), strict=True)])
+        limit = limit and max(1, limit - int(sets[-1].index.shards.bytes.sum()))
+    return Data(sets[0], [Mixed(each, share) for each, share in zip(sets[1:], shares.values(), strict=True)])
 
 
 def parse_mix(text: str) -> dict[str, Fraction]:
     """`data/ffhq=1/4,data/own=0.1` as a share a set; UsageError where it is anything else, or nothing is left."""
     shares: dict[str, Fraction] = {}
     for part in filter(None, text.split(",")):
-        path, _, share = part.strip().rpartition("=")
+        path, _, number = part.strip().rpartition("=")
         try:
-            found = Fraction(share)
+            share = Fraction(number)
         except (ValueError, ZeroDivisionError):
-            found = Fraction(0)
-        if not path or path in shares or found <= 0:
+            share = Fraction(0)
+        if not path or path in shares or share <= 0:
             raise UsageError(
                 f"--mix {text}: {part!r}: expected SET=SHARE, each set once, like data/ffhq=1/4 or =0.25"
             )
-        shares[path] = found
+        shares[path] = share
     if sum(shares.values()) >= 1:
         raise UsageError(f"--mix {text}: the shares add up to {sum(shares.values())}: nothing is left for --data")
     return shares
@@ -111,8 +111,8 @@ def _describe(shard_set: ShardSet) -> dict[str, Any]:
 
 def _terms(folder: Path) -> str:
     """What `terms.txt` beside a set, or beside its sizes, says of passing on; "" where there is none."""
-    found = [place / "terms.txt" for place in (folder, folder.parent) if (place / "terms.txt").is_file()]
-    return found[0].read_text(encoding="utf-8", errors="replace").strip() if found else ""
+    files = [place / "terms.txt" for place in (folder, folder.parent) if (place / "terms.txt").is_file()]
+    return files[0].read_text(encoding="utf-8", errors="replace").strip() if files else ""
 
 
 def _open(path: str, recipe: Recipe, settings: RunSettings, limit: int | None) -> ShardSet:
@@ -121,34 +121,34 @@ def _open(path: str, recipe: Recipe, settings: RunSettings, limit: int | None) -
         raise ShardError(f"no data: give --data OUT (or FACEGAN_DATA). A set is made by: {wanted}")
     try:
         stage = Path(settings.stage) if settings.stage else None
-        found = open_set(path, recipe.resolution.height, stage=stage, stage_limit=limit)
+        opened = open_set(path, recipe.resolution.height, stage=stage, stage_limit=limit)
     except ShardError as error:
         raise ShardError(f"{error}\nThe set of recipe {recipe.name} is made by: {wanted}") from error
-    _compare(found, path, recipe, wanted)
+    _compare(opened, path, recipe, wanted)
     if settings.verify and os.environ.get("LOCAL_RANK", "0") == "0":
-        _verify(found)
-    return found
+        _verify(opened)
+    return opened
 
 
-def _verify(found: ShardSet) -> None:
+def _verify(opened: ShardSet) -> None:
     """Once a node, before anything else: the ranks that do not look wait for this one to join them."""
-    log.info("verifying %s", found.folder)
-    damages = verify_set(found.folder)
+    log.info("verifying %s", opened.folder)
+    damages = verify_set(opened.folder)
     if damages:
         shown = "\n".join(f"  {damage}" for damage in damages[:10])
-        raise ShardError(f"{found.folder} is damaged in {len(damages)} places, make the set anew:\n{shown}")
+        raise ShardError(f"{opened.folder} is damaged in {len(damages)} places, make the set anew:\n{shown}")
 
 
-def _compare(found: ShardSet, path: str, recipe: Recipe, wanted: str) -> None:
-    shape = (found.height, found.width, found.channels)
+def _compare(opened: ShardSet, path: str, recipe: Recipe, wanted: str) -> None:
+    shape = (opened.height, opened.width, opened.channels)
     if shape != (*recipe.resolution, recipe.channels):
         raise ShardError(
-            f"{path}: images of {found.height}x{found.width} with {found.channels} channels,"
+            f"{path}: images of {opened.height}x{opened.width} with {opened.channels} channels,"
             f" {recipe.name} takes {recipe.resolution.height}x{recipe.resolution.width} with {recipe.channels}."
-            f" Make its set: {wanted}\nor change the recipe: --set resolution={found.height}x{found.width}"
-            f" --set channels={found.channels}"
+            f" Make its set: {wanted}\nor change the recipe: --set resolution={opened.height}x{opened.width}"
+            f" --set channels={opened.channels}"
         )
-    crop = found.index.transform.crop if found.index.transform else "unknown"
+    crop = opened.index.transform.crop if opened.index.transform else "unknown"
     if crop != recipe.crop:
         log.warning(
             "Warning: %s was cropped %s, %s crops %s: its results are not comparable. Its own set: %s",
