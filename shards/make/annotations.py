@@ -1,14 +1,15 @@
 """What is known of each picture: attributes, identity, split; from CelebA, LFW's folders or MNIST's labels."""
 
 import hashlib
+import heapq
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,8 @@ from shards.errors import ShardError
 from shards.format.transform import PictureError
 from shards.make.celeba import ATTRIBUTES, IDENTITY, PARTITION, Table, attribute_rows, find_files, value_rows
 from shards.make.idx import images_files, read_labels
-from shards.make.listing import Listing, Place, folder_of, name_bytes, stem
+from shards.make.listing import Listing, Place, folder_of, stem
+from shards.make.sorting import name_bytes
 from shards.make.sources import open_reader
 
 CELEBA_NAME = re.compile(r"\d{6}\.(?:jpg|png)", re.IGNORECASE)
@@ -102,7 +104,7 @@ def annotate(listing: Listing, source: Path, folder: Path | None, holdout: int |
     names, values = _read_attributes(tables.get(ATTRIBUTES), slots)
     identities: Sequence[int | str | None] | None = _read_identities(tables.get(IDENTITY), slots)
     if identities is None and listing.is_lfw:
-        identities = [folder_of(name) for name in listing.names]
+        identities = FolderNames(listing.names)
     if holdout is not None:
         splits = held_out(listing.names, holdout)
     else:
@@ -143,10 +145,30 @@ def held_out(names: Sequence[str], count: int) -> NDArray[np.int8]:
     """Splits with `count` pictures in val: those whose names have the smallest SHA-256, a fixed fair draw."""
     if count >= len(names):
         raise ShardError(f"--holdout {count}: the source has {len(names)} pictures, none would be left to train on")
-    ranks = sorted(range(len(names)), key=lambda i: hashlib.sha256(name_bytes(names[i])).digest())
+    ranks = ((hashlib.sha256(name_bytes(name)).digest(), number) for number, name in enumerate(names))
     splits = np.zeros(len(names), np.int8)
-    splits[ranks[:count]] = SPLITS.index("val")
+    splits[[number for _, number in heapq.nsmallest(count, ranks)]] = SPLITS.index("val")
     return splits
+
+
+class FolderNames(Sequence[str]):
+    """The name of the folder that each picture lies in, made when it is asked for."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, at: int) -> str: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[str]: ...
+    def __getitem__(self, at: int | slice) -> str | list[str]:
+        return [*map(folder_of, self.names[at])] if isinstance(at, slice) else folder_of(self.names[at])
+
+    def __iter__(self) -> Iterator[str]:
+        return map(folder_of, self.names)
 
 
 class _Slots:

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from facegan.files import sha256_file, whole_file, write_json
 from shards.errors import ShardError
 from shards.make.annotations import SPLITS, UNKNOWN, Annotations
-from shards.make.listing import PLACE, Listing, State, folder_of, name_bytes, stem
+from shards.make.listing import PLACE, Listing, State, folder_of, stem
+from shards.make.sorting import name_bytes
 
 CATALOGUE = ".listing-"  # how its names begin
 BLOCK_ROWS, BLOCK_BYTES = 1 << 18, 64 << 20  # of a block: whichever is less
@@ -64,12 +65,10 @@ def write_catalogue(target: Path, listing: Listing, annotations: Annotations) ->
     """Write the blocks, then `target`, which names them: where it is, all is there."""
     folder = target.with_suffix("")
     shutil.rmtree(folder, ignore_errors=True)  # what a killed process left
-    order = np.argsort(annotations.splits, kind="stable")
     blocks = [
-        _write_block(folder / f"{number:05d}.npy", rows)
-        for number, rows in enumerate(_rows(listing, annotations, order))
+        _write_block(folder / f"{number:05d}.npy", rows) for number, rows in enumerate(_rows(listing, annotations))
     ]
-    pictures = np.bincount(annotations.splits, minlength=len(SPLITS)).tolist()
+    pictures = [int(np.count_nonzero(annotations.splits == number)) for number in range(len(SPLITS))]
     texts = annotations.identities is not None and any(isinstance(each, str) for each in annotations.identities)
     whole = Catalogue(
         kind=listing.kind,
@@ -89,23 +88,42 @@ def write_catalogue(target: Path, listing: Listing, annotations: Annotations) ->
     write_json(target, asdict(whole))
 
 
-def _rows(listing: Listing, annotations: Annotations, order: NDArray[np.int64]) -> Iterator[Rows]:
-    """The rows in this order, a block at a time; identities that are texts are names of folders, known anyway."""
-    start = 0
-    while start < len(order):
-        names = [name_bytes(listing.names[i]) for i in order[start : start + BLOCK_ROWS]]
-        width = max(map(len, names))
-        names = names[: max(1, BLOCK_BYTES // width)]
-        chosen = order[start : start + len(names)]
-        part = annotations.part(chosen)
-        rows = np.zeros(len(names), row_type(width, len(annotations.names)))
-        rows["name"], rows["place"], rows["number"] = names, listing.places[chosen], chosen
-        if part.values is not None:
-            rows["values"] = part.values
-        identities = part.identities or [None] * len(rows)
-        rows["identity"] = [each if isinstance(each, int) else UNKNOWN for each in identities]
-        yield rows
-        start += len(names)
+def _rows(listing: Listing, annotations: Annotations) -> Iterator[Rows]:
+    """The rows in the set's order, a block at a time."""
+    for chosen in _order(annotations.splits):
+        while len(chosen):
+            names = [name_bytes(listing.names[i]) for i in chosen.tolist()]
+            width = max(map(len, names))
+            names = names[: max(1, BLOCK_BYTES // width)]
+            yield _block_of(names, width, listing, annotations, chosen[: len(names)])
+            chosen = chosen[len(names) :]
+
+
+def _order(splits: NDArray[np.int8]) -> Iterator[NDArray[np.int64]]:
+    """The pictures' numbers by split, each split's ascending: BLOCK_ROWS at a time, and what is left."""
+    some = np.empty(0, np.int64)
+    for split in range(len(SPLITS)):
+        for start in range(0, len(splits), BLOCK_ROWS):
+            mine = start + np.flatnonzero(splits[start : start + BLOCK_ROWS] == split)
+            some = np.concatenate((some, mine))
+            if len(some) >= BLOCK_ROWS:
+                yield some[:BLOCK_ROWS]
+                some = some[BLOCK_ROWS:]
+    yield some
+
+
+def _block_of(
+    names: list[bytes], width: int, listing: Listing, annotations: Annotations, chosen: NDArray[np.int64]
+) -> Rows:
+    part = annotations.part(chosen)
+    rows = np.zeros(len(names), row_type(width, len(annotations.names)))
+    rows["name"], rows["place"], rows["number"] = names, listing.places[chosen], chosen
+    if part.values is not None:
+        rows["values"] = part.values
+    identities = part.identities or [None] * len(rows)
+    # Texts are names of folders, known anyway
+    rows["identity"] = [each if isinstance(each, int) else UNKNOWN for each in identities]
+    return rows
 
 
 def _write_block(path: Path, rows: Rows) -> tuple[int, str]:

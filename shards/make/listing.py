@@ -8,10 +8,11 @@ import stat
 import struct
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from shards.format.transform import EXTENSIONS, MAX_PICTURE_BYTES, PictureError
 from shards.make.celeba import kind_of
+from shards.make.sorting import Distinct, Sorter, name_bytes
 
 PLAIN_STEM = re.compile(r"[A-Za-z0-9_-]{1,90}")
 LFW_NAME = re.compile(r"(?:.*/)?([^/]+)/\1_\d{4}\.\w+", re.DOTALL)
@@ -39,6 +41,7 @@ REFUSED = {
 }
 
 PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EREMOTEIO, errno.ENOTCONN}
+BLOCK = 1 << 18  # names looked at together
 PAUSES = (0.1, 2.0)  # seconds before another attempt
 
 PLACE = np.dtype([("offset", "<i8"), ("stored", "<i8"), ("size", "<i8"), ("crc", "<u4"), ("form", "<u4")])
@@ -122,11 +125,12 @@ class Listing:
 
     kind: str  # folder, zip, tar, idx
     path: Path  # what a reader opens
-    names: list[str]
+    names: Sequence[str]
     places: NDArray[np.void]
     left_out: Counter[str] = field(default_factory=Counter)  # files that are no pictures, by extension
     tables: dict[str, tuple[str, Place]] = field(default_factory=dict)  # of these, annotation files by kind
     seen: dict[str, State] = field(default_factory=dict)  # of a folder: the folders in it, and such files
+    scratch: Path | None = None  # folder for what memory should not hold
 
     def __len__(self) -> int:
         return len(self.names)
@@ -141,19 +145,21 @@ class Listing:
         digest = hashlib.sha256()
         for name in self.names:
             digest.update(name_bytes(name) + b"\0")
-        digest.update(self.places["size"].tobytes() + self.places["crc"].tobytes())
+        for column in ("size", "crc"):
+            for start in range(0, len(self), BLOCK):
+                digest.update(self.places[column][start : start + BLOCK].tobytes())
         return digest.hexdigest()
 
     @cached_property
     def has_plain_stems(self) -> bool:
-        """Whether every stem is made of letters, digits, _ and - and none comes twice."""
-        if not all(PLAIN_STEM.fullmatch(stem(name)) for name in self.names):
-            return False
-        # Short hashes first: a set of all stems would be the largest thing in memory
-        hashes = np.fromiter((_hash(stem(name)) for name in self.names), np.uint64, len(self))
-        if len(np.unique(hashes)) == len(self):
-            return True
-        return len({stem(name) for name in self.names}) == len(self)
+        """Whether every stem is made of letters, digits, _ and - and none comes twice (by hashes of 64 bits)."""
+        with closing(Distinct(self.scratch)) as distinct:
+            names = iter(self.names)
+            while some := [stem(name) for name in islice(names, BLOCK)]:
+                if not all(map(PLAIN_STEM.fullmatch, some)):
+                    return False
+                distinct.add(np.fromiter(map(_hash, some), np.uint64, len(some)))
+            return distinct.all()
 
     @property
     def is_lfw(self) -> bool:
@@ -161,36 +167,29 @@ class Listing:
         return all(LFW_NAME.fullmatch(name) for name in self.names)
 
 
-def collect(kind: str, path: Path, entries: Iterable[tuple[str, Place]]) -> Listing:
-    """Sort the pictures among `entries` by the bytes of their names (equal names in the order they come)."""
-    names: list[str] = []
-    packed = bytearray()
+def collect(kind: str, path: Path, entries: Iterable[tuple[str, Place]], scratch: Path | None = None) -> Listing:
+    """Sort the pictures among `entries` by the bytes of their names (equal names in the order they come).
+
+    scratch: folder for what memory should not hold (see `Sorter`).
+    """
     left_out: Counter[str] = Counter()
     tables: dict[str, tuple[str, Place]] = {}
-    for name, place in entries:
-        extension = os.path.splitext(name)[1].lower()  # noqa: PTH122 - names are no paths of this machine
-        hidden = is_hidden(name)
-        if hidden or extension not in EXTENSIONS:
-            left_out["hidden" if hidden else extension or "without extension"] += 1
-            if not hidden and (table := kind_of(name)):
-                tables.setdefault(table, (name, place))
-            continue
-        names.append(name)
-        packed += PLACE_STRUCT.pack(*place)
-    places = np.frombuffer(packed, PLACE)
-    if any(name_bytes(a) > name_bytes(b) for a, b in pairwise(names)):
-        order = sorted(range(len(names)), key=lambda i: name_bytes(names[i]))
-        names, places = [names[i] for i in order], places[order]
-    return Listing(kind, path, names, places, left_out, tables)
+    with closing(Sorter(PLACE, scratch)) as pictures:
+        for name, place in entries:
+            extension = os.path.splitext(name)[1].lower()  # noqa: PTH122 - names are no paths of this machine
+            hidden = is_hidden(name)
+            if hidden or extension not in EXTENSIONS:
+                left_out["hidden" if hidden else extension or "without extension"] += 1
+                if not hidden and (table := kind_of(name)):
+                    tables.setdefault(table, (name, place))
+                continue
+            pictures.add(name, PLACE_STRUCT.pack(*place))
+        names, places = pictures.sorted()
+    return Listing(kind, path, names, places, left_out, tables, scratch=scratch)
 
 
 def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
-
-
-def name_bytes(name: str) -> bytes:
-    """A source name as bytes, also where the file system's names are not UTF-8."""
-    return name.encode("utf-8", "surrogateescape")
 
 
 def is_hidden(name: str) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from facegan.files import whole_file
 from shards.errors import ShardError
 from shards.format.members import Row, write_members
-from shards.make.listing import name_bytes
+from shards.make.sorting import name_bytes
 
 FOLDER = ".parts"
 CONTENT_MODULUS = 1 << 256

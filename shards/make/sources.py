@@ -23,7 +23,7 @@ def list_source(path: Path, scratch: Path) -> Listing:
     if not path.exists():
         raise ShardError(f"{path}: there is no such file or folder")
     listing = _list_folder(path, scratch) if path.is_dir() else _list_file(path, scratch)
-    if not listing.names:
+    if not len(listing):
         others = ", ".join(f"{count} {kind}" for kind, count in sorted(listing.left_out.items()))
         raise ShardError(f"{path}: no picture ({' '.join(EXTENSIONS)}) in it, only: {others or 'nothing'}")
     return listing
@@ -42,16 +42,17 @@ def open_reader(kind: str, path: Path) -> Reader:
 
 def _list_file(path: Path, scratch: Path) -> Listing:
     if is_images_file(path):
-        return collect("idx", path, list_idx(path))
+        return collect("idx", path, list_idx(path), scratch)
     kind, opened = recognise(path, scratch)
-    return collect(kind, opened, list_zip(opened) if kind == "zip" else list_tar(opened))
+    return collect(kind, opened, list_zip(opened) if kind == "zip" else list_tar(opened), scratch)
 
 
 def _list_folder(path: Path, scratch: Path) -> Listing:
     if any(is_images_file(entry) for entry in path.iterdir()):
-        return collect("idx", path, list_idx(path))
+        return collect("idx", path, list_idx(path), scratch)
     states: dict[str, State] = {}
-    listing = collect("folder", path, ((name, Place()) for name in _walk(path, "", frozenset(), states)))
+    names = _walk(path, "", frozenset(), states)
+    listing = collect("folder", path, ((name, Place()) for name in names), scratch)
     states |= {name: state_of(path / name) for name, _ in listing.tables.values()}
     written = scratch.resolve()  # changes all the time, where it is in there
     kept = {name: state for name, state in states.items() if not (path / name).resolve().is_relative_to(written)}

@@ -1,0 +1,192 @@
+"""Names and what goes with each, sorted in bounded memory: runs on a disk, merged into files that are mapped."""
+
+import heapq
+import os
+import struct
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import IO, Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+RUN_ROWS, RUN_BYTES = 1 << 19, 64 << 20  # sorted in memory: whichever is less
+CHUNK = 1024  # rows of a run in memory while it is merged
+HEAD = struct.Struct("<II")  # rows of a chunk, bytes of their names
+Rows = NDArray[np.void]
+
+
+def name_bytes(name: str) -> bytes:
+    """A source name as bytes, also where the file system's names are not UTF-8."""
+    return name.encode("utf-8", "surrogateescape")
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
+
+
+class Names(Sequence[str]):
+    """Names that lie one behind the other in a file; `ends` (n,) says where each ends."""
+
+    def __init__(self, text: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
+        self.text, self.ends = text, ends
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    @overload
+    def __getitem__(self, at: int) -> str: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[str]: ...
+    def __getitem__(self, at: int | slice) -> str | list[str]:
+        if isinstance(at, slice):
+            return [self[i] for i in range(*at.indices(len(self)))]
+        if not 0 <= at < len(self):
+            raise IndexError(at)
+        return _text(self.text[int(self.ends[at - 1]) if at else 0 : int(self.ends[at])].tobytes())
+
+    def __iter__(self) -> Iterator[str]:
+        start = 0
+        for first in range(0, len(self), CHUNK):
+            ends = self.ends[first : first + CHUNK].tolist()
+            text = self.text[start : ends[-1]].tobytes()
+            for before, end in pairwise([start, *ends]):
+                yield _text(text[before - start : end - start])
+            start = ends[-1]
+
+
+class Sorter:
+    """Sorts rows by the bytes of their names; those of equal names keep the order in which they come.
+
+    kind: of what goes with each name. folder: where runs go when there are more rows than memory should hold, as
+    files without a name: killed, they are gone.
+    """
+
+    def __init__(self, kind: "np.dtype[np.void]", folder: Path | None = None) -> None:
+        self.kind, self.folder = kind, folder
+        self._names: list[bytes] = []
+        self._packed = bytearray()
+        self._bytes = 0
+        self._file: IO[bytes] | None = None
+        self._runs: list[tuple[int, int]] = []  # where each begins and ends in the file
+
+    def add(self, name: str, packed: bytes) -> None:
+        """One more row; `packed` are the bytes of what goes with its name."""
+        self._names.append(name_bytes(name))
+        self._packed += packed
+        self._bytes += len(self._names[-1])
+        if len(self._names) >= RUN_ROWS or self._bytes >= RUN_BYTES:
+            self._spill()
+
+    def sorted(self) -> tuple[Sequence[str], Rows]:
+        """All names in order, and what goes with each: (n,) of `kind`."""
+        if self._file is None:
+            names, rows = self._run()
+            return [_text(name) for name in names], rows
+        if self._names:
+            self._spill()
+        runs = [_read(self._file, self.kind, number, *extent) for number, extent in enumerate(self._runs)]
+        return _written(heapq.merge(*runs), self.kind, self.folder)
+
+    def close(self) -> None:
+        """Drop the runs."""
+        if self._file is not None:
+            self._file.close()
+
+    def _run(self) -> tuple[list[bytes], Rows]:
+        names, rows = self._names, np.frombuffer(bytes(self._packed), self.kind)
+        if any(first > second for first, second in pairwise(names)):
+            order = sorted(range(len(names)), key=names.__getitem__)
+            names, rows = [names[i] for i in order], rows[order]
+        return names, rows
+
+    def _spill(self) -> None:
+        self._file = self._file or _temporary(self.folder)
+        names, rows = self._run()
+        begun = self._file.tell()
+        for start in range(0, len(names), CHUNK):
+            some = names[start : start + CHUNK]
+            lengths = np.array([len(name) for name in some], "<u4")
+            self._file.write(HEAD.pack(len(some), int(lengths.sum())) + lengths.tobytes())
+            self._file.write(rows[start : start + CHUNK].tobytes() + b"".join(some))
+        self._runs.append((begun, self._file.tell()))
+        self._names, self._packed, self._bytes = [], bytearray(), 0
+
+
+def _read(
+    file: IO[bytes], kind: "np.dtype[np.void]", run: int, start: int, stop: int
+) -> Iterator[tuple[bytes, int, bytes]]:
+    """Name, run and row of each of a run's rows: what comes first was added first."""
+    file.flush()
+    while start < stop:
+        rows, size = HEAD.unpack(os.pread(file.fileno(), HEAD.size, start))
+        length = rows * (4 + kind.itemsize) + size
+        data = os.pread(file.fileno(), length, start + HEAD.size)
+        start += HEAD.size + length
+        row, name = 4 * rows, rows * (4 + kind.itemsize)
+        for width in np.frombuffer(data, "<u4", rows).tolist():
+            yield data[name : name + width], run, data[row : row + kind.itemsize]
+            name, row = name + width, row + kind.itemsize
+
+
+def _written(
+    merged: Iterator[tuple[bytes, int, bytes]], kind: "np.dtype[np.void]", folder: Path | None
+) -> tuple[Names, Rows]:
+    """The rows in files that are mapped."""
+    kinds, size = (np.uint8, np.int64, kind), 0
+    with ExitStack() as stack:
+        files = [stack.enter_context(_temporary(folder)) for _ in kinds]
+        while some := list(islice(merged, 64 * CHUNK)):
+            ends = size + np.cumsum([len(name) for name, _, _ in some])
+            size = int(ends[-1])
+            parts = b"".join(name for name, _, _ in some), ends.tobytes(), b"".join(row for _, _, row in some)
+            for file, part in zip(files, parts, strict=True):
+                file.write(part)
+        text, ends, rows = (_mapped(file, each) for file, each in zip(files, kinds, strict=True))
+    return Names(text, ends), rows
+
+
+def _temporary(folder: Path | None) -> IO[bytes]:
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryFile(dir=folder)
+
+
+def _mapped(file: IO[bytes], kind: Any) -> NDArray[Any]:
+    file.flush()
+    return np.memmap(file, kind, "r") if file.tell() else np.empty(0, kind)
+
+
+class Distinct:
+    """Whether numbers (uint64, evenly spread) are all different, a share of them in memory at a time."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._file = _temporary(folder)
+        self._sizes: list[int] = []
+
+    def add(self, numbers: NDArray[np.uint64]) -> None:
+        """Some more of them."""
+        self._sizes.append(len(numbers))
+        self._file.write(np.sort(numbers).tobytes())
+
+    def all(self) -> bool:
+        """Whether no number came twice."""
+        runs = np.split(_mapped(self._file, np.uint64), np.cumsum(self._sizes)[:-1])
+        edges = np.linspace(0, 2.0**64, len(runs) + 1)[1:-1].astype(np.uint64)  # between parts as large as a run
+        places = [[0, *np.searchsorted(run, edges).tolist(), len(run)] for run in runs]
+        parts = zip(*map(pairwise, places), strict=True)
+        return all(
+            _differ(np.concatenate([run[slice(*at)] for run, at in zip(runs, part, strict=True)])) for part in parts
+        )
+
+    def close(self) -> None:
+        """Drop what is on the disk."""
+        self._file.close()
+
+
+def _differ(numbers: NDArray[np.uint64]) -> bool:
+    numbers.sort()
+    return bool((numbers[1:] != numbers[:-1]).all())
