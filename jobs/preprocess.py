@@ -1,4 +1,4 @@
-"""`facegan preprocess`: from a folder, zip, tar or idx files of pictures to sets of shards."""
+"""`facegan preprocess`: from a folder, zip, tar or idx files of pictures, or an address, to sets of shards."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,14 +14,30 @@ from jobs.slices import slice_option
 from jobs.values import Written
 
 if TYPE_CHECKING:
+    from shards.make.address import Where
     from shards.make.writer import Options, Outcome
     from shards.make.writer import Progress as Report
 
 FOLDER = click.Path(path_type=Path)
 
 
+class Source(click.ParamType["Where"]):
+    """A path, or an address at https://, s3:// or gs://."""
+
+    name = "source"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> "Where":
+        from shards.errors import ShardError
+        from shards.make.address import parse_where
+
+        try:
+            return parse_where(value) if isinstance(value, str) else value
+        except ShardError as error:
+            self.fail(str(error), param, ctx)
+
+
 @click.command(context_settings={"auto_envvar_prefix": "FACEGAN"})
-@click.argument("source", metavar="SRC", type=FOLDER)
+@click.argument("source", metavar="SRC", type=Source())
 @click.argument("out", metavar="OUT", type=FOLDER)
 @click.option(
     "--size",
@@ -85,11 +101,12 @@ FOLDER = click.Path(path_type=Path)
     show_default=True,
     help="Log the finished sets to W&B, as a job of type preprocess.",
 )
-def command(source: Path, out: Path, recipe: str | None, wandb_mode: str, **given: Any) -> None:
+def command(source: "Where", out: Path, recipe: str | None, wandb_mode: str, **given: Any) -> None:
     """Turn the pictures of SRC into shards in OUT/64, OUT/128, ...: one set a size, each picture decoded once.
 
     SRC is a folder (CelebA's, LFW's, or any tree of jpg, png, webp, bmp, ppm), a zip or tar read in place, a packed
-    tar (gz, bz2, xz), or MNIST's idx files. Each picture is cropped first, then resized. The same command again
+    tar (gz, bz2, xz), or MNIST's idx files. A zip or tar may also be at an address, https://, s3:// or gs://: only
+    the parts that are needed are read. Each picture is cropped first, then resized. The same command again
     continues; while it runs, a second one on the same shards is refused. A picture that cannot be used is named,
     with the reason, in rejects.jsonl.
 
@@ -99,6 +116,7 @@ def command(source: Path, out: Path, recipe: str | None, wandb_mode: str, **give
       facegan preprocess lfw-deepfunneled data/lfw --recipe wgan-gp-lfw
       facegan preprocess mnist data/mnist --size 28 --channels 1
       facegan preprocess faces.tar.gz data/faces --crop none --size 64 --holdout 1000
+      facegan preprocess s3://my-bucket/faces.zip data/faces --annotations ~/celeba/Anno
       facegan preprocess img_align_celeba.zip data/small --members webp --quality 100   # exact, half the bytes
       facegan preprocess img_align_celeba.zip data/celeba --slice 3/8   # one of 8 jobs of a Slurm array
       facegan shards index data/celeba                                  # then, once, when all 8 are done
@@ -113,7 +131,7 @@ def command(source: Path, out: Path, recipe: str | None, wandb_mode: str, **give
         _track(outcome, out, wandb_mode)
 
 
-def _options(source: Path, out: Path, recipe: str | None, given: dict[str, Any]) -> "Options":
+def _options(source: "Where", out: Path, recipe: str | None, given: dict[str, Any]) -> "Options":
     """What the flags say; what they leave to the recipe, if one is named, is as it has it."""
     from shards.errors import ShardError
     from shards.make.layout import parse_bytes

@@ -5,15 +5,13 @@ import fcntl
 import os
 import subprocess
 import sys
-import threading
-from collections import Counter
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from file_server import Server, serving
 from shard_sets import encode, make_set, pictures, write_tar
 
 import shards
@@ -27,74 +25,12 @@ from shards.read import node, remote
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # aiohttp's sessions outlive the tests
 
 
-class Server(ThreadingHTTPServer):
-    """Serves a folder with byte ranges, notes the requests, and fails as told: `faults` has a list a name."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.folder, self.ranges = folder, True
-        self.requests: list[tuple[str, str | None]] = []
-        self.faults: dict[str, list[str]] = {}
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-    def fetched(self) -> Counter[str]:
-        return Counter(name for name, _ in self.requests if name.endswith(".tar"))
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        name = self.path.lstrip("/")
-        wanted = self.headers.get("Range") if self.server.ranges else None
-        path = self.server.folder / name
-        if not path.is_file():
-            return self.send_error(404)
-        if self.command == "GET":
-            self.server.requests.append((name, wanted))
-        faults = self.server.faults.get(name, []) if self.command == "GET" else []
-        fault = faults.pop(0) if faults else ""
-        if fault.isdigit():
-            return self.send_error(int(fault))
-        data = path.read_bytes()
-        size, start = len(data), 0
-        if wanted:
-            start, stop = (int(bound) for bound in wanted.removeprefix("bytes=").split("-"))
-            data = data[start : stop + 1]
-        if fault == "corrupt":
-            data = data[:10] + bytes([data[10] ^ 1]) + data[11:]
-        self.send_response(206 if wanted else 200)
-        self.send_header("Content-Length", str(len(data)))
-        if wanted:
-            self.send_header("Content-Range", f"bytes {start}-{start + len(data) - 1}/{size}")
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(data[: len(data) // 2] if fault == "cut" else data)
-        if fault == "cut":
-            self.close_connection = True
-            return None
-        return None
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(remote, "FIRST_PAUSE", 0.001)
     monkeypatch.delenv("SLURM_TMPDIR", raising=False)
-    with Server(tmp_path / "source") as running:
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
+    with serving(tmp_path / "source") as running:
         yield running
-        running.shutdown()
-        thread.join()
 
 
 def test_a_set_at_an_address_reads_like_the_one_it_was_copied_from(server: Server, tmp_path: Path) -> None:
@@ -128,6 +64,14 @@ def test_cut_connections_server_errors_and_one_wrong_hash_are_got_over(
     images = shards.open_set(server.address, stage=tmp_path / "stage").split("train")
     assert np.array_equal(images.gather(np.arange(40)), written["train"])
     assert len(server.requests) > len(faults)
+
+
+def test_a_server_that_stumbles_over_the_first_question_is_not_taken_for_an_empty_one(
+    server: Server, tmp_path: Path
+) -> None:
+    make_set(server.folder, {"train": [4]})
+    server.faults = {"HEAD index.json": ["503"], "index.json": ["503"]}
+    assert len(shards.open_set(server.address, stage=tmp_path / "stage").split("train")) == 4
 
 
 def test_what_came_before_a_cut_is_not_fetched_again(

@@ -137,13 +137,17 @@ def has_checkpoints(run: Path) -> bool:
 
 
 def check_preprocess(call: Call) -> None:
-    """The pictures are there and the shards have room (as many as a zip states; a folder is not walked here)."""
+    """The pictures are there and the shards have room (as many as a zip states; a folder is not walked here).
+
+    Of an address nothing is asked here: a login node may have other credentials, and another way out.
+    """
     from shards.make.zipfiles import count_entries
+    from shards.read.remote import is_remote
 
     if len(call.arguments) < 2 or call.arguments[0].startswith("-") or call.arguments[1].startswith("-"):
         raise UsageError("preprocess needs SRC OUT as the first arguments behind --")
     source, out = map(Path, call.arguments[:2])
-    if not source.exists():
+    if not is_remote(call.arguments[0]) and not source.exists():
         raise UsageError(f"{source} does not exist; facegan download celeba {source.parent} fetches CelebA")
     sizes = [int(size) for size in re.findall(r"--size[ =](\d+)", " ".join(call.arguments))] or [64]
     entries = count_entries(source)  # one record at its end: a directory of 10^7 is not read on a login node

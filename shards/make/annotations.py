@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from shards.errors import ShardError
 from shards.format.transform import PictureError
+from shards.make.address import Where
 from shards.make.celeba import ATTRIBUTES, IDENTITY, PARTITION, Table, attribute_rows, find_files, value_rows
 from shards.make.idx import images_files, read_labels
 from shards.make.listing import Listing, Place, folder_of, stem
@@ -90,14 +91,14 @@ class Annotations:
         return digest.hexdigest()
 
 
-def annotate(listing: Listing, source: Path, folder: Path | None, holdout: int | None) -> Annotations:
+def annotate(listing: Listing, source: Where, folder: Path | None, holdout: int | None) -> Annotations:
     """Collect what is known of a listing's pictures.
 
     Files are looked for in `folder`; or, without it, among the source's own, then beside it (see `celeba`).
     `holdout` makes that many pictures `val` and all others `train`, whatever a partition file says.
     Raises ShardError where a file is damaged, or a partition leaves pictures of the listing out.
     """
-    if listing.kind == "idx":
+    if listing.kind == "idx" and isinstance(source, Path):
         return _annotate_idx(listing, source, holdout)
     slots = _Slots(listing)
     tables = _tables(listing, source, folder)
@@ -112,7 +113,7 @@ def annotate(listing: Listing, source: Path, folder: Path | None, holdout: int |
     return Annotations(splits, names, values, identities, slots.notes)
 
 
-def _tables(listing: Listing, source: Path, folder: Path | None) -> dict[str, Table]:
+def _tables(listing: Listing, source: Where, folder: Path | None) -> dict[str, Table]:
     """The annotation files by kind: those in the source go before those beside it, unless a folder is named."""
     files = find_files(source, folder)
     beside = {kind: Table(str(path), partial(_open, path)) for kind, path in files.items()}
@@ -136,8 +137,9 @@ def _open_inside(listing: Listing, name: str, place: Place) -> BinaryIO:
         raise ShardError(f"{listing.path}: {name}: {error.reason}: {error.detail}") from None
 
 
-def _looks_like_celeba(listing: Listing, source: Path) -> bool:
-    named = "celeb" in f"{source.absolute()}/{listing.names[0]}".lower()
+def _looks_like_celeba(listing: Listing, source: Where) -> bool:
+    where = source.absolute() if isinstance(source, Path) else source.plain
+    named = "celeb" in f"{where}/{listing.names[0]}".lower()
     return named and all(CELEBA_NAME.fullmatch(_base(name)) for name in listing.names)
 
 

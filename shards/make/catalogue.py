@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from facegan.files import sha256_file, whole_file, write_json
 from shards.errors import ShardError
+from shards.make.address import full_name
 from shards.make.annotations import SPLITS, UNKNOWN, Annotations
 from shards.make.listing import PLACE, Listing, State, folder_of, stem
 from shards.make.sorting import name_bytes
@@ -39,7 +40,7 @@ class Catalogue:
     """What is known of a source as a whole; the rows of its n pictures lie in `folder`."""
 
     kind: str  # of the listing
-    path: str  # what a reader opens
+    path: str  # what a reader opens; of an address only to be shown
     counts: dict[str, int]  # pictures by split, in the set's order
     listing: str  # fingerprints
     annotations: str
@@ -51,6 +52,7 @@ class Catalogue:
     left_out: dict[str, int]
     seen: dict[str, State] = field(default_factory=dict)  # what is to be as it was for the listing to hold
     blocks: list[tuple[int, str]] = field(default_factory=list)  # rows, SHA-256
+    state: tuple[int, str] | None = None  # of the address to read from; None for a path
 
     def __len__(self) -> int:
         return sum(self.counts.values())
@@ -70,9 +72,10 @@ def write_catalogue(target: Path, listing: Listing, annotations: Annotations) ->
     ]
     pictures = [int(np.count_nonzero(annotations.splits == number)) for number in range(len(SPLITS))]
     texts = annotations.identities is not None and any(isinstance(each, str) for each in annotations.identities)
+    where = listing.path
     whole = Catalogue(
         kind=listing.kind,
-        path=str(listing.path.absolute()),
+        path=full_name(where),
         counts={split: count for split, count in zip(SPLITS, pictures, strict=True) if count},
         listing=listing.fingerprint,
         annotations=annotations.fingerprint,
@@ -84,6 +87,7 @@ def write_catalogue(target: Path, listing: Listing, annotations: Annotations) ->
         left_out=dict(listing.left_out),
         seen=listing.seen,
         blocks=blocks,
+        state=None if isinstance(where, Path) else where.state,
     )
     write_json(target, asdict(whole))
 
@@ -137,7 +141,8 @@ def read_catalogue(target: Path) -> Catalogue:
     try:
         content = json.loads(target.read_text(encoding="utf-8"))
         blocks = [(int(rows), str(sha256)) for rows, sha256 in content.pop("blocks")]
-        return Catalogue(**content, blocks=blocks)
+        state = content.pop("state", None)
+        return Catalogue(**content, blocks=blocks, state=state and (int(state[0]), str(state[1])))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ShardError(f"{target}: damaged ({error}): remove it, then run again") from None
 

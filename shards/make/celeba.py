@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from shards.errors import ShardError
+from shards.make.address import Where
 
 ATTRIBUTES, PARTITION, IDENTITY = "list_attr_celeba", "list_eval_partition", "identity_celeba"  # in any letter case
 KINDS = (ATTRIBUTES, PARTITION, IDENTITY)
@@ -32,13 +33,15 @@ def kind_of(name: str) -> str | None:
     return NAMES.get(name.rpartition("/")[2].lower())
 
 
-def find_files(source: Path, folder: Path | None) -> dict[str, Path]:
+def find_files(source: Where, folder: Path | None) -> dict[str, Path]:
     """The files of each kind that are in `folder`, or beside a source: around it, and in Anno and Eval there.
+
+    Nothing is looked for beside an address.
 
     Raises ShardError where `folder` has none.
     """
-    above = [source.absolute().parent]
-    if "celeb" in source.name.lower():  # CelebA/Img/img_align_celeba.zip, or a folder in a folder of the same name
+    above = [source.absolute().parent] if isinstance(source, Path) else []
+    if above and "celeb" in source.name.lower():  # CelebA/Img/img_align_celeba.zip, or a folder in one of its name
         above.append(above[0].parent)
     places = [folder] if folder else above
     files = _files_in([place / name for place in places for name in ("", *SUBFOLDERS)])

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import ShardError
-from shards.make.listing import Place
+from shards.make.listing import Place, Reader
 
 IMAGES_FILE = re.compile(r"(?P<stem>[A-Za-z0-9_]+)-images[-.]idx3-ubyte(?:\.gz)?")
 IMAGES, LABELS = 0x803, 0x801
@@ -67,7 +67,7 @@ def _read(file: Path, magic: int, dimensions: int) -> NDArray[np.uint8]:
         raise ShardError(f"{file}: not a whole idx file ({error}): fetch it again") from None
 
 
-class IdxReader:
+class IdxReader(Reader):
     """Pictures of idx files, each as a PGM file, so that they go the same way as all others."""
 
     def __init__(self, path: Path) -> None:

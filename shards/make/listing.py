@@ -20,7 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.format.transform import EXTENSIONS, MAX_PICTURE_BYTES, PictureError
+from shards.make.address import Address, Where
 from shards.make.celeba import kind_of
+from shards.make.ranges import RangeFile
 from shards.make.sorting import Distinct, Sorter, name_bytes
 
 PLAIN_STEM = re.compile(r"[A-Za-z0-9_-]{1,90}")
@@ -48,7 +50,7 @@ PLACE = np.dtype([("offset", "<i8"), ("stored", "<i8"), ("size", "<i8"), ("crc",
 PLACE_STRUCT = struct.Struct("<qqqII")
 
 
-State = list[int] | None
+State = list[int | str] | None
 
 
 def state_of(path: Path) -> State:
@@ -76,6 +78,9 @@ class Reader(Protocol):
     def read(self, name: str, place: Place) -> bytes:
         """The picture's bytes; PictureError where they cannot be had."""
 
+    def recheck(self) -> None:
+        """Raise ShardError where what is read from is known to have changed since it was listed."""
+
 
 def patiently(read: Callable[[], bytes]) -> bytes:
     """What `read` gives, tried again where a network file system stumbles; PictureError where it stays so."""
@@ -92,18 +97,25 @@ def patiently(read: Callable[[], bytes]) -> bytes:
         raise PictureError("unreadable", f"{error.strerror or error} ({len(PAUSES) + 1} attempts)") from None
 
 
-class FileReader:
+class FileReader(Reader):
     """Reads bytes at places of one file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Where) -> None:
         self.path = path
-        self.file = os.open(path, os.O_RDONLY)
+        self.remote = RangeFile(path) if isinstance(path, Address) else None
+        self.file = -1 if isinstance(path, Address) else os.open(path, os.O_RDONLY)
+
+    def recheck(self) -> None:
+        """See `Reader.recheck`; a file of this machine is taken to stay as it is."""
+        if self.remote is not None:
+            self.remote.recheck()
 
     def bytes_at(self, offset: int, size: int) -> bytes:
         """Exactly `size` bytes; PictureError where the archive ends before, or cannot be read."""
         if size > MAX_PICTURE_BYTES:
             raise PictureError("too large", f"{size:,} bytes, at most {MAX_PICTURE_BYTES:,} are read")
-        data = patiently(lambda: self._read(offset, size))
+        remote = self.remote
+        data = remote.read_at(offset, size) if remote else patiently(lambda: self._read(offset, size))
         if len(data) != size:
             raise PictureError("truncated", f"the archive ends {size - len(data)} bytes before the picture does")
         return data
@@ -113,7 +125,7 @@ class FileReader:
             return os.pread(self.file, size, offset)
         except OSError as error:
             if error.errno == errno.ESTALE:  # this handle is good for nothing any more
-                fresh = os.open(self.path, os.O_RDONLY)
+                fresh = os.open(str(self.path), os.O_RDONLY)
                 os.dup2(fresh, self.file)
                 os.close(fresh)
             raise
@@ -124,7 +136,7 @@ class Listing:
     """All pictures of a source, sorted by name; `places` (n,) of dtype PLACE says where each lies."""
 
     kind: str  # folder, zip, tar, idx
-    path: Path  # what a reader opens
+    path: Where  # what a reader opens
     names: Sequence[str]
     places: NDArray[np.void]
     left_out: Counter[str] = field(default_factory=Counter)  # files that are no pictures, by extension
@@ -167,7 +179,7 @@ class Listing:
         return all(LFW_NAME.fullmatch(name) for name in self.names)
 
 
-def collect(kind: str, path: Path, entries: Iterable[tuple[str, Place]], scratch: Path | None = None) -> Listing:
+def collect(kind: str, path: Where, entries: Iterable[tuple[str, Place]], scratch: Path | None = None) -> Listing:
     """Sort the pictures among `entries` by the bytes of their names (equal names in the order they come).
 
     scratch: folder for what memory should not hold (see `Sorter`).

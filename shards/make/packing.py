@@ -14,6 +14,7 @@ from facegan.files import remove_stale
 from shards.format.members import Form
 from shards.format.png import Geometry
 from shards.format.transform import Crop, PictureError, decode, resize
+from shards.make.address import Where
 from shards.make.annotations import SPLITS
 from shards.make.catalogue import Pictures
 from shards.make.listing import Place, Reader
@@ -33,7 +34,7 @@ class Task:
     """A shard to be written: its n pictures and the sizes that do not have it yet."""
 
     shard: str
-    source: tuple[str, Path]  # kind and path for a reader
+    source: tuple[str, Where]  # kind and place for a reader
     pictures: Pictures
     crop: Crop
     sizes: dict[Path, Geometry]  # folder of a set: geometry
@@ -55,14 +56,15 @@ class Task:
 
 
 @cache
-def _reader(kind: str, path: Path) -> Reader:
+def _reader(kind: str, path: Where) -> Reader:
     return open_reader(kind, path)
 
 
 def write_shard(task: Task, report: Report) -> None:
     """Write a task's shard at all its sizes, then its records.
 
-    Raises ShardError (DiskFullError) and leaves nothing under a final name that is not whole.
+    Raises ShardError (DiskFullError; or the source is not what was listed any more) and leaves nothing under a
+    final name that is not whole.
     """
     packer = _Packer(task)
     with ExitStack() as stack:
@@ -72,6 +74,7 @@ def write_shard(task: Task, report: Report) -> None:
         }
         for crops in packer.batches(report):
             packer.add(crops, list(files.values()))
+        packer.reader.recheck()
     for folder, shard in files.items():
         packer.write_part(folder, shard)
 

@@ -15,6 +15,7 @@ from shards.errors import ShardError
 from shards.format.members import Form
 from shards.format.png import Geometry
 from shards.format.transform import FILTER, parse_crop
+from shards.make.address import Where
 
 PLAN = "preprocess.json"
 MAX_REJECTS = re.compile(r"(?P<count>\d+)|(?P<percent>\d+(\.\d+)?)%")
@@ -30,7 +31,7 @@ class Options:
     `samples_per_shard`; members, quality: see `Form`; max_rejects: a count, or a percentage of all pictures.
     """
 
-    source: Path
+    source: Where
     out: Path
     sizes: tuple[tuple[int, int], ...] = ((64, 64),)
     crop: str | None = None

@@ -5,33 +5,38 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from shards.errors import ShardError
 from shards.format.transform import EXTENSIONS, MAX_PICTURE_BYTES, PictureError
+from shards.make.address import Address, Where, look
 from shards.make.idx import IdxReader, is_images_file, list_idx
 from shards.make.listing import Listing, Place, Reader, State, collect, is_hidden, patiently, state_of
 from shards.make.tarfiles import TarReader, list_tar, recognise
 from shards.make.zipfiles import ZipReader, list_zip
 
 
-def list_source(path: Path, scratch: Path) -> Listing:
+def list_source(path: Where, scratch: Path) -> Listing:
     """List the pictures of `path`, whatever it is, sorted by name.
 
     A compressed tar has no places to read from: it is first decompressed into one file in `scratch`, never
     into many. Raises ShardError where there is no picture, or where a folder or archive cannot be read.
     """
-    if not path.exists():
+    if isinstance(path, Address):
+        listing = _list_archive(look(path), scratch)
+    elif not path.exists():
         raise ShardError(f"{path}: there is no such file or folder")
-    listing = _list_folder(path, scratch) if path.is_dir() else _list_file(path, scratch)
+    else:
+        listing = _list_folder(path, scratch) if path.is_dir() else _list_file(path, scratch)
     if not len(listing):
         others = ", ".join(f"{count} {kind}" for kind, count in sorted(listing.left_out.items()))
         raise ShardError(f"{path}: no picture ({' '.join(EXTENSIONS)}) in it, only: {others or 'nothing'}")
     return listing
 
 
-def open_reader(kind: str, path: Path) -> Reader:
+def open_reader(kind: str, path: Where) -> Reader:
     """What reads the pictures of a listing of this kind."""
-    readers: dict[str, Callable[[Path], Reader]] = {
+    readers: dict[str, Callable[[Any], Reader]] = {
         "folder": FolderReader,
         "zip": ZipReader,
         "tar": TarReader,
@@ -43,6 +48,10 @@ def open_reader(kind: str, path: Path) -> Reader:
 def _list_file(path: Path, scratch: Path) -> Listing:
     if is_images_file(path):
         return collect("idx", path, list_idx(path), scratch)
+    return _list_archive(path, scratch)
+
+
+def _list_archive(path: Where, scratch: Path) -> Listing:
     kind, opened = recognise(path, scratch)
     return collect(kind, opened, list_zip(opened) if kind == "zip" else list_tar(opened), scratch)
 
@@ -84,7 +93,7 @@ def _walk(root: Path, folder: str, parents: frozenset[tuple[int, int]], states: 
         yield folder  # nobody else may look into it: counted as one that is hidden
 
 
-class FolderReader:
+class FolderReader(Reader):
     """Pictures that are files of their own."""
 
     def __init__(self, path: Path) -> None:

@@ -14,6 +14,7 @@ from shards.errors import ShardError
 from shards.format.columns import cut
 from shards.format.png import Geometry
 from shards.format.transform import parse_crop
+from shards.make.address import Where, full_name, look
 from shards.make.annotations import annotate
 from shards.make.catalogue import (
     CATALOGUE,
@@ -70,6 +71,14 @@ class Survey:
         return samples_per_shard(len(self.catalogue), geometries, options.shard_bytes)
 
     @property
+    def where(self) -> Where:
+        """What a reader opens."""
+        whole, source = self.catalogue, self.options.source
+        if whole.state is None or isinstance(source, Path):
+            return Path(whole.path)
+        return replace(source, state=whole.state)
+
+    @property
     def _json_bytes(self) -> int:
         return self.catalogue.member_bytes if self.options.attributes else 0
 
@@ -100,7 +109,7 @@ class Survey:
 
     def tasks(self, todo: list[Todo], plans: dict[Path, Plan]) -> Iterator[Task]:
         """What the workers are given, a shard at a time."""
-        source = self.catalogue.kind, Path(self.catalogue.path)
+        source = self.catalogue.kind, self.where
         crop = parse_crop(asked(self.options, self.catalogue.kind)["crop"])
         for each in todo:
             sizes = {folder: plans[folder].geometry for folder in each.folders}
@@ -136,7 +145,8 @@ def _survey(options: Options) -> Survey:
             whole = read_catalogue(file)
         except FileNotFoundError:  # another process has just closed the set
             continue
-        now = {name: state_of(options.source / name) for name in whole.seen}
+        source = options.source
+        now = {name: state_of(source / name) for name in whole.seen} if isinstance(source, Path) else {}
         if now == whole.seen:
             if known:
                 log.warning("%s: %s pictures, as they were listed before", options.source, f"{len(whole):,}")
@@ -148,9 +158,9 @@ def _survey(options: Options) -> Survey:
 
 def _readable(whole: Catalogue, options: Options) -> Catalogue:
     """The catalogue with a file to read from: a packed tar's plain one may have been cleaned away, or OUT moved."""
-    if Path(whole.path).exists():
+    if whole.state is not None or Path(whole.path).exists():
         return whole
-    return replace(whole, path=str(recognise(options.source, options.out)[1].absolute()))
+    return replace(whole, path=full_name(recognise(options.source, options.out)[1]))
 
 
 def catalogue_file(options: Options, changes: list[list[State]] | None = None) -> Path:
@@ -159,7 +169,7 @@ def catalogue_file(options: Options, changes: list[list[State]] | None = None) -
     changes: states in which those listed before did not hold; slices at work may still read them.
     """
     conditions = [
-        str(options.source.absolute()),
+        full_name(options.source),
         str(options.annotations),
         options.holdout,
         _facts(options),
@@ -175,8 +185,9 @@ def _catalogue(options: Options, file: Path) -> None:
 
 def _facts(options: Options) -> list[State]:
     """States of the source, or of the folder itself, and of its annotations."""
-    files = [options.source, *find_files(options.source, options.annotations).values()]
-    return [state for path in files if (state := state_of(path)) is not None]
+    places = [options.source, *find_files(options.source, options.annotations).values()]
+    states = [state_of(each) if isinstance(each, Path) else [*(look(each).state or ())] for each in places]
+    return [state for state in states if state is not None]
 
 
 def stamp(options: Options) -> list[State] | None:
@@ -184,4 +195,6 @@ def stamp(options: Options) -> list[State] | None:
 
     None for a folder, whose pictures may change without a trace in the folder.
     """
-    return None if options.source.is_dir() else _facts(options)
+    source = options.source
+    is_folder = source.is_dir() if isinstance(source, Path) else look(source).is_folder
+    return None if is_folder else _facts(options)

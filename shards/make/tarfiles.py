@@ -4,40 +4,43 @@ import bz2
 import gzip
 import hashlib
 import lzma
+import os
 import shutil
 import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from facegan.files import remove_stale, whole_file
 from shards.errors import ShardError
 from shards.format.png import BLOCK
-from shards.format.tar import is_tar, members
+from shards.format.tar import is_tar, members, read_members
 from shards.format.transform import PictureError
+from shards.make.address import Where
 from shards.make.claims import made_once
 from shards.make.listing import LINK, REFUSED, SPARSE, FileReader, Place
+from shards.make.ranges import RangeFile, open_stream
 
 FORMS = {"file": 0, "link": LINK, "sparse": SPARSE}
-Opener = Callable[[Path], Any]
+Opener = Callable[[BinaryIO], Any]
 OPENERS: dict[bytes, Opener] = {
-    b"\x1f\x8b": gzip.GzipFile,
-    b"BZh": bz2.BZ2File,
-    b"\xfd7zXZ\0": lzma.LZMAFile,
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\0": lzma.open,
 }
 
 
-def recognise(path: Path, scratch: Path) -> tuple[str, Path]:
+def recognise(path: Where, scratch: Path) -> tuple[str, Where]:
     """What an archive is by its content ("zip" or "tar"), and the file to read it from."""
-    with path.open("rb") as stream:
+    with open_stream(path) as stream:
         start = stream.read(BLOCK)
     for magic, opener in OPENERS.items():
         if start.startswith(magic):
             return "tar", _decompressed(path, opener, scratch)
     if start.startswith(b"PK"):
         return "zip", path
-    if is_tar(start) or path.suffix == ".tar":
+    if is_tar(start) or path.name.endswith(".tar"):
         return "tar", path
     raise ShardError(
         f"{path}: neither a folder nor a zip, tar (plain, gz, bz2 or xz) or MNIST idx file by its content. "
@@ -46,18 +49,18 @@ def recognise(path: Path, scratch: Path) -> tuple[str, Path]:
     )
 
 
-def _decompressed(path: Path, opener: Opener, scratch: Path) -> Path:
+def _decompressed(path: Where, opener: Opener, scratch: Path) -> Path:
     """A packed tar as one plain tar in `scratch`, made once: compressed, no picture could be read by its place."""
     target = scratch / f".source-{_ends_sha256(path)[:16]}.tar"
     made_once(target, partial(_decompress, path, opener, target))
     return target
 
 
-def _decompress(path: Path, opener: Opener, target: Path) -> None:
+def _decompress(path: Where, opener: Opener, target: Path) -> None:
     remove_stale(target)
     try:
-        with whole_file(target) as part, opener(path) as packed, part.open("wb") as plain:
-            shutil.copyfileobj(packed, plain, 1 << 20)
+        with whole_file(target) as part, open_stream(path) as stream, part.open("wb") as plain:
+            shutil.copyfileobj(opener(stream), plain, 1 << 20)
     except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
         raise ShardError(f"{path}: damaged or cut short ({error}): fetch it again") from None
     except OSError as error:  # what bz2 says of damaged bytes has no number
@@ -66,21 +69,23 @@ def _decompress(path: Path, opener: Opener, target: Path) -> None:
         raise ShardError(f"{path}: damaged or cut short ({error}): fetch it again") from None
 
 
-def _ends_sha256(path: Path, length: int = 1 << 16) -> str:
+def _ends_sha256(path: Where, length: int = 1 << 16) -> str:
     """SHA-256 over size, first and last bytes (where gzip keeps the CRC-32): enough to know a file again."""
-    size = path.stat().st_size
-    with path.open("rb") as stream:
+    with open_stream(path) as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(0)
         head = stream.read(length)
         stream.seek(max(size - length, 0))
         return hashlib.sha256(b"%d\0" % size + head + stream.read(length)).hexdigest()
 
 
-def list_tar(path: Path) -> Iterator[tuple[str, Place]]:
+def list_tar(path: Where) -> Iterator[tuple[str, Place]]:
     """Name and place of every entry of an uncompressed tar that is not a folder.
 
     Raises ShardError where the tar is damaged: what lies behind the damage would be lost without a word.
     """
-    for member in members(path):
+    found = members(path) if isinstance(path, Path) else read_members(RangeFile(path), str(path))
+    for member in found:
         if member.form != "folder":
             yield member.name, Place(member.offset, member.size, member.size, 0, FORMS[member.form])
 

@@ -95,7 +95,7 @@ def _unchanged(folder: Path, options: Options) -> bool:
         plan is None
         or plan.source["stamp"] is None
         or options.shard_bytes is not None
-        or not options.source.exists()
+        or (isinstance(options.source, Path) and not options.source.exists())
     ):
         return False
     same = {name: plan.fixed.get(name) for name in asked(options, plan.source["kind"])}

@@ -12,7 +12,9 @@ from typing import BinaryIO, NamedTuple
 
 from shards.errors import ShardError
 from shards.format.transform import MAX_PICTURE_BYTES, PictureError
+from shards.make.address import Where
 from shards.make.listing import ENCRYPTED, REFUSED, FileReader, Place
+from shards.make.ranges import open_stream
 
 END = struct.Struct("<4s4H2LH")  # signature, disks, counts, size and offset of the directory, length of the comment
 LOCATOR64_BYTES = 20
@@ -25,13 +27,13 @@ STORED, DEFLATED = 0, 8
 UNIX, MAC = 3, 19  # made there, a backslash in a name is one; anywhere else it stands between folders
 
 
-def list_zip(path: Path) -> Iterator[tuple[str, Place]]:
+def list_zip(path: Where) -> Iterator[tuple[str, Place]]:
     """Name and place of every file in a zip; ShardError where it is damaged or cut short.
 
     The directory is read to its end, also where the end record's count is less: macOS's Finder writes it modulo
     65,536, and places modulo 4 GiB.
     """
-    with path.open("rb") as stream:
+    with open_stream(path) as stream:
         try:
             directory = _find_directory(stream)
             stream.seek(directory.start)

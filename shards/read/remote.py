@@ -1,13 +1,16 @@
 """Reads the files of a set from an address or a slow file system: in pieces, patiently, continuing what was cut."""
 
+import errno
 import os
 import random
+import re
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from shards.errors import ShardError
 
@@ -15,8 +18,15 @@ SCHEMES = {"https": "aiohttp", "http": "aiohttp", "s3": "s3fs", "gs": "gcsfs"}  
 PIECE = 8 << 20  # bytes asked for at once; halved after each failure, so that a poor line gets somewhere
 ATTEMPTS = 8  # in a row without a byte gained
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds
+CONNECT, QUIET, WHOLE = 15.0, 60.0, 300.0  # seconds for a connection, without a byte, for one answer
 PASSING = {408, 425, 429}  # HTTP states of 400 and above, below 500, that are worth another attempt
+GONE = {404, 410}
+FINAL = {errno.EINVAL, errno.ENOSYS, errno.EPERM}  # what s3fs makes of requests that no other attempt will change
+WITHOUT_NAME = {"NoCredentialsError", "PartialCredentialsError"}  # of botocore: nobody to ask as
 FAILURES = {"aiohttp": "ClientError", "gcsfs.retry": "HttpError", "botocore.exceptions": "BotoCoreError"}
+
+
+T = TypeVar("T")
 
 
 class Source(Protocol):
@@ -54,7 +64,7 @@ class RemoteSource:
 
     def __init__(self, address: str) -> None:
         self.address = address.rstrip("/")
-        self.system = _file_system(self.address)
+        self.system = file_system(self.address)
 
     def size(self, name: str) -> int:
         """See `Source.size`; ShardError where the server does not say."""
@@ -78,15 +88,26 @@ def is_remote(address: str) -> bool:
     return True
 
 
-def _file_system(address: str) -> Any:
+def file_system(address: str) -> Any:
+    """What reads an address, with time limits; ShardError where the package for it is missing."""
     is_remote(address)
+    scheme = address.partition("://")[0]
     try:
         import fsspec.core  # type: ignore[import-untyped]
 
-        return fsspec.core.url_to_fs(address, skip_instance_cache=True, use_listings_cache=False)[0]
+        options: dict[str, Any] = {}
+        if SCHEMES[scheme] == "aiohttp":
+            limits = import_module("aiohttp").ClientTimeout(total=WHOLE, sock_connect=CONNECT, sock_read=QUIET)
+            plain = {"Accept-Encoding": "identity"}  # packed on the way, the bytes would lie elsewhere
+            options = {"client_kwargs": {"timeout": limits}, "headers": plain}
+        return fsspec.core.url_to_fs(address, skip_instance_cache=True, use_listings_cache=False, **options)[0]
     except ImportError as error:
-        package = SCHEMES[address.partition("://")[0]]
-        raise ShardError(f"{address}: {error}. Type: pip install {package}") from None
+        raise ShardError(f"{shown(address)}: {error}. Type: pip install {SCHEMES[scheme]}") from None
+
+
+def shown(text: str) -> str:
+    """A text without what makes an address secret: passwords, and queries (signatures are there)."""
+    return re.sub(r"\?[^\s'\")>\]]+", "?...", re.sub(r"(\w://)[^/\s'\"@]*@", r"\1", text))
 
 
 def fetch(source: Source, name: str, size: int, part: Path, progress: Callable[[int], None]) -> None:
@@ -98,7 +119,7 @@ def fetch(source: Source, name: str, size: int, part: Path, progress: Callable[[
     with part.open("ab") as out:
         while (start := out.tell()) < size:
             try:
-                data = attempt(partial(_read_piece, source, name, start, size), source, name)
+                data = attempt(partial(_read_piece, source, name, start, size), f"{source.address}/{name}")
             except FileNotFoundError:
                 raise ShardError(f"{source.address}/{name}: in the index, but not there") from None
             if len(data) == size:  # a server that does not understand ranges sends everything
@@ -111,12 +132,13 @@ def fetch(source: Source, name: str, size: int, part: Path, progress: Callable[[
 
 def read_whole(source: Source, name: str, limit: int) -> bytes:
     """A small file's bytes; FileNotFoundError where there is none, ShardError where it is larger than `limit`."""
-    size = int(attempt(lambda piece: b"%d" % source.size(name), source, name))
+    where = f"{source.address}/{name}"
+    size = int(attempt(lambda piece: source.size(name), where))
     if size > limit:
         raise ShardError(f"{source.address}/{name}: {size:,} bytes, at most {limit:,} were expected")
     data = b""
     while len(data) < size:
-        data += attempt(partial(_read_piece, source, name, len(data), size), source, name)
+        data += attempt(partial(_read_piece, source, name, len(data), size), where)
     return data[:size]
 
 
@@ -124,34 +146,57 @@ def _read_piece(source: Source, name: str, start: int, size: int, piece: int) ->
     return source.read(name, start, min(start + piece, size))
 
 
-def attempt(read: Callable[[int], bytes], source: Source, name: str) -> bytes:
-    """Call `read(piece)` until it gives at least one byte; see `fetch` for what is tried again."""
+def attempt(read: Callable[[int], T], where: str) -> T:
+    """Call `read(piece)` until it gives something; see `fetch` for what is tried again. `where` is for messages.
+
+    Raises FileNotFoundError where there is no such file, ShardError where it is refused or nothing comes any more.
+    """
     for failures in range(ATTEMPTS):
-        reason: object = "nothing came"
+        reason = "nothing came"
         try:
-            data = read(max(PIECE >> failures, 1 << 16))
-            if data:
-                return data
-        except _failures() as error:
-            _give_up_if_final(error, source, name)
-            reason = f"{type(error).__name__}: {error}"
+            found = read(max(PIECE >> failures, 1 << 16))
+            if found or found == 0:
+                return found
+        except failure_types() as error:
+            reason = _passing(error, where)
         time.sleep(min(LONGEST_PAUSE, FIRST_PAUSE * 2**failures) * random.uniform(0.5, 1.0))
     raise ShardError(
-        f"{source.address}/{name}: {ATTEMPTS} attempts in a row failed, the last with: {reason}. "
+        f"{shown(where)}: {ATTEMPTS} attempts in a row failed, the last with: {reason}. "
         "What came so far is kept; run the same command again to continue"
     )
 
 
-def _failures() -> tuple[type[BaseException], ...]:
+def failure_types() -> tuple[type[BaseException], ...]:
     """What the libraries in use raise when a connection or a server fails."""
     loaded = [(sys.modules[module], name) for module, name in FAILURES.items() if module in sys.modules]
     return OSError, *(getattr(module, name) for module, name in loaded)
 
 
-def _give_up_if_final(error: BaseException, source: Source, name: str) -> None:
+def status_of(error: BaseException) -> int:
+    """The HTTP state that an error tells of, 0 where it tells of none."""
+    status = getattr(error, "status", None) or getattr(error, "code", None) or 0
+    return status if isinstance(status, int) else 0
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """What happened, where fsspec says of any failure at all that there is no such file."""
+    cause = error.__cause__
+    told = isinstance(error, FileNotFoundError) and isinstance(cause, failure_types())
+    return cause if told and cause is not None and status_of(cause) not in GONE else error
+
+
+def _passing(error: BaseException, where: str) -> str:
+    """What to say of a failure that may pass; any other is raised."""
+    error = cause_of(error)
     if isinstance(error, FileNotFoundError):
         raise error
-    status = getattr(error, "status", None) or getattr(error, "code", None) or 0
-    refused = isinstance(status, int) and 400 <= status < 500 and status not in PASSING
-    if refused or isinstance(error, PermissionError):
-        raise ShardError(f"{source.address}/{name}: refused: {error}") from None
+    said = shown(f"{type(error).__name__}: {error}")
+    if type(error).__name__ in WITHOUT_NAME:
+        raise ShardError(
+            f"{shown(where)}: no credentials to ask with: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY; for a public bucket FSSPEC_S3_ANON=true"
+        ) from None
+    refused = 400 <= status_of(error) < 500 and status_of(error) not in PASSING
+    if refused or isinstance(error, PermissionError) or getattr(error, "errno", None) in FINAL:
+        raise ShardError(f"{shown(where)}: refused: {said}") from None
+    return said

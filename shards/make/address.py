@@ -1,0 +1,104 @@
+"""Where a source may be: a path of this machine or an address, whose passwords and signatures are never told."""
+
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from shards.errors import ShardError
+from shards.read.remote import attempt, cause_of, file_system, is_remote, shown, status_of
+
+VERSIONS = ("ETag", "etag", "generation", "Last-Modified", "LastModified")  # the first that a server tells
+FOLDER = "folder"  # in place of a version
+
+
+@dataclass(frozen=True, repr=False)
+class Address:
+    """An object or a folder of objects at https://, s3:// or gs://.
+
+    state: bytes and version as it was found, so that another object under the same address is never taken for it;
+    None where nobody has looked yet.
+    """
+
+    url: str
+    state: tuple[int, str] | None = None
+
+    def __str__(self) -> str:
+        return shown(self.url)
+
+    __repr__ = __str__
+
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return self.plain.rstrip("/").rpartition("/")[2]
+
+    @property
+    def plain(self) -> str:
+        """The address without its query: a signature made anew leaves it the same."""
+        return shown(self.url).partition("?")[0]
+
+    @property
+    def size(self) -> int:
+        """Bytes, as they were found."""
+        return self.state[0] if self.state else 0
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is a folder of a bucket."""
+        return self.state is not None and self.state[1] == FOLDER
+
+
+Where = Path | Address
+
+
+def parse_where(text: str) -> Where:
+    """A path or an address; ShardError where it is an address of a kind that is not read."""
+    return Address(text) if is_remote(text) else Path(text)
+
+
+def full_name(where: Where) -> str:
+    """What a place is called in records, from wherever it is looked at."""
+    return str(where.absolute()) if isinstance(where, Path) else where.plain
+
+
+@cache
+def _system(scheme: str) -> Any:
+    return file_system(f"{scheme}://")
+
+
+def system_of(address: Address) -> Any:
+    """What reads an address: one a process, as its connections and credentials are."""
+    return _system(address.url.partition("://")[0])
+
+
+def look(address: Address) -> Address:
+    """The address with the state that it is in now; ShardError where nothing is there, or it is refused."""
+    system = system_of(address)
+    try:
+        facts = attempt(lambda piece: system.info(address.url), str(address))
+    except FileNotFoundError as error:
+        raise ShardError(f"{address}: there is nothing at this address{_stated(error)}") from None
+    return replace(address, state=_state(facts, address))
+
+
+def refuse_changed(listed: Address, now: Address) -> None:
+    """Raise ShardError where another object is at the address than the one that was listed."""
+    if now.state != listed.state:
+        raise ShardError(
+            f"{listed}: has changed since it was listed ({listed.state} then, {now.state} now): "
+            "run again with another OUT, or remove what was begun"
+        )
+
+
+def _state(facts: dict[str, Any], address: Address) -> tuple[int, str]:
+    if facts["type"] == "directory":
+        return 0, FOLDER
+    if facts.get("size") is None:
+        raise ShardError(f"{address}: the server does not say how large it is: download it first")
+    return int(facts["size"]), next((str(facts[name]) for name in VERSIONS if facts.get(name)), "")
+
+
+def _stated(error: FileNotFoundError) -> str:
+    status = status_of(cause_of(error)) or status_of(error.__cause__ or error)
+    return f" (HTTP {status})" if status else ""

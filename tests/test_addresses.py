@@ -1,0 +1,212 @@
+"""Sources at addresses: the same shards as from files, from a real object store and from a server that fails."""
+
+import hashlib
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from file_server import Server, serving
+from object_server import CREDENTIALS, object_store
+from pictures import jpegs, write_tar, write_zip
+
+from shards.errors import ShardError
+from shards.format.transform import PictureError
+from shards.make import ranges
+from shards.make.address import Address, look, parse_where
+from shards.make.closing import close_set
+from shards.make.listing import Place
+from shards.make.ranges import RangeFile
+from shards.make.sources import list_source, open_reader
+from shards.make.writer import Options, preprocess
+from shards.read import remote
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # aiohttp's sessions outlive the tests
+SECRET = "X-Amz-Signature=5ecr37"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same pictures as a zip, a tar and a packed tar."""
+    folder, pictures = tmp_path_factory.mktemp("files"), jpegs(12)
+    write_zip(folder / "faces.zip", pictures, zipfile.ZIP_DEFLATED)
+    write_tar(folder / "faces.tar", pictures)
+    write_tar(folder / "faces.tar.gz", pictures, "w:gz")
+    return folder
+
+
+@pytest.fixture
+def server(files: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr(remote, "FIRST_PAUSE", 0.001)
+    with serving(files) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A file system of s3://faces, held by a real object store."""
+    with pytest.MonkeyPatch.context() as patch, object_store(patch, tmp_path_factory.mktemp("store") / "log"):
+        system = fsspec.filesystem("s3", skip_instance_cache=True, use_listings_cache=False)
+        system.mkdir("s3://faces")
+        yield system
+
+
+def make(source: str | Path, out: Path, **options: Any) -> dict[str, str]:
+    """The SHA-256 of every file of the set but for the plan, which holds states and slices."""
+    chosen = {"sizes": ((16, 16),), "workers": 2, "shard_size": 5, "holdout": 3, **options}
+    preprocess(Options(parse_where(str(source)), out, **chosen))
+    return tree(out)
+
+
+def tree(out: Path) -> dict[str, str]:
+    found = [path for path in sorted(out.rglob("*")) if path.is_file() and path.name != "preprocess.json"]
+    return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+
+
+@pytest.mark.parametrize("name", ["faces.zip", "faces.tar", "faces.tar.gz"])
+def test_an_archive_at_an_address_gives_the_same_set_as_the_file(
+    server: Server, store: Any, files: Path, tmp_path: Path, name: str
+) -> None:
+    expected = make(files / name, tmp_path / "file")
+    assert len(expected) > 4
+    assert make(f"{server.address}/{name}", tmp_path / "http") == expected
+    store.put(str(files / name), f"s3://faces/{name}")
+    assert make(f"s3://faces/{name}", tmp_path / "s3") == expected
+
+
+def test_a_set_that_is_closed_asks_only_whether_its_source_is_the_same(server: Server, tmp_path: Path) -> None:
+    first = make(f"{server.address}/faces.zip", tmp_path / "out")
+    server.requests.clear()
+    assert make(f"{server.address}/faces.zip?{SECRET}", tmp_path / "out") == first  # signed anew, it is the same
+    assert server.requests == []
+    assert server.heads
+
+
+def test_slices_of_an_address_make_the_whole_set(server: Server, files: Path, tmp_path: Path) -> None:
+    for part in (1, 0):
+        make(f"{server.address}/faces.zip", tmp_path / "out", slice=(part, 2))
+    close_set(tmp_path / "out")
+    assert tree(tmp_path / "out") == make(files / "faces.zip", tmp_path / "file")
+
+
+def read_all(source: str, scratch: Path) -> dict[str, bytes]:
+    listing = list_source(parse_where(source), scratch)
+    reader = open_reader(listing.kind, listing.path)
+    places = [Place(*place.item()) for place in listing.places]
+    return {name: reader.read(name, place) for name, place in zip(listing.names, places, strict=True)}
+
+
+@pytest.mark.parametrize("faults", [["500", "503", "429"], ["", "cut", "cut", "500", "cut"], ["slow", "", "slow"]])
+@pytest.mark.parametrize("name", ["faces.zip", "faces.tar"])
+def test_errors_cut_connections_and_slow_answers_are_got_over(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faults: list[str], name: str
+) -> None:
+    monkeypatch.setattr(remote, "QUIET", 0.3)
+    server.faults = {name: list(faults), f"HEAD {name}": ["503", ""]}
+    monkeypatch.setattr(ranges, "FEWEST", 1 << 14)
+    assert read_all(f"{server.address}/{name}", tmp_path) == jpegs(12)
+    assert server.faults[name] == []
+
+
+def test_what_was_damaged_on_the_way_is_refused_by_its_crc(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listing = list_source(Address(f"{server.address}/faces.zip"), tmp_path)
+    monkeypatch.setattr(ranges, "FEWEST", 1)
+    server.faults["faces.zip"] = ["", "corrupt"]  # the header, the picture
+    with pytest.raises(PictureError, match="damaged"):
+        open_reader("zip", listing.path).read(listing.names[0], Place(*listing.places[0].item()))
+
+
+@pytest.mark.parametrize(
+    ("faults", "message"),
+    [
+        (["403"] * 99, r"faces\.zip\?\.\.\.: refused: .*403"),
+        (["404"] * 99, r"faces\.zip\?\.\.\.: there is nothing at this address \(HTTP 404\)"),
+        (["500"] * 99, r"faces\.zip\?\.\.\.: 8 attempts in a row failed, .*run the same command again"),
+    ],
+)
+def test_what_cannot_be_got_over_names_the_address_and_no_secret(
+    server: Server, tmp_path: Path, faults: list[str], message: str
+) -> None:
+    address = f"{server.address.replace('//', '//me:pa55@')}/faces.zip?{SECRET}"
+    server.faults = {"faces.zip": list(faults), "HEAD faces.zip": list(faults)}
+    with pytest.raises(ShardError, match=message) as caught:
+        list_source(parse_where(address), tmp_path)
+    listed = look(Address(f"{server.address}/faces.tar?{SECRET}"))
+    server.faults = {"faces.tar": ["403"]}
+    with pytest.raises(ShardError, match="refused") as later:
+        RangeFile(listed).read_at(0, 10)
+    for error in (caught, later):
+        assert "5ecr37" not in str(error.value)
+        assert "pa55" not in str(error.value)
+
+
+def test_a_server_that_does_not_send_parts_is_told_apart(server: Server, tmp_path: Path) -> None:
+    server.ranges = False
+    with pytest.raises(ShardError, match="does not send parts of files: download it first"):
+        list_source(Address(f"{server.address}/faces.zip"), tmp_path)
+
+
+def test_nothing_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "FIRST_PAUSE", 0.001)
+    with pytest.raises(ShardError, match=r"127.0.0.1:9/x.zip: 8 attempts in a row failed, .*Cannot connect"):
+        list_source(Address("http://127.0.0.1:9/x.zip"), tmp_path)
+    with pytest.raises(ShardError, match="sets are read from https://"):
+        parse_where("file:///etc/passwd")
+
+
+@pytest.mark.parametrize("when", ["before", "during"])
+def test_an_object_that_changes_after_it_was_listed_is_refused(
+    server: Server, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    server.folder = tmp_path
+    (tmp_path / "x.zip").write_bytes((files / "faces.zip").read_bytes())
+    listing = list_source(Address(f"{server.address}/x.zip"), tmp_path)
+    reader = open_reader("zip", listing.path) if when == "during" else None
+    write_zip(tmp_path / "x.zip", jpegs(12))
+    with pytest.raises(ShardError, match=r"x\.zip: has changed since it was listed"):
+        reader.recheck() if reader else open_reader("zip", listing.path)
+
+
+def test_a_set_is_not_closed_over_an_object_that_changed(server: Server, tmp_path: Path) -> None:
+    server.folder = tmp_path
+    write_zip(tmp_path / "x.zip", jpegs(12))
+    make(f"{server.address}/x.zip", tmp_path / "out", slice=(0, 2))
+    write_zip(tmp_path / "x.zip", jpegs(13))
+    with pytest.raises(ShardError, match="was begun with other options or another source"):
+        make(f"{server.address}/x.zip", tmp_path / "out", slice=(1, 2))
+
+
+def test_reads_that_follow_each_other_ask_ever_larger_parts(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.folder = tmp_path
+    data = bytes(range(256)) * 4096
+    (tmp_path / "x.bin").write_bytes(data)
+    monkeypatch.setattr(ranges, "FEWEST", 1 << 12)
+    file = RangeFile(Address(f"{server.address}/x.bin"))
+    assert b"".join(file.read_at(at, 1000) for at in range(0, len(data), 1000)) == data
+    assert len(server.requests) < 12
+    server.requests.clear()
+    assert [file.read_at(at, 10) for at in (900_000, 100_000, 500_000)] == [
+        data[at : at + 10] for at in (900_000, 100_000, 500_000)
+    ]
+    assert len(server.requests) <= 3
+
+
+def test_the_command_tells_no_secret(server: Server, store: Any, files: Path, tmp_path: Path) -> None:
+    store.put(str(files / "faces.zip"), "s3://faces/faces.zip")
+    signed = store.sign("s3://faces/faces.zip")
+    assert "Signature" in signed
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "jobs", "preprocess", signed, str(out), "--slice", "0/2", "--size", "16"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    texts = [result.stdout, result.stderr, *(p.read_text("latin-1") for p in out.rglob("*") if p.is_file())]
+    secrets = [*CREDENTIALS.values(), signed.partition("?")[2], signed.rpartition("=")[2]]
+    assert not [secret for secret in secrets for text in texts if secret in text]
