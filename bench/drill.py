@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,6 +55,7 @@ LINE, SLICES = 100, 1000  # bytes of a line of the side table; elements of the p
 NAMES = 10**6  # of a source that is listed
 CHECKED = 100  # shards in a slice of the check
 WORLD, BATCH = 512, 65_536
+LOOK = 0.02  # seconds between two looks at this process's memory
 Row = tuple[str, float, float, float | None, float]  # what; s; processor s; MiB of its own; MiB with mapped files
 
 
@@ -90,25 +92,39 @@ def sparse(path: Path, size: int) -> None:
 
 
 @contextmanager
-def timed(rows: list[Row], label: str, times: int = 1) -> Iterator[None]:
-    """A row: seconds by the clock and of the processors (each of `times`), memory of this process afterwards."""
+def timed(rows: list[Row], what: str, times: int = 1) -> Iterator[None]:
+    """A row: seconds by the clock and of the processors (each of `times`), the most memory of this process."""
+    own, all_of_it = 0.0, 0.0
+
+    def look() -> None:
+        nonlocal own, all_of_it
+        while True:
+            status = Path("/proc/self/status").read_text(encoding="utf-8")
+            kib = {line.split(":")[0]: int(line.split()[1]) for line in status.splitlines() if line.endswith("kB")}
+            own = max(own, kib["RssAnon"] / 1024)
+            all_of_it = max(all_of_it, (kib["RssAnon"] + kib["RssFile"]) / 1024)
+            if ended.wait(LOOK):
+                return
+
+    ended, watch = threading.Event(), threading.Thread(target=look)
     clock, busy = time.perf_counter(), time.process_time()
+    watch.start()
     yield
     seconds = (time.perf_counter() - clock) / times, (time.process_time() - busy) / times
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    kib = {line.split(":")[0]: int(line.split()[1]) for line in status.splitlines() if line.endswith("kB")}
-    rows.append((label, *seconds, kib["RssAnon"] / 1024, (kib["RssAnon"] + kib["RssFile"]) / 1024))
+    ended.set()
+    watch.join()
+    rows.append((what, *seconds, own, all_of_it))
 
 
-def listing(folder: Path, rows: list[Row]) -> None:
+def listing(folder: Path, rows: list[Row], count: int) -> None:
     """What the first slice of a preprocess does for all, and what every slice does."""
-    target, names = folder.parent / f"{CATALOGUE}drill.json", (f"{number:09d}.jpg" for number in range(NAMES))
-    with timed(rows, f"a source of {NAMES:,} names listed, once for all slices"):
-        listed = collect("folder", folder, ((name, Place()) for name in names))
+    target, names = folder.parent / f"{CATALOGUE}drill.json", (f"{number:09d}.jpg" for number in range(count))
+    with timed(rows, f"a source of {count:,} names listed, once for all slices"):
+        listed = collect("folder", folder, ((name, Place()) for name in names), folder.parent)
         write_catalogue(target, listed, annotate(listed, folder, None, None))
         del listed
     with timed(rows, f"a slice's own {SAMPLES:,} of them"):
-        pictures(target, read_catalogue(target), "train", NAMES // 2, NAMES // 2 + SAMPLES)
+        pictures(target, read_catalogue(target), "train", count // 2, count // 2 + SAMPLES)
     remove_catalogues(folder.parent)
 
 
@@ -147,7 +163,7 @@ def command(rows: list[Row], *arguments: str) -> None:
     rows.append((f"`facegan {shown}`", *seconds, None, used.ru_maxrss / 1024))
 
 
-def drill(folder: Path, count: int, ranks: int) -> list[Row]:
+def drill(folder: Path, count: int, ranks: int, names: int = NAMES) -> list[Row]:
     """Make the set where it is not there yet; close it, use it."""
     rows: list[Row] = []
     (folder / NAME).unlink(missing_ok=True)
@@ -156,7 +172,7 @@ def drill(folder: Path, count: int, ranks: int) -> list[Row]:
     command(rows, "shards", "info", str(folder))
     command(rows, "shards", "verify", str(folder), "--slice", f"7/{count // CHECKED}")
     read(folder, rows, ranks)
-    listing(folder, rows)
+    listing(folder, rows, names)
     return rows
 
 
@@ -165,10 +181,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", type=int, default=10**6)
     parser.add_argument("--ranks", type=int, default=WORLD, help="open on so many of the 512")
+    parser.add_argument("--names", type=int, default=NAMES, help="of a source that is listed")
     parser.add_argument("--data", type=Path, help="keep the set here between runs")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="facegan-drill-") as scratch:
-        rows = drill((options.data or Path(scratch)).absolute(), options.shards, options.ranks)
+        rows = drill((options.data or Path(scratch)).absolute(), options.shards, options.ranks, options.names)
     print(f"{machine()}; {options.shards:,} shards, {options.shards * SAMPLES:,} samples\n")
     print("| | s | processor s | own MiB | with mapped files MiB |\n|---|---:|---:|---:|---:|")
     for label, clock, busy, own, peak in rows:

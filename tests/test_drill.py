@@ -19,8 +19,7 @@ def test_a_made_up_set_is_closed_checked_opened_on_all_ranks_and_read(
     monkeypatch.setattr(drill, "WORLD", 16)
     monkeypatch.setattr(drill, "BATCH", 64)
     monkeypatch.setattr(drill, "CHECKED", 10)
-    monkeypatch.setattr(drill, "NAMES", 2000)
-    rows = drill.drill(tmp_path / "drill" / "64", 1100, 16)
+    rows = drill.drill(tmp_path / "drill" / "64", 1100, 16, names=2000)
     assert [row[0].split(",")[0] for row in rows] == [
         "`facegan shards index DIR`",
         "`facegan shards info DIR`",

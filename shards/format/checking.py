@@ -4,6 +4,7 @@ import dataclasses
 import json
 import types
 import typing
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ def parse(kind: Any, value: Any, where: str) -> Any:
     if isinstance(kind, type) and isinstance(value, kind) and kind not in (int, str):
         return value  # was read and checked elsewhere
     if dataclasses.is_dataclass(kind):
-        return parse_dataclass(typing.cast("type[Any]", kind), value, where)
+        return parse_dataclass(kind, value, where)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is types.UnionType:
         return None if value is None else parse(arguments[0], value, where)
@@ -34,12 +35,18 @@ def parse(kind: Any, value: Any, where: str) -> Any:
     return value
 
 
-def parse_dataclass(kind: type[Any], value: Any, where: str) -> Any:
+def parse_dataclass(kind: Any, value: Any, where: str) -> Any:
     expect(isinstance(value, dict), where, "an object", value)
-    hints = typing.get_type_hints(kind)
-    required = {field.name for field in dataclasses.fields(kind) if _is_required(field)}
+    hints, required = _fields(kind)
     expect(required <= set(value) <= set(hints), where, f"the fields {sorted(hints)}", sorted(value))
     return kind(**{name: parse(hints[name], item, f"{where}.{name}") for name, item in value.items()})
+
+
+@cache
+def _fields(kind: Any) -> tuple[dict[str, Any], set[str]]:
+    """The types of the fields by name, and the names of those without a default."""
+    required = {field.name for field in dataclasses.fields(kind) if _is_required(field)}
+    return typing.get_type_hints(kind), required
 
 
 def _is_required(field: "dataclasses.Field[Any]") -> bool:

@@ -150,9 +150,20 @@ class Shards(Sequence[Shard]):
                 raise ShardError(f"name: expected a plain file name, found {self[start + int(wrong[0])].name!r}")
             hashes[start : start + BLOCK] = _hashes(raw)
         hashes.sort()
-        taken = any((self.rows["name"] == _encoded(name)).any() for name in others)
-        if taken or ((hashes[1:] == hashes[:-1]).any() and len(set(self.rows["name"].tolist())) < len(self)):
+        if self._has_any(others, hashes) or (
+            (hashes[1:] == hashes[:-1]).any() and len(set(self.rows["name"].tolist())) < len(self)
+        ):
             raise ShardError("names: expected each file once, found one of them twice")
+
+    def _has_any(self, others: Sequence[str], hashes: NDArray[np.uint64]) -> bool:
+        """Whether one of these names is a shard's; `hashes` are those of the shards' names, sorted."""
+        width = self.rows.dtype["name"].itemsize
+        names = [name for each in others if len(name := _encoded(each)) <= width]
+        if not names or not len(self):
+            return False
+        wanted = _hashes(np.array(names, f"S{width}").view(np.uint8).reshape(-1, width))
+        near = hashes[np.minimum(np.searchsorted(hashes, wanted), len(hashes) - 1)] == wanted
+        return any((self.rows["name"] == names[place]).any() for place in np.flatnonzero(near))
 
     def numbers(self, split: str) -> Ints:
         """Which of the shards belong to a split: (m,), ascending."""
