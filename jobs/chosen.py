@@ -50,7 +50,7 @@ def chosen_images(shard_set: ShardSet, settings: RunSettings) -> Images:
     images = shard_set.split(settings.split)
     if not settings.where and not settings.hold_out:
         return images
-    named = shard_set.labels(settings.split).where(settings.where) if settings.where else np.arange(len(images))
+    named = shard_set.where(settings.split, settings.where) if settings.where else np.arange(len(images))
     chosen = np.setdiff1d(named, held_out(len(images), settings.hold_out))
     if not len(chosen):
         named_by = f"--where {settings.where}: all that it names" if settings.where else f"all of {settings.split}"

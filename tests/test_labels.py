@@ -10,6 +10,7 @@ import shards
 from facegan.run.settings import RunSettings
 from jobs.chosen import chosen_images
 from shards.errors import ShardError
+from shards.make import groups
 from shards.make.writer import Options, preprocess
 from shards.read.labels import Subset
 
@@ -89,3 +90,28 @@ def test_a_set_without_a_side_table_says_so(tmp_path: Path) -> None:
     make_set(tmp_path, {"train": [3]})
     with pytest.raises(ShardError, match="no side table"):
         shards.open_set(tmp_path).labels("train")
+
+
+def test_labels_are_read_from_the_parts_that_tell_of_the_split_alone(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(groups, "GROUP_SAMPLES", 5)
+    preprocess(Options(folder.parent.parent / "img_align_celeba.zip", tmp_path, ((16, 16),), shard_size=2))
+    opened, whole = shards.open_set(tmp_path / "16"), shards.open_set(folder)
+    assert [table.samples for table in opened.index.side_tables] == [4, 4, 4]
+    for split in ("train", "val"):
+        found, expected = opened.labels(split), whole.labels(split)
+        assert (found.values.tolist(), found.identities.tolist()) == (
+            expected.values.tolist(),
+            expected.identities.tolist(),
+        )
+    assert opened.where("train", "Male=1, Smiling=0").tolist() == [0, 2, 4]
+    for name in ("samples-00000.jsonl", "samples-00001.jsonl"):
+        (tmp_path / "16" / name).unlink()
+    assert opened.labels("val").values.tolist() == whole.labels("val").values.tolist()
+    with pytest.raises(ShardError, match=r"samples-00000\.jsonl: cannot be read"):
+        opened.labels("train")
+    with (tmp_path / "16" / "samples-00002.jsonl").open("ab") as table:
+        table.write(b"more")
+    with pytest.raises(ShardError, match=r"samples-00002\.jsonl: cannot be read .* bytes, the index says"):
+        opened.where("val", "Male=0")

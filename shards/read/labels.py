@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import ShardError
-from shards.format.columns import Ints
+from shards.format.columns import Ints, SideTable, Table
 from shards.format.index import ShardIndex
 from shards.format.mapping import Bytes
 from shards.read.files import Files
@@ -49,17 +50,23 @@ class Labels:
         Raises ShardError where an attribute is not known, or no sample meets them.
         """
         chosen = np.ones(len(self), bool)
-        for part in conditions.split(","):
-            match = CONDITION.fullmatch(part)
-            if match is None or match["name"] not in self.names:
-                raise ShardError(
-                    f"--where {conditions}: expected ATTRIBUTE=NUMBER, separated by commas, with attributes of "
-                    f"the set: {', '.join(self.names) or 'it has none'}"
-                )
-            chosen &= self.values[:, self.names.index(match["name"])] == int(match["value"])
+        for name, value in parse_conditions(conditions, self.names):
+            chosen &= self.values[:, self.names.index(name)] == value
         if not chosen.any():
             raise ShardError(f"--where {conditions}: no sample of {len(self):,} meets it")
         return np.flatnonzero(chosen)
+
+
+def parse_conditions(conditions: str, known: Sequence[str]) -> list[tuple[str, int]]:
+    """Names and values of conditions like "Smiling=1,Male=0"; ShardError where one is not of the `known` names."""
+    matches = [CONDITION.fullmatch(part) for part in conditions.split(",")]
+    found = [(match["name"], int(match["value"])) for match in matches if match and match["name"] in known]
+    if len(found) < len(matches):
+        raise ShardError(
+            f"--where {conditions}: expected ATTRIBUTE=NUMBER, separated by commas, with attributes of "
+            f"the set: {', '.join(known) or 'it has none'}"
+        )
+    return found
 
 
 def join_labels(parts: Sequence[Labels]) -> Labels:
@@ -80,32 +87,68 @@ def join_labels(parts: Sequence[Labels]) -> Labels:
     return Labels(names, np.concatenate([labels.values for labels in parts]), np.concatenate(identities))
 
 
-def read_labels(index: ShardIndex, folder: Path, files: Files, split: str) -> Labels:
-    """The labels of a split, from the side table; ShardError where the set has none or the table is damaged."""
+def read_labels(
+    index: ShardIndex, folder: Path, files: Files, split: str, names: Sequence[str] | None = None
+) -> Labels:
+    """The labels of a split, from the parts of the side table that tell of it, a line in memory at a time.
+
+    names: only these attributes, and no identities. Raises ShardError where the set has no side table, or it is
+    damaged.
+    """
     if not index.side_tables:
         raise ShardError(
             f"{folder}: the set has no side table, so nothing is known of its samples but their pixels"
         )
-    rows = [row for table in index.side_tables for row in _rows(files.hold(table), split)]
-    samples = index.splits[split].samples
-    if len(rows) != samples:
-        raise ShardError(f"{folder}: {len(rows):,} rows of split {split} in the side table, expected {samples:,}")
-    unknown = [UNKNOWN] * len(index.attributes)
-    values = np.array([row["attributes"] or unknown for row in rows], np.int16).reshape(samples, -1)
+    wanted, samples = index.attributes if names is None else tuple(names), index.splits[split].samples
+    columns = [index.attributes.index(name) for name in wanted]
+    values = np.full((samples, len(columns)), UNKNOWN, np.int16)
+    identities = np.full(samples if names is None else 1, -1, np.int64)
     codes: dict[Any, int] = {None: -1}
-    identities = [codes.setdefault(row["identity"], len(codes) - 1) for row in rows]
-    signs = (values == -1) & np.isin(values, (-1, 1, UNKNOWN)).all(axis=0)  # CelebA says -1 for no
-    return Labels(index.attributes, np.where(signs, 0, values).astype(np.int16), np.array(identities, np.int64))
-
-
-def _rows(path: Path, split: str) -> Iterator[dict[str, Any]]:
     try:
+        for place, row in enumerate(_rows(index, files, split)):
+            if columns and row["attributes"]:
+                values[place] = [row["attributes"][column] for column in columns]
+            if names is None:
+                identities[place] = codes.setdefault(row["identity"], len(codes) - 1)
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        raise ShardError(f"{folder}: a row of the side table is damaged ({error!r})") from None
+    for column in values.T:
+        if np.isin(column, (-1, 1, UNKNOWN)).all():  # CelebA says -1 for no
+            column[column == -1] = 0
+    return Labels(wanted, values, identities if names is None else np.broadcast_to(identities, samples))
+
+
+def _rows(index: ShardIndex, files: Files, split: str) -> Iterator[dict[str, Any]]:
+    """The rows of a split's samples, in order, from those parts of the side table alone that have some."""
+    samples = index.shards.samples
+    stops, of_split = np.cumsum(samples), index.shards.numbers(split)
+    first = 0
+    for table in index.side_tables:
+        end = first + (table.samples if isinstance(table, SideTable) else int(stops[-1]))
+        mine = np.zeros(end - first, bool)
+        near = np.searchsorted(stops[of_split], first, side="right")
+        for shard in of_split[near:].tolist():
+            start = int(stops[shard] - samples[shard])
+            if start >= end:
+                break
+            mine[max(start - first, 0) : int(stops[shard]) - first] = True
+        if mine.any():
+            yield from _chosen_lines(files.hold(table), table, mine)
+        first = end
+
+
+def _chosen_lines(path: Path, table: Table, chosen: NDArray[np.bool_]) -> Iterator[dict[str, Any]]:
+    """The rows of a part whose lines are chosen."""
+    try:
+        if (size := path.stat().st_size) != table.bytes:
+            raise ValueError(f"{size:,} bytes, the index says {table.bytes:,}")
+        count = 0
         with path.open("rb") as lines:
-            for line in lines:
-                row = json.loads(line)
-                if row["split"] == split:
-                    yield row
-    except (OSError, ValueError, KeyError, TypeError) as error:
+            for count, line in enumerate(compress(lines, chosen.tobytes()), 1):  # noqa: B007 - it is looked at
+                yield json.loads(line)
+        if count < np.count_nonzero(chosen):
+            raise ValueError("rows are missing")
+    except (OSError, ValueError) as error:
         raise ShardError(f"{path}: cannot be read ({error}): `facegan shards verify {path.parent}`") from None
 
 

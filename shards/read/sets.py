@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from shards.errors import ShardError
+from shards.format.columns import Ints
 from shards.format.index import ShardIndex, Split
 from shards.read.files import Files
 from shards.read.images import Images, StoredImages
-from shards.read.labels import Labels, read_labels
+from shards.read.labels import Labels, parse_conditions, read_labels
 
 
 class ShardSet:
@@ -39,3 +40,9 @@ class ShardSet:
         """Attributes and identities of a split's samples; ShardError where the set has no side table."""
         self.split(split)
         return read_labels(self.index, self.folder, self.files, split)
+
+    def where(self, split: str, conditions: str) -> Ints:
+        """The samples of a split that meet conditions, as `Labels.where` has it, of which alone labels are read."""
+        self.counts(split)
+        names = [name for name, _ in parse_conditions(conditions, self.index.attributes)]
+        return read_labels(self.index, self.folder, self.files, split, names).where(conditions)
