@@ -1,5 +1,8 @@
 """Errors a user can mend; each carries the exit code of its command."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class FaceganError(Exception):
     """Bad input or an impossible request; the message says what, where, expected against found, what to do."""
@@ -17,3 +20,20 @@ class DiskFullError(FaceganError):
     """No space left (or no quota) where something was to be written; what was finished before is kept."""
 
     exit_code = 74
+
+
+class LostRankError(FaceganError):
+    """A message between ranks did not come through: another rank is no more."""
+
+
+@contextmanager
+def between_ranks() -> Iterator[None]:
+    """Around a message between ranks; LostRankError where it fails, for which gloo and NCCL have RuntimeErrors."""
+    try:
+        yield
+    except RuntimeError as error:
+        words = str(error).splitlines()[0]
+        raise LostRankError(
+            "another rank has ended without a word: killed, out of memory, or its node was lost; its own log or "
+            f"`dmesg` there says which. The same command again continues the run ({words})"
+        ) from error

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from facegan.errors import FaceganError, UsageError
+from facegan.errors import FaceganError, UsageError, between_ranks
 
 if TYPE_CHECKING:
     import torch
@@ -230,7 +230,8 @@ def joined_ranks() -> Iterator[None]:
     dist.init_process_group("gloo")
     try:
         yield
-        dist.barrier()  # a rank that just exits can abort the others
+        with between_ranks():
+            dist.barrier()  # a rank that just exits can abort the others
     finally:
         dist.destroy_process_group()
 

@@ -4,7 +4,6 @@ A fixed sample by default; `pytest tests/test_faults.py --faults all` takes ever
 """
 
 import hashlib
-import itertools
 import json
 import shutil
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 import pytest
-from faults import FULL, Fault, Result, Server
+from faults import FULL, WRITING, Fault, Result, Server
 from PIL import Image
 from safetensors.torch import load
 from shard_sets import make_set, pictures
@@ -138,10 +137,14 @@ def test_whatever_operation_fails_nothing_is_lost_and_the_same_command_ends_the_
     program = PROGRAMS[name]
     whole = fresh(template, program, "whole")
     with one(servers) as server:
-        clean = server.run(program.arguments, whole, world=program.world)
-    expect_well(clean)
-    expected = content(whole)
-    cases = faults(clean, every=request.config.getoption("--faults") == "all", world=program.world)
+        clean = [server.run(program.arguments, whole, Fault(0, "", 0), program.world)]
+        expected = content(whole)
+        for rank in range(1, program.world):
+            again = fresh(template, program, "whole")
+            clean.append(server.run(program.arguments, again, Fault(0, "", rank), program.world))
+    for result in clean:
+        expect_well(result)
+    cases = faults(clean, every=request.config.getoption("--faults") == "all")
 
     def wrong(fault: Fault) -> str:
         folder = fresh(template, program, f"{fault.k}-{fault.what}-{fault.rank}")
@@ -152,18 +155,23 @@ def test_whatever_operation_fails_nothing_is_lost_and_the_same_command_ends_the_
 
     with ThreadPoolExecutor(SERVERS) as threads:
         lines = [f"{fault}: {line}" for fault, line in zip(cases, threads.map(wrong, cases), strict=True) if line]
-    print(f"{name}: {len(clean.operations)} operations, {len(cases)} runs, {len(lines)} wrong")
+    counts = " and ".join(str(len(result.operations)) for result in clean)
+    print(f"{name}: {counts} operations, {len(cases)} runs, {len(lines)} wrong")
     assert not lines, "\n".join(lines)
 
 
-def faults(clean: Result, every: bool, world: int) -> list[Fault]:
-    """All operations with all faults, or a fixed sample of them, at even distances, the faults taking turns."""
-    count = len(clean.operations)
+def faults(clean: list[Result], every: bool) -> list[Fault]:
+    """Of the operations of each rank all with all faults, or a fixed sample, at even distances, faults in turns."""
+    counts = {(what, rank): reached(what, result) for rank, result in enumerate(clean) for what in FAULTS}
     if every:
-        return [Fault(k, what, rank) for k in range(1, count + 1) for what in FAULTS for rank in range(world)]
-    turns = itertools.cycle(FAULTS)
-    chosen = [(1 + (2 * i + 1) * count // (2 * SAMPLE), next(turns)) for i in range(SAMPLE)]
-    return [Fault(k // 2 if what in FULL else k, what, i % world) for i, (k, what) in enumerate(chosen)]
+        return [Fault(k, what, rank) for (what, rank), count in counts.items() for k in range(1, count + 1)]
+    turns = [(FAULTS[i % len(FAULTS)], i // len(FAULTS) % len(clean)) for i in range(SAMPLE)]
+    return [Fault(1 + (2 * i + 1) * counts[turn] // (2 * SAMPLE), *turn) for i, turn in enumerate(turns)]
+
+
+def reached(what: str, clean: Result) -> int:
+    """How many operations of a rank such a fault can meet: a full disk only those that write."""
+    return sum(line.startswith(WRITING) for line in clean.operations) if what in FULL else len(clean.operations)
 
 
 def broken(server: Server, folder: Path, program: Program, fault: Fault, expected: dict[str, str]) -> str:

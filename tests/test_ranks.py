@@ -103,7 +103,7 @@ def test_a_rank_that_dies_ends_the_others_within_a_minute_and_leaves_the_cause(t
     assert processes[0].wait(timeout=60) == 1
     finish(processes)
     outcome = json.loads((tmp_path / "outcome.json").read_text())
-    assert outcome["state"] == "failed"
+    assert outcome["state"] == "failed" and outcome["reason"].startswith("another rank has ended without a word")
     assert "onnection" in (tmp_path / "logs" / "rank-0.error").read_text()
 
 

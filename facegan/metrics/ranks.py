@@ -6,6 +6,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from facegan.errors import between_ranks
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -34,6 +36,7 @@ class Ranks:
         padded = part.new_zeros((longest, *part.shape[1:]), device=device)
         padded[: len(part)] = part.to(device)
         parts = [torch.empty_like(padded) for _ in range(self.world)]
-        dist.all_gather(parts, padded)
+        with between_ranks():
+            dist.all_gather(parts, padded)
         lengths = [len(Ranks(rank, self.world).share(n)) for rank in range(self.world)]
         return torch.cat([rows[:length].cpu() for rows, length in zip(parts, lengths, strict=True)])

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from facegan.allocator import keep_freed_memory
 from facegan.cores import usable_cores
-from facegan.errors import UsageError
+from facegan.errors import UsageError, between_ranks
 from facegan.run.failures import Failures
 from facegan.run.settings import RunSettings
 
@@ -73,7 +73,8 @@ class Machine:
         if self.world == 1:
             return tensors
         flat = torch.cat([t.reshape(-1).float() for t in tensors])
-        dist.all_reduce(flat)
+        with between_ranks():
+            dist.all_reduce(flat)
         parts = torch.split(flat / self.world, [t.numel() for t in tensors])
         return [part.view_as(t) for part, t in zip(parts, tensors, strict=True)]
 
@@ -82,8 +83,9 @@ class Machine:
         if self.world == 1:
             return values
         tensor = torch.tensor(values, dtype=torch.int64, device=self.device)
-        dist.all_reduce(tensor, dist.ReduceOp.MAX)
-        return [int(value) for value in tensor.tolist()]
+        with between_ranks():
+            dist.all_reduce(tensor, dist.ReduceOp.MAX)
+            return [int(value) for value in tensor.tolist()]
 
     def any(self, here: bool) -> bool:
         """Whether something holds on any rank; all ranks ask."""
@@ -91,12 +93,14 @@ class Machine:
 
     def wait(self) -> None:
         """Return when every rank has come here."""
-        self.accelerator.wait_for_everyone()
+        with between_ranks():
+            self.accelerator.wait_for_everyone()
 
     def leave(self) -> None:
         """Part from the other ranks once all have come here; a rank that just exits can abort the others."""
         if dist.is_initialized():
-            dist.barrier()
+            with between_ranks():
+                dist.barrier()
             self.failures.close()
             dist.destroy_process_group()
 
