@@ -38,6 +38,8 @@ PATHS += ("utime", "chmod", "truncate", "symlink")
 HANDLES = ("fsync", "ftruncate", "write", "pread")
 WRITING = ("open w", "mkdir", "rename", "replace", "fsync", "ftruncate", "truncate", "write", "utime", "symlink")
 FULL = ("ENOSPC", "EDQUOT")
+ALONE = 8.0  # seconds after which a launcher ends the ranks that a dead one has left
+PATIENCE = 30.0  # and those that it then waits for them
 
 
 @dataclass(frozen=True)
@@ -252,14 +254,19 @@ def serve() -> None:
 
 
 def wait(ranks: list[int], limit: float) -> tuple[list[int], bool]:
-    """Exit codes of the ranks; one that takes longer than `limit` seconds is killed. A dead rank's launcher, as any
-    does, ends the others with SIGTERM, after a while with SIGKILL."""
-    deadline, codes = time.monotonic() + limit, dict[int, int]()
+    """Exit codes of the ranks, and whether one hung: took longer than `limit` seconds, or neither ended by itself
+    after another had failed nor by the SIGTERM that every launcher sends then."""
+    deadline, terminated, codes = time.monotonic() + limit, False, dict[int, int]()
     while len(codes) < len(ranks) and time.monotonic() < deadline:
         for rank in set(ranks) - codes.keys():
-            found, status = os.waitpid(rank, os.WNOHANG)
-            if found:
+            ended, status = os.waitpid(rank, os.WNOHANG)
+            if ended:
                 codes[rank] = os.waitstatus_to_exitcode(status)
+                deadline = min(deadline, time.monotonic() + (ALONE if codes[rank] else limit))
+        if time.monotonic() >= deadline and any(codes.values()) and not terminated:
+            terminated, deadline = True, time.monotonic() + PATIENCE
+            for rank in set(ranks) - codes.keys():
+                os.kill(rank, signal.SIGTERM)
         time.sleep(0.01)
     hung = len(codes) < len(ranks)
     for rank in set(ranks) - codes.keys():
