@@ -105,10 +105,10 @@ def command(source: "Where", out: Path, recipe: str | None, wandb_mode: str, **g
     """Turn the pictures of SRC into shards in OUT/64, OUT/128, ...: one set a size, each picture decoded once.
 
     SRC is a folder (CelebA's, LFW's, or any tree of jpg, png, webp, bmp, ppm), a zip or tar read in place, a packed
-    tar (gz, bz2, xz), or MNIST's idx files. A zip or tar may also be at an address, https://, s3:// or gs://: only
-    the parts that are needed are read. Each picture is cropped first, then resized. The same command again
-    continues; while it runs, a second one on the same shards is refused. A picture that cannot be used is named,
-    with the reason, in rejects.jsonl.
+    tar (gz, bz2, xz), or MNIST's idx files. At https://, s3:// or gs:// it is a zip, a tar or a folder of a bucket;
+    and a list of addresses (one a line, or csv or parquet with a column url) is fetched picture by picture. Each
+    picture is cropped first, then resized. The same command again continues; while it runs, a second one on the
+    same shards is refused. A picture that cannot be used is named, with the reason, in rejects.jsonl.
 
     \b
     Examples:
@@ -117,6 +117,7 @@ def command(source: "Where", out: Path, recipe: str | None, wandb_mode: str, **g
       facegan preprocess mnist data/mnist --size 28 --channels 1
       facegan preprocess faces.tar.gz data/faces --crop none --size 64 --holdout 1000
       facegan preprocess s3://my-bucket/faces.zip data/faces --annotations ~/celeba/Anno
+      facegan preprocess faces.parquet data/faces --crop none --max-rejects 40%   # columns url, name, attributes
       facegan preprocess img_align_celeba.zip data/small --members webp --quality 100   # exact, half the bytes
       facegan preprocess img_align_celeba.zip data/celeba --slice 3/8   # one of 8 jobs of a Slurm array
       facegan shards index data/celeba                                  # then, once, when all 8 are done

@@ -95,7 +95,7 @@ def imported(*folders: str) -> set[str]:
 def test_what_is_imported_is_what_is_declared() -> None:
     """A package that only comes along with another one may be gone with its next version."""
     packages = {normal(requirement.name) for requirement in declared("install_requires")}
-    extras = declared("faces", "onnx", "tensorboard")
+    extras = declared("faces", "onnx", "parquet", "tensorboard")
     optional = {normal(requirement.name) for requirement in extras}  # and said where it is missing
     assert imported("facegan", "jobs", "shards", "slurm") == packages | optional
     assert imported("tests") <= packages | {normal(requirement.name) for requirement in declared("dev")}

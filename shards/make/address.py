@@ -44,9 +44,14 @@ class Address:
         return self.state[0] if self.state else 0
 
     @property
+    def version(self) -> str:
+        """What told the object from others under its address when it was found."""
+        return self.state[1] if self.state else ""
+
+    @property
     def is_folder(self) -> bool:
         """Whether it is a folder of a bucket."""
-        return self.state is not None and self.state[1] == FOLDER
+        return self.version == FOLDER
 
 
 Where = Path | Address
@@ -96,7 +101,12 @@ def _state(facts: dict[str, Any], address: Address) -> tuple[int, str]:
         return 0, FOLDER
     if facts.get("size") is None:
         raise ShardError(f"{address}: the server does not say how large it is: download it first")
-    return int(facts["size"]), next((str(facts[name]) for name in VERSIONS if facts.get(name)), "")
+    return int(facts["size"]), version_of(facts)
+
+
+def version_of(facts: dict[str, Any]) -> str:
+    """What tells one object from the next under the same address, as far as the server says."""
+    return next((str(facts[name]) for name in VERSIONS if facts.get(name)), "")
 
 
 def _stated(error: FileNotFoundError) -> str:

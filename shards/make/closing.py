@@ -193,7 +193,7 @@ def _out_of(folder: Path) -> Path:
 def remove_made_once(out: Path) -> None:
     """Remove what all slices read: the listing, and the plain tar that a packed one was read from."""
     remove_catalogues(_out_of(out))
-    for file in _out_of(out).glob(".source-*.tar*"):
+    for file in (*_out_of(out).glob(".source-*.tar*"), *_out_of(out).glob(".source-*.urls*")):
         file.unlink(missing_ok=True)
 
 

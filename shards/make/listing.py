@@ -42,6 +42,8 @@ REFUSED = {
     SPARSE: ("unsupported", "a sparse file in the tar"),
 }
 
+HIDDEN_FILE = "hidden"
+
 PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EREMOTEIO, errno.ENOTCONN}
 BLOCK = 1 << 18  # names looked at together
 PAUSES = (0.1, 2.0)  # seconds before another attempt
@@ -74,6 +76,8 @@ class Place(NamedTuple):
 
 class Reader(Protocol):
     """Gives the bytes of one picture after the other; each process opens its own."""
+
+    threads: int = 0  # that may read at the same time, and are worth it
 
     def read(self, name: str, place: Place) -> bytes:
         """The picture's bytes; PictureError where they cannot be had."""
@@ -188,16 +192,24 @@ def collect(kind: str, path: Where, entries: Iterable[tuple[str, Place]], scratc
     tables: dict[str, tuple[str, Place]] = {}
     with closing(Sorter(PLACE, scratch)) as pictures:
         for name, place in entries:
-            extension = os.path.splitext(name)[1].lower()  # noqa: PTH122 - names are no paths of this machine
-            hidden = is_hidden(name)
-            if hidden or extension not in EXTENSIONS:
-                left_out["hidden" if hidden else extension or "without extension"] += 1
-                if not hidden and (table := kind_of(name)):
+            if why := _left_out(kind, name):
+                left_out[why] += 1
+                if why != HIDDEN_FILE and (table := kind_of(name)):
                     tables.setdefault(table, (name, place))
                 continue
             pictures.add(name, PLACE_STRUCT.pack(*place))
         names, places = pictures.sorted()
     return Listing(kind, path, names, places, left_out, tables, scratch=scratch)
+
+
+def _left_out(kind: str, name: str) -> str | None:
+    """Why an entry is not one of the pictures; None where it is one, as all addresses of a list are taken to be."""
+    if kind == "urls":
+        return None if name else "rows without an address"
+    if is_hidden(name):
+        return HIDDEN_FILE
+    extension = os.path.splitext(name)[1].lower()  # noqa: PTH122 - names are no paths of this machine
+    return None if extension in EXTENSIONS else extension or "without extension"
 
 
 def _hash(text: str) -> int:

@@ -1,7 +1,7 @@
 """One shard at every size: read, decode, crop and resize its pictures, write the tars, then the record of it."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +15,7 @@ from shards.format.members import Form
 from shards.format.png import Geometry
 from shards.format.transform import Crop, PictureError, decode, resize
 from shards.make.address import Where
+from shards.make.ahead import read_ahead
 from shards.make.annotations import SPLITS
 from shards.make.catalogue import Pictures
 from shards.make.listing import Place, Reader
@@ -100,9 +101,10 @@ class _Packer:
         """The crops of the good pictures, in batches that are bounded in number and in bytes."""
         batch: Crops = {}
         held = reported = rejected = 0
-        last = len(self.task.pictures.names) - 1
-        for i in range(last + 1):
-            crop = self._crop(i)
+        count = len(self.places)
+        last = count - 1
+        for i, read in enumerate(read_ahead(self._read, count, self.reader.threads)):
+            crop = self._crop(i, read)
             if crop is not None:
                 batch[i] = crop
                 held += crop.nbytes
@@ -121,11 +123,14 @@ class _Packer:
             file.add(images, keys, texts)
         self.samples += [self._line(i) for i in crops]
 
-    def _crop(self, i: int) -> NDArray[np.uint8] | None:
-        """The cut of picture i (h, w, C); None where it was rejected."""
+    def _read(self, i: int) -> bytes:
+        return self.reader.read(self.task.pictures.names[i], self.places[i])
+
+    def _crop(self, i: int, read: Callable[[], bytes]) -> NDArray[np.uint8] | None:
+        """The cut of picture i (h, w, C), whose bytes `read` gives; None where it was rejected."""
         name, data = self.task.pictures.names[i], None
         try:
-            data = self.reader.read(name, self.places[i])
+            data = read()
             image = decode(data, self.channels)
             crop = self.task.crop.cut(image)
             # A crop is a view: do not hold a whole large photograph for it

@@ -10,9 +10,11 @@ from typing import Any
 from shards.errors import ShardError
 from shards.format.transform import EXTENSIONS, MAX_PICTURE_BYTES, PictureError
 from shards.make.address import Address, Where, look
+from shards.make.buckets import BucketReader, list_bucket
 from shards.make.idx import IdxReader, is_images_file, list_idx
 from shards.make.listing import Listing, Place, Reader, State, collect, is_hidden, patiently, state_of
 from shards.make.tarfiles import TarReader, list_tar, recognise
+from shards.make.urls import AddressReader, list_addresses
 from shards.make.zipfiles import ZipReader, list_zip
 
 
@@ -23,7 +25,7 @@ def list_source(path: Where, scratch: Path) -> Listing:
     into many. Raises ShardError where there is no picture, or where a folder or archive cannot be read.
     """
     if isinstance(path, Address):
-        listing = _list_archive(look(path), scratch)
+        listing = _list_address(look(path), scratch)
     elif not path.exists():
         raise ShardError(f"{path}: there is no such file or folder")
     else:
@@ -41,6 +43,8 @@ def open_reader(kind: str, path: Where) -> Reader:
         "zip": ZipReader,
         "tar": TarReader,
         "idx": IdxReader,
+        "bucket": BucketReader,
+        "urls": AddressReader,
     }
     return readers[kind](path)
 
@@ -51,9 +55,16 @@ def _list_file(path: Path, scratch: Path) -> Listing:
     return _list_archive(path, scratch)
 
 
+def _list_address(address: Address, scratch: Path) -> Listing:
+    if address.is_folder or address.url.endswith("/"):
+        return collect("bucket", address, list_bucket(address), scratch)
+    return _list_archive(address, scratch)
+
+
 def _list_archive(path: Where, scratch: Path) -> Listing:
     kind, opened = recognise(path, scratch)
-    return collect(kind, opened, list_zip(opened) if kind == "zip" else list_tar(opened), scratch)
+    entries = {"zip": list_zip, "tar": list_tar, "urls": list_addresses}[kind](opened)
+    return collect(kind, opened, entries, scratch)
 
 
 def _list_folder(path: Path, scratch: Path) -> Listing:

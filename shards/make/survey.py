@@ -16,6 +16,7 @@ from shards.format.png import Geometry
 from shards.format.transform import parse_crop
 from shards.make.address import Where, full_name, look
 from shards.make.annotations import annotate
+from shards.make.attributed import annotate_list
 from shards.make.catalogue import (
     CATALOGUE,
     Catalogue,
@@ -180,7 +181,11 @@ def catalogue_file(options: Options, changes: list[list[State]] | None = None) -
 
 def _catalogue(options: Options, file: Path) -> None:
     listing = list_source(options.source, options.out)
-    write_catalogue(file, listing, annotate(listing, options.source, options.annotations, options.holdout))
+    if listing.kind == "urls" and options.annotations is None:
+        annotations = annotate_list(listing, options.source, options.holdout)
+    else:
+        annotations = annotate(listing, options.source, options.annotations, options.holdout)
+    write_catalogue(file, listing, annotations)
 
 
 def _facts(options: Options) -> list[State]:

@@ -21,6 +21,7 @@ from shards.make.address import Where
 from shards.make.claims import made_once
 from shards.make.listing import LINK, REFUSED, SPARSE, FileReader, Place
 from shards.make.ranges import RangeFile, open_stream
+from shards.make.urls import addresses_of, is_list
 
 FORMS = {"file": 0, "link": LINK, "sparse": SPARSE}
 Opener = Callable[[BinaryIO], Any]
@@ -32,7 +33,7 @@ OPENERS: dict[bytes, Opener] = {
 
 
 def recognise(path: Where, scratch: Path) -> tuple[str, Where]:
-    """What an archive is by its content ("zip" or "tar"), and the file to read it from."""
+    """What a file is by its content ("zip", "tar" or "urls"), and the file to read it from."""
     with open_stream(path) as stream:
         start = stream.read(BLOCK)
     for magic, opener in OPENERS.items():
@@ -42,8 +43,11 @@ def recognise(path: Where, scratch: Path) -> tuple[str, Where]:
         return "zip", path
     if is_tar(start) or path.name.endswith(".tar"):
         return "tar", path
+    if is_list(start):
+        return "urls", addresses_of(path, scratch)
     raise ShardError(
-        f"{path}: neither a folder nor a zip, tar (plain, gz, bz2 or xz) or MNIST idx file by its content. "
+        f"{path}: neither a folder nor a zip, tar (plain, gz, bz2 or xz), MNIST idx file or list of addresses (one "
+        "a line, or csv or parquet with a column url) by its content. "
         "If it came from a download, look into it: it may be an error page or cut short. "
         "Repack 7z, rar and zst files as a zip or tar"
     )

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 from shards.errors import ShardError
 
 SCHEMES = {"https": "aiohttp", "http": "aiohttp", "s3": "s3fs", "gs": "gcsfs"}  # and the package that reads it
+CONNECTIONS = 16  # of a process that reads small objects
 PIECE = 8 << 20  # bytes asked for at once; halved after each failure, so that a poor line gets somewhere
 ATTEMPTS = 8  # in a row without a byte gained
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds
@@ -100,6 +101,8 @@ def file_system(address: str) -> Any:
             limits = import_module("aiohttp").ClientTimeout(total=WHOLE, sock_connect=CONNECT, sock_read=QUIET)
             plain = {"Accept-Encoding": "identity"}  # packed on the way, the bytes would lie elsewhere
             options = {"client_kwargs": {"timeout": limits}, "headers": plain}
+        if SCHEMES[scheme] == "s3fs":
+            options = {"config_kwargs": {"max_pool_connections": CONNECTIONS, "read_timeout": QUIET}}
         return fsspec.core.url_to_fs(address, skip_instance_cache=True, use_listings_cache=False, **options)[0]
     except ImportError as error:
         raise ShardError(f"{shown(address)}: {error}. Type: pip install {SCHEMES[scheme]}") from None

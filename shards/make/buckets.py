@@ -1,0 +1,55 @@
+"""A folder of a bucket as a source: its objects listed once, each read whole and compared with what was listed."""
+
+import hashlib
+import zlib
+from collections.abc import Iterator
+
+from shards.errors import ShardError
+from shards.format.transform import MAX_PICTURE_BYTES, PictureError
+from shards.make.address import Address, look, system_of, version_of
+from shards.make.listing import Place, Reader
+from shards.read.remote import CONNECTIONS, attempt
+
+
+def list_bucket(folder: Address) -> Iterator[tuple[str, Place]]:
+    """Name below the folder, and size and version of every object; ShardError where it cannot be listed."""
+    if folder.url.startswith("http"):
+        raise ShardError(f"{folder}: a web server does not list folders: give a zip, a tar or a list of addresses")
+    system = system_of(folder)
+    root = f"{str(system._strip_protocol(folder.url)).rstrip('/')}/"
+    for name, facts in attempt(lambda piece: system.find(folder.url, detail=True), str(folder)).items():
+        if facts["type"] == "file" and not name.endswith("/") and name.startswith(root):
+            yield name.removeprefix(root), Place(0, facts["size"], facts["size"], _crc(version_of(facts)))
+
+
+def _crc(version: str) -> int:
+    return zlib.crc32(version.encode())
+
+
+class BucketReader(Reader):
+    """Pictures that are objects of their own."""
+
+    threads: int = CONNECTIONS
+
+    def __init__(self, folder: Address) -> None:
+        self.folder, self.system = folder, system_of(folder)
+
+    def read(self, name: str, place: Place) -> bytes:
+        """The bytes of one object; ShardError where it is gone, or is not the one that was listed."""
+        if place.size > MAX_PICTURE_BYTES:
+            raise PictureError("too large", f"{place.size:,} bytes, at most {MAX_PICTURE_BYTES:,} are read")
+        if not place.size:
+            return b""
+        address = Address(f"{self.folder.url.rstrip('/')}/{name}")
+        try:
+            data = bytes(attempt(lambda piece: self.system.cat_file(address.url), str(address)))
+        except FileNotFoundError:
+            raise ShardError(f"{address}: was listed and is gone: run again with another OUT") from None
+        if len(data) != place.size or not self._is_listed(data, address, place):
+            raise ShardError(f"{address}: has changed since it was listed: run again with another OUT")
+        return data
+
+    def _is_listed(self, data: bytes, address: Address, place: Place) -> bool:
+        """A version is mostly the MD5 of the bytes; where it is something else, the store is asked for it."""
+        digest = hashlib.md5(data, usedforsecurity=False).hexdigest()
+        return _crc(f'"{digest}"') == place.crc or _crc(look(address).version) == place.crc

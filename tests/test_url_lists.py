@@ -1,0 +1,283 @@
+"""Folders of a bucket and lists of addresses: the same shards as from the files, and every row accounted for."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pytest
+from file_server import Server, serving
+from object_server import object_store
+from pictures import jpegs, write_folder
+from pyarrow import parquet
+from test_addresses import SECRET, make, tree
+
+from facegan.files import json_lines
+from shards.errors import ShardError
+from shards.format.index import load_index
+from shards.format.transform import PictureError
+from shards.make import buckets, urls
+from shards.make.address import Address, parse_where
+from shards.make.ahead import read_ahead
+from shards.make.closing import close_set
+from shards.make.listing import Place
+from shards.make.sources import list_source, open_reader
+from shards.make.writer import Options, preprocess
+from shards.read import remote
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # aiohttp's sessions outlive the tests
+COUNT = 12
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pictures as files, hidden ones and others beside them."""
+    return write_folder(tmp_path_factory.mktemp("files") / "faces", jpegs(COUNT))
+
+
+@pytest.fixture
+def server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr(remote, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(urls, "PAUSES", (0.001, 0.001))
+    with serving(folder) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Iterator[Any]:
+    """A file system with the pictures in s3://faces/all, held by a real object store."""
+    import fsspec
+
+    with pytest.MonkeyPatch.context() as patch, object_store(patch, tmp_path_factory.mktemp("store") / "log"):
+        system = fsspec.filesystem("s3", skip_instance_cache=True, use_listings_cache=False)
+        system.mkdir("s3://faces")
+        system.put(f"{folder}/", "s3://faces/all/", recursive=True)
+        system.pipe("s3://faces/all/notes.txt", b"no picture")
+        system.pipe("s3://faces/all/.thumbs/000001.jpg", b"hidden")
+        system.pipe("s3://faces/all-others/000001.jpg", b"beside it")
+        yield system
+
+
+def test_a_folder_of_a_bucket_gives_the_same_set_as_the_folder(store: Any, folder: Path, tmp_path: Path) -> None:
+    expected, found = make(folder, tmp_path / "file"), make("s3://faces/all", tmp_path / "s3")
+    assert {name: found[name] for name in found if name.endswith((".tar", "samples.jsonl"))} == {
+        name: expected[name] for name in expected if name.endswith((".tar", "samples.jsonl"))
+    }
+    ours, theirs = load_index(tmp_path / "s3" / "16").source, load_index(tmp_path / "file" / "16").source
+    assert ours is not None
+    assert theirs is not None
+    assert (ours.kind, ours.samples, ours.fingerprint) == ("bucket", COUNT, theirs.fingerprint)
+    for part in (1, 0):
+        make("s3://faces/all/", tmp_path / "slices", slice=(part, 2))
+    close_set(tmp_path / "slices")
+    assert tree(tmp_path / "slices") == found
+
+
+def test_objects_that_changed_or_went_after_they_were_listed_are_refused(store: Any, tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg", "c.jpg", "d.jpg"):
+        store.pipe(f"s3://faces/few/{name}", b"first")
+    listing = list_source(Address("s3://faces/few"), tmp_path)
+    reader = open_reader("bucket", listing.path)
+    places = [Place(*place.item()) for place in listing.places]
+    store.pipe("s3://faces/few/b.jpg", b"other")
+    store.pipe("s3://faces/few/c.jpg", b"longer")
+    store.rm("s3://faces/few/d.jpg")
+    assert reader.read("a.jpg", places[0]) == b"first"
+    for i, name, message in ((1, "b", "has changed"), (2, "c", "has changed"), (3, "d", "is gone")):
+        with pytest.raises(ShardError, match=f"s3://faces/few/{name}.jpg: .*{message}"):
+            reader.read(f"{name}.jpg", places[i])
+
+
+def test_a_version_that_is_no_md5_is_asked_for(store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of objects that were uploaded in parts."""
+    with store.open("s3://faces/parts/a.jpg", "wb", block_size=5 << 20) as stream:
+        stream.write(b"x" * (6 << 20))
+    listing = list_source(Address("s3://faces/parts"), tmp_path)
+    asked: list[str] = []
+    look = buckets.look
+    monkeypatch.setattr(buckets, "look", lambda address: asked.append(str(address)) or look(address))
+    assert len(open_reader("bucket", listing.path).read("a.jpg", Place(*listing.places[0].item()))) == 6 << 20
+    assert asked == ["s3://faces/parts/a.jpg"]
+
+
+def test_a_bucket_or_folder_that_is_not_there_is_named(store: Any, tmp_path: Path) -> None:
+    for address in ("s3://faces/none", "s3://no-such-bucket/x.zip"):
+        with pytest.raises(ShardError, match=f"{address}: there is nothing at this address"):
+            list_source(Address(address), tmp_path)
+    with pytest.raises(ShardError, match="a web server does not list folders"):
+        next(buckets.list_bucket(Address("https://host/faces/")))
+
+
+def rows_of(server: Server) -> list[dict[str, Any]]:
+    """A list with attributes, out of order."""
+    return [
+        {
+            "URL": f"{server.address}/{name}?{SECRET}",
+            "name": name,
+            "caption": f"face, number {i}",
+            "Smiling": 1 - 2 * (i % 2),
+            "identity": i // 3,
+            "split": "val" if i > 9 else "train",
+        }
+        for i, name in reversed(list(enumerate(jpegs(COUNT))))
+    ]
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
+    head = ",".join(rows[0])
+    lines = [",".join(f'"{value}"' for value in row.values()) for row in rows]
+    path.write_text("\n".join([head, *lines]) + "\n")
+    return path
+
+
+def test_a_list_of_addresses_gives_the_same_pictures_as_the_files(
+    server: Server, folder: Path, tmp_path: Path
+) -> None:
+    expected = make(folder, tmp_path / "file")
+    (tmp_path / "list.txt").write_text("".join(f"{row['URL']}\r\n\r\n" for row in rows_of(server)))
+    plain = make(tmp_path / "list.txt", tmp_path / "txt", holdout=0)
+    names = [row["source"] for row in json_lines(tmp_path / "txt" / "16" / "samples.jsonl")]
+    host = server.address.partition("://")[2]
+    assert names == [f"{host}/{name}" for name in jpegs(COUNT)]
+    assert plain["16/train-00000.tar"] == make(folder, tmp_path / "all", holdout=0)["16/train-00000.tar"]
+    named = make(write_csv(tmp_path / "list.csv", rows_of(server)), tmp_path / "csv")
+    assert {name for name in named if named[name] == expected.get(name)} >= {
+        name for name in expected if name.endswith(".tar")
+    }
+
+
+def test_columns_of_a_list_become_attributes_identities_and_splits(server: Server, tmp_path: Path) -> None:
+    rows = rows_of(server)
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "list.parquet")
+    server.folder, old = tmp_path, server.folder
+    (tmp_path / "img_align_celeba").symlink_to(old / "img_align_celeba")
+    sources = [write_csv(tmp_path / "list.csv", rows), tmp_path / "list.parquet", f"{server.address}/list.parquet"]
+    trees = []
+    for number, source in enumerate(sources):
+        out = tmp_path / str(number)
+        outcome = preprocess(Options(parse_where(str(source)), out, ((16, 16),), workers=2, shard_size=5))
+        assert "columns without small whole numbers are not used: caption" in outcome.notes[0]
+        found = list(json_lines(out / "16" / "samples.jsonl"))
+        by_name = {row["name"]: row for row in rows}
+        for row in found:
+            told = by_name[row["source"]]
+            assert (row["attributes"], row["identity"], row["split"]) == (
+                [told["Smiling"]],
+                told["identity"],
+                told["split"],
+            )
+        assert load_index(out / "16").attributes == ("Smiling",)
+        trees.append({name: value for name, value in tree(out).items() if name.endswith((".tar", ".jsonl"))})
+        assert not [path for path in out.rglob("*") if path.is_file() and b"5ecr37" in path.read_bytes()]
+    assert trees[0] == trees[1] == trees[2]
+
+
+def test_every_row_is_a_sample_or_a_reject_with_its_reason(server: Server, tmp_path: Path) -> None:
+    others = {"page.jpg": b"<html>not found</html>", "empty.jpg": b""}
+    server.folder = write_folder(tmp_path / "web", {**jpegs(2), **others})
+    names = list(jpegs(2))
+    server.faults = {names[1]: ["403"]}
+    lines = [f"{server.address}/{name}?{SECRET}" for name in (*names, "page.jpg", "empty.jpg", "gone.jpg")]
+    lines += ["file:///etc/passwd", "pipe://cat", "http://[bad/x.jpg"]
+    (tmp_path / "list.csv").write_text("\n".join(["url,Male", *(f"{line},1" for line in lines), ",1", ""]))
+    options = Options(tmp_path / "list.csv", tmp_path / "out", ((16, 16),), max_rejects="95%")
+    outcome = preprocess(options)
+    rejects = list(json_lines(tmp_path / "out" / "16" / "rejects.jsonl"))
+    (index,) = outcome.indices.values()
+    assert index.splits["train"].samples + len(rejects) == len(lines)
+    assert outcome.left_out == {"rows without an address": 1}
+    details = {row["source"].rpartition("/")[2]: (row["reason"], row["detail"]) for row in rejects}
+    assert details["000002.jpg"] == ("not fetched", "HTTP 403")
+    assert details["gone.jpg"] == ("not fetched", "HTTP 404")
+    assert details["passwd"][1].startswith("no address of a kind that is read")
+    assert {"page.jpg", "empty.jpg", "cat", "x.jpg"} <= details.keys()
+    assert not re.search("5ecr37", (tmp_path / "out" / "16" / "rejects.jsonl").read_text())
+
+
+def test_an_address_that_fails_is_asked_three_times(server: Server, tmp_path: Path) -> None:
+    names = list(jpegs(3))
+    addresses = [*(f"{server.address}/{name}" for name in names), "http://127.0.0.1:9/x.jpg"]
+    (tmp_path / "list.csv").write_text("\n".join(["name,url", *(f"{i},{a}" for i, a in enumerate(addresses))]))
+    listing = list_source(tmp_path / "list.csv", tmp_path)
+    server.faults = {names[0]: ["500", "cut"], names[1]: ["503"] * 3, names[2]: ["429"]}
+    reader = open_reader("urls", listing.path)
+    places = [Place(*place.item()) for place in listing.places]
+    assert reader.read("0", places[0]) == jpegs(3)[names[0]]
+    assert reader.read("2", places[2]) == jpegs(3)[names[2]]
+    for i, detail in ((1, "HTTP 503"), (3, "Cannot connect")):
+        with pytest.raises(PictureError, match=detail):
+            reader.read(str(i), places[i])
+
+
+def test_a_machine_without_a_way_out_is_told_apart_from_a_list_of_dead_addresses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(urls, "PAUSES", ())
+    (tmp_path / "list.txt").write_text("".join(f"http://127.0.0.1:9/{i}.jpg\n" for i in range(urls.SILENT)))
+    listing = list_source(tmp_path / "list.txt", tmp_path)
+    reader = open_reader("urls", listing.path)
+    *places, last = (Place(*place.item()) for place in listing.places)
+    for place in places:
+        with pytest.raises(PictureError, match="Cannot connect"):
+            reader.read("", place)
+    with pytest.raises(ShardError, match="does this machine have a way out"):
+        reader.read("", last)
+
+
+def test_a_picture_without_end_is_not_read_to_it(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(urls, "MAX_PICTURE_BYTES", 1000)
+    name = next(iter(jpegs(1)))
+    (tmp_path / "list.txt").write_text(f"{server.address}/{name}\n")
+    for server.ranges in (True, False):
+        listing = list_source(tmp_path / "list.txt", tmp_path)
+        with pytest.raises(PictureError, match="too large"):
+            open_reader("urls", listing.path).read(name, Place(*listing.places[0].item()))
+
+
+def test_a_list_kept_while_work_goes_on_is_this_users_alone(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text(f"https://host/a.jpg?{SECRET}\n")
+    listing = list_source(tmp_path / "list.txt", tmp_path)
+    assert Path(str(listing.path)).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.parquet", b"PAR1 but no more", "cannot be read as a list of addresses"),
+        ("a.csv", b"url,x\nhttp://h/a,\xff\xff\n", "cannot be read as a list of addresses"),
+        ("a.csv", b"url,split\nhttp://h/a.jpg,dev\n", "expected train, val or test in each row"),
+        ("a.csv", b"link,x\nhttp://h/a,1\n", "list of addresses .* by its content"),
+        ("a.html", b"<html><a href='https://x/y'>", "list of addresses .* by its content"),
+        ("a.csv", b"url,x\n,1\n", "no picture .* 1 rows without an address"),
+    ],
+)
+def test_a_list_that_cannot_be_used_says_why(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ShardError, match=message):
+        preprocess(Options(tmp_path / name, tmp_path / "out", ((16, 16),)))
+
+
+def test_what_is_read_ahead_comes_in_order_and_fails_in_its_place() -> None:
+    def read(i: int) -> bytes:
+        if i == 7:
+            raise PictureError("not fetched", "")
+        return bytes([i])
+
+    for threads in (0, 1, 3):
+        for i, call in enumerate(read_ahead(read, 20, threads)):
+            if i == 7:
+                with pytest.raises(PictureError):
+                    call()
+            else:
+                assert call() == bytes([i])
+        assert i == 19
+
+
+def test_the_lists_of_json_are_no_lists(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({"url": "https://x/y.jpg"}))
+    with pytest.raises(ShardError, match="by its content"):
+        list_source(tmp_path / "a.json", tmp_path)
