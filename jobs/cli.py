@@ -19,7 +19,7 @@ COMMANDS = {
     "demo": "Synthetic faces, shards, a short training, pictures: minutes on a CPU.",
     "download": "Fetch CelebA, LFW or MNIST: resumable, checksummed.",
     "preprocess": "Turn a folder, zip or tar of pictures into shards.",
-    "shards": "Index, verify or describe a set of shards.",
+    "shards": "Index, verify, describe or send a set of shards.",
     "recipes": "Compare the recipes, or show one in full.",
     "train": "Train a recipe on a set; the same command again continues.",
     "sample": "Draw pictures from a trained generator.",

@@ -10,11 +10,12 @@ import click
 from facegan.cores import usual_threads
 from facegan.recipes import Size
 from jobs.progress import Progress
+from jobs.shards import send
 from jobs.slices import slice_option
 from jobs.values import Written
 
 if TYPE_CHECKING:
-    from shards.make.address import Where
+    from shards.make.address import Address, Where
     from shards.make.writer import Options, Outcome
     from shards.make.writer import Progress as Report
 
@@ -38,7 +39,7 @@ class Source(click.ParamType["Where"]):
 
 @click.command(context_settings={"auto_envvar_prefix": "FACEGAN"})
 @click.argument("source", metavar="SRC", type=Source())
-@click.argument("out", metavar="OUT", type=FOLDER)
+@click.argument("out", metavar="OUT", type=Source())
 @click.option(
     "--size",
     "sizes",
@@ -87,6 +88,11 @@ class Source(click.ParamType["Where"]):
     help="Of JPEG and WebP; WebP at 100 keeps every pixel.  [default: 95]",
 )
 @click.option(
+    "--scratch",
+    type=FOLDER,
+    help="Where the sets are made first, if OUT is an address.  [default: $SLURM_TMPDIR]",
+)
+@click.option(
     "--max-rejects",
     metavar="N|N%",
     default="50%",
@@ -101,7 +107,9 @@ class Source(click.ParamType["Where"]):
     show_default=True,
     help="Log the finished sets to W&B, as a job of type preprocess.",
 )
-def command(source: "Where", out: Path, recipe: str | None, wandb_mode: str, **given: Any) -> None:
+def command(
+    source: "Where", out: "Where", recipe: str | None, wandb_mode: str, scratch: Path | None, **given: Any
+) -> None:
     """Turn the pictures of SRC into shards in OUT/64, OUT/128, ...: one set a size, each picture decoded once.
 
     SRC is a folder (CelebA's, LFW's, or any tree of jpg, png, webp, bmp, ppm), a zip or tar read in place, a packed
@@ -118,18 +126,47 @@ def command(source: "Where", out: Path, recipe: str | None, wandb_mode: str, **g
       facegan preprocess faces.tar.gz data/faces --crop none --size 64 --holdout 1000
       facegan preprocess s3://my-bucket/faces.zip data/faces --annotations ~/celeba/Anno
       facegan preprocess faces.parquet data/faces --crop none --max-rejects 40%   # columns url, name, attributes
+      facegan preprocess img_align_celeba.zip s3://my-bucket/celeba --scratch /local/scratch
       facegan preprocess img_align_celeba.zip data/small --members webp --quality 100   # exact, half the bytes
       facegan preprocess img_align_celeba.zip data/celeba --slice 3/8   # one of 8 jobs of a Slurm array
       facegan shards index data/celeba                                  # then, once, when all 8 are done
     """
     from shards.make.writer import preprocess
 
-    options = _options(source, out, recipe, given)
+    folder = out if isinstance(out, Path) else _scratch(out, scratch, given["part"])
+    options = _options(source, folder, recipe, given)
+    if not isinstance(out, Path) and _is_finished(out, options):
+        return
     with _progress() as report:
         outcome = preprocess(options, report)
-    _tell(outcome, options.slice, out)
+    _tell(outcome, options.slice, folder)
+    if not isinstance(out, Path):
+        send(folder, out)
     if outcome.indices and wandb_mode != "off":
-        _track(outcome, out, wandb_mode)
+        _track(outcome, folder, wandb_mode)
+
+
+def _scratch(address: "Address", folder: Path | None, part: tuple[int, int]) -> Path:
+    from shards.errors import ShardError
+    from shards.make.upload import scratch_for
+
+    if part[1] > 1:
+        raise click.UsageError(
+            "--slice and an address as OUT: give a folder that all slices see, close the set (facegan shards index "
+            f"OUT), then: facegan shards upload OUT {address}"
+        )
+    try:
+        return scratch_for(address, folder)
+    except ShardError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _is_finished(address: "Address", options: "Options") -> bool:
+    from shards.make.upload import is_finished
+
+    if finished := is_finished(address, options):
+        click.echo(f"{address}: is there, made with these options from this source")
+    return finished
 
 
 def _options(source: "Where", out: Path, recipe: str | None, given: dict[str, Any]) -> "Options":

@@ -1,4 +1,4 @@
-"""`facegan shards`: index foreign tars or close our sets, verify a set bit by bit, describe it."""
+"""`facegan shards`: index foreign tars or close our sets, verify a set bit by bit, describe it, send it."""
 
 import dataclasses
 import json
@@ -12,20 +12,22 @@ from jobs.slices import slice_option
 
 if TYPE_CHECKING:
     from shards.format.index import ShardIndex
+    from shards.make.address import Address
     from shards.make.foreign import ForeignTars
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
-@click.group(short_help="Index, verify or describe a set of shards.")
+@click.group(short_help="Index, verify, describe or send a set of shards.")
 def command() -> None:
-    """Index, verify or describe a set of shards.
+    """Index, verify, describe or send a set of shards.
 
     \b
     Examples:
       facegan shards index data/celeba          close a set that was made in slices
       facegan shards verify data/celeba/64      find any flipped bit; exit 1 if damaged
       facegan shards info data/celeba/64        counts, splits, shards, transform
+      facegan shards upload data/celeba s3://my-bucket/celeba
     """
 
 
@@ -99,6 +101,37 @@ def _index_foreign(tars: "ForeignTars", part: tuple[int, int]) -> "ShardIndex | 
         read_tars(tars, part, progress.update)
     click.echo(f"Slice {part[0]}/{part[1]} is read. When all are, the same command without --slice")
     return None
+
+
+@command.command()
+@click.argument("folder", type=FOLDER, metavar="DIR")
+@click.argument("address", metavar="ADDRESS")
+def upload(folder: Path, address: str) -> None:
+    """Send the finished sets of DIR (OUT, or OUT/64) to an address, s3:// or gs://.
+
+    The index comes last; the same command again sends what is missing. One writer at a time: another is refused.
+
+    \b
+    Examples:
+      facegan shards upload data/celeba s3://my-bucket/celeba
+      facegan train dcgan-64 --data s3://my-bucket/celeba/64 --stage /local/scratch
+    """
+    from shards.make.address import Address, parse_where
+
+    where = parse_where(address)
+    if not isinstance(where, Address):
+        raise click.UsageError(f"{address}: expected an address, s3://bucket/folder or gs://bucket/folder")
+    send(folder, where)
+
+
+def send(folder: Path, address: "Address") -> None:
+    """Send the sets of a folder, and say what is there then."""
+    from shards.make.upload import upload as send_sets
+
+    with Progress(None, "bytes", label=f"upload {address}") as progress:
+        sent = send_sets(folder, address, progress.update)
+    for where, index in sent.items():
+        click.echo(f"{where}: {_counts(index)}; the copy in {folder} is not needed any more")
 
 
 @command.command()

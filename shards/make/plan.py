@@ -137,13 +137,20 @@ def read_plan(folder: Path) -> Plan | None:
     """The plan that a set was begun with, if any. Raises ShardError where it is damaged."""
     path = folder / PLAN
     try:
-        plan = Plan(**json.loads(path.read_text(encoding="utf-8")))
-        fixed = {"members": "png", "quality": None} | plan.fixed  # as all were when plans did not say it
-        return dataclasses.replace(plan, fixed=fixed)
+        return parse_plan(path.read_bytes(), str(path))
     except FileNotFoundError:
         return None
+
+
+def parse_plan(content: bytes, where: str) -> Plan:
+    """A plan as it was written; ShardError naming `where` it is damaged."""
+    try:
+        plan = Plan(**json.loads(content))
+        fixed = {"members": "png", "quality": None} | plan.fixed  # as all were when plans did not say it
+        return dataclasses.replace(plan, fixed=fixed)
     except (ValueError, TypeError) as error:
-        raise ShardError(f"{path}: damaged ({error}): remove {folder}, then run again") from None
+        set_folder = where.rpartition("/")[0]
+        raise ShardError(f"{where}: damaged ({error}): remove {set_folder}, then run again") from None
 
 
 def asked(options: Options, kind: str) -> dict[str, Any]:

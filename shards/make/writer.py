@@ -42,7 +42,7 @@ def preprocess(options: Options, progress: Progress = lambda read, rejected, tot
     """
     folders = [options.folder(size) for size in options.sizes]
     done = {folder: index for folder in folders if (index := whole_index(folder)) is not None}
-    if len(done) == len(folders) and all(_unchanged(folder, options) for folder in folders):
+    if len(done) == len(folders) and all(is_unchanged(read_plan(folder), options) for folder in folders):
         clean_closed(options.out)
         return Outcome(done)
     if len(done) < len(folders):
@@ -88,9 +88,8 @@ def _outcome(options: Options, source: Survey, plans: dict[Path, Plan]) -> Outco
     return Outcome(indices, source.catalogue.notes, source.catalogue.left_out)
 
 
-def _unchanged(folder: Path, options: Options) -> bool:
+def is_unchanged(plan: Plan | None, options: Options) -> bool:
     """Whether a closed set was made with these very options from this very archive, so that nothing is to do."""
-    plan = read_plan(folder)
     if (
         plan is None
         or plan.source["stamp"] is None

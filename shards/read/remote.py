@@ -152,7 +152,8 @@ def _read_piece(source: Source, name: str, start: int, size: int, piece: int) ->
 def attempt(read: Callable[[int], T], where: str) -> T:
     """Call `read(piece)` until it gives something; see `fetch` for what is tried again. `where` is for messages.
 
-    Raises FileNotFoundError where there is no such file, ShardError where it is refused or nothing comes any more.
+    Raises FileNotFoundError where there is no such file, FileExistsError where there may not be one, ShardError
+    where it is refused or nothing comes any more.
     """
     for failures in range(ATTEMPTS):
         reason = "nothing came"
@@ -191,7 +192,7 @@ def cause_of(error: BaseException) -> BaseException:
 def _passing(error: BaseException, where: str) -> str:
     """What to say of a failure that may pass; any other is raised."""
     error = cause_of(error)
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError | FileExistsError):
         raise error
     said = shown(f"{type(error).__name__}: {error}")
     if type(error).__name__ in WITHOUT_NAME:

@@ -1,0 +1,219 @@
+"""A finished set at an address: each file whole, what is there already left as it is, the index last.
+
+An object store has no rename and no locks: a file appears whole, as stores have it; the index is written when all
+that it names is there; and one writer at a time holds a mark that stores with conditional writes give only once.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from facegan.files import append_json_line, json_lines
+from facegan.owner import process_identity
+from shards.errors import ShardError
+from shards.format.index import NAME, ShardIndex, columns_of, load_index, read_summary
+from shards.make.address import Address, system_of, version_of
+from shards.make.closing import sets_begun, whole_index
+from shards.make.plan import PLAN, Options, parse_plan, read_plan
+from shards.make.writer import is_unchanged
+from shards.read.node import slurm_folder
+from shards.read.remote import attempt
+
+MARK = ".writer.json"
+STALE_AFTER = 900.0  # seconds without a sign of life of another machine's writer; a mark is renewed with each file
+DONE = ".uploaded.jsonl"  # in the set's folder: what was sent, and the version that the store gave it
+
+Progress = Callable[[int], None]
+
+
+def refuse_unwritable(address: Address) -> None:
+    """Raise ShardError where nothing can be written to such an address."""
+    if address.url.startswith("http"):
+        raise ShardError(f"{address}: sets are written to s3:// or gs://, or into a folder")
+
+
+def upload(out: Path, address: Address, progress: Progress = lambda count: None) -> dict[str, ShardIndex]:
+    """Send every finished set of OUT (or OUT/64 alone) to the address; their indices by address.
+
+    The same call again continues. Raises ShardError where a set is not finished, another set is at the address, or
+    another writer; and where the store has other files at the end than were sent.
+    """
+    refuse_unwritable(address)
+    folders = sets_begun(out)
+    if not folders:
+        raise ShardError(f"{out}: no set was made here by `facegan preprocess`")
+    unfinished = [folder for folder in folders if whole_index(folder) is None]
+    if unfinished:
+        raise ShardError(f"{unfinished[0]}: not finished: run `facegan preprocess` or `facegan shards index` first")
+    sent = {}
+    for folder in folders:
+        target = Address(f"{address.url.rstrip('/')}/{folder.name}" if folder != out else address.url.rstrip("/"))
+        sent[str(target)] = _Upload(folder, target, progress).run()
+    return sent
+
+
+def is_finished(address: Address, options: Options) -> bool:
+    """Whether the sets are at the address already, made with these options from a source that has not changed.
+
+    False also where that cannot be said, as of a folder of pictures.
+    """
+    refuse_unwritable(address)
+    for size in options.sizes:
+        target = f"{address.url.rstrip('/')}/{options.folder(size).name}"
+        try:
+            system = system_of(address)
+            attempt(partial(_cat, system, f"{target}/{NAME}"), target)
+            plan = parse_plan(attempt(partial(_cat, system, f"{target}/{PLAN}"), target), f"{target}/{PLAN}")
+        except FileNotFoundError:
+            return False
+        if not is_unchanged(plan, options):
+            return False
+    return True
+
+
+def _cat(system: Any, url: str, piece: int) -> bytes:
+    return bytes(system.cat_file(url))
+
+
+def scratch_for(address: Address, folder: Path | None) -> Path:
+    """Where the sets for an address are made: below `folder`, or below what Slurm gave the job."""
+    refuse_unwritable(address)
+    parent = folder or slurm_folder()
+    if parent is None:
+        raise ShardError(
+            f"{address}: give --scratch DIR, a folder with room for the whole set, which is made there first"
+        )
+    return parent / f"facegan-{address.name}-{hashlib.sha256(address.plain.encode()).hexdigest()[:8]}"
+
+
+class _Upload:
+    """One set on its way."""
+
+    def __init__(self, folder: Path, target: Address, progress: Progress) -> None:
+        self.folder, self.target, self.progress = folder, target, progress
+        self.system = system_of(target)
+        self.index = load_index(folder)
+
+    def run(self) -> ShardIndex:
+        theirs = self._read(NAME)
+        if theirs is not None and theirs != (self.folder / NAME).read_bytes():
+            raise ShardError(f"{self.target}: holds another set: choose another address, or remove that one")
+        with self._marked() as renew:
+            self._refuse_other()
+            sent = {row["name"]: (row["size"], row["version"]) for row in json_lines(self.folder / DONE)}
+            there = self._listed()
+            for name in self._names():
+                if sent.get(name) != there.get(name) or name not in sent:
+                    renew()
+                    sent[name] = self._send(name)
+            there = self._listed()
+            other = [name for name in self._names() if there.get(name) != sent[name]]
+            if other:
+                raise ShardError(f"{self.target}: {other[0]} is not what was sent: somebody else writes there")
+            self._send(NAME)
+        return self.index
+
+    def _refuse_other(self) -> None:
+        """Raise ShardError where a set was begun there that is not this one."""
+        theirs, ours = self._read(PLAN), read_plan(self.folder)
+        begun = None if theirs is None else parse_plan(theirs, f"{self.target}/{PLAN}")
+        if begun is not None and ours is not None and begun.fixed != ours.fixed:
+            raise ShardError(
+                f"{self.target}: another set was begun there: choose another address, or remove that one"
+            )
+
+    def _names(self) -> Iterator[str]:
+        """The set's files but for the index itself."""
+        columns = columns_of(read_summary(self.folder / NAME))
+        yield from (PLAN, *(file.name for file in self.index.side_files), *([columns.name] if columns else []))
+        yield from (shard.name for shard in self.index.shards)
+
+    def _url(self, name: str) -> str:
+        return f"{self.target.url}/{name}"
+
+    def _send(self, name: str) -> tuple[int, str]:
+        """Send a file; its size and the version that the store gave it, which are kept beside the set."""
+        self._do(name, lambda: self.system.put_file(str(self.folder / name), self._url(name)))
+        facts = attempt(lambda piece: self.system.info(self._url(name)), self._url(name))
+        size = (self.folder / name).stat().st_size
+        if facts["size"] != size:
+            raise ShardError(f"{self.target}/{name}: {facts['size']:,} bytes there, {size:,} were sent: run again")
+        if name != NAME:
+            append_json_line(self.folder / DONE, {"name": name, "size": size, "version": version_of(facts)})
+        self.progress(size)
+        return size, version_of(facts)
+
+    def _listed(self) -> dict[str, tuple[int, str]]:
+        found = attempt(lambda piece: [self.system.find(self.target.url, detail=True)], str(self.target))[0]
+        return {name.rpartition("/")[2]: (facts["size"], version_of(facts)) for name, facts in found.items()}
+
+    def _write(self, name: str, content: bytes, **how: Any) -> None:
+        self._do(name, lambda: self.system.pipe_file(self._url(name), content, **how))
+
+    def _do(self, name: str, act: Callable[[], Any]) -> None:
+        """Act until it succeeds; see `attempt`."""
+
+        def done(piece: int) -> bool:
+            act()
+            return True
+
+        attempt(done, self._url(name))
+
+    def _read(self, name: str) -> bytes | None:
+        try:
+            return attempt(partial(_cat, self.system, self._url(name)), self._url(name))
+        except FileNotFoundError:
+            return None
+
+    @contextmanager
+    def _marked(self) -> Iterator[Callable[[], None]]:
+        """Hold the mark; what is yielded renews it, and raises ShardError where another holds it now."""
+        mine = {"host": socket.gethostname(), "pid": os.getpid(), "started": process_identity(os.getpid())}
+        content = json.dumps(mine | {"token": secrets.token_hex(8)}).encode()
+        try:
+            self._write(MARK, content, mode="create")
+        except FileExistsError:
+            if self._read(MARK) != content:  # it is not ours, written by an attempt whose answer was lost
+                self._refuse_live()
+                self._write(MARK, content)
+
+        def renew() -> None:
+            if self._read(MARK) != content:
+                raise ShardError(f"{self.target}: another writer has taken it over: only one may write there")
+            self._write(MARK, content)
+
+        try:
+            yield renew
+        finally:
+            if self._read(MARK) == content:
+                self.system.rm_file(self._url(MARK))
+
+    def _refuse_live(self) -> None:
+        """Raise ShardError where the writer whose mark is there may be alive."""
+        facts, raw = self.system.info(self._url(MARK)), self._read(MARK)
+        other: dict[str, Any] = {}
+        with suppress(ValueError):
+            other = dict(json.loads(raw or b"{}"))
+        if other.get("host") == socket.gethostname():
+            if not isinstance(other.get("pid"), int) or process_identity(other["pid"]) != other.get("started"):
+                return
+        elif time.time() - _written(facts) > STALE_AFTER:
+            return
+        raise ShardError(
+            f"{self.target}: process {other.get('pid')} on {other.get('host')} writes there. If it is gone, run "
+            f"again {STALE_AFTER / 60:.0f} minutes after its last file, or remove {self.target}/{MARK}"
+        )
+
+
+def _written(facts: dict[str, Any]) -> float:
+    """When an object was written, in seconds since 1970; now, where the store does not say."""
+    when: Any = facts.get("LastModified") or facts.get("mtime")
+    return float(when.timestamp()) if hasattr(when, "timestamp") else time.time()

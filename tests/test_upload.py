@@ -1,0 +1,216 @@
+"""OUT at an address: whole files, the index last, one writer, nothing sent twice; on a real object store."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from object_server import object_store
+from pictures import jpegs, write_zip
+
+import shards
+from facegan.owner import process_identity
+from jobs.cli import main
+from shards.errors import ShardError
+from shards.make import upload as uploads
+from shards.make.address import Address, system_of
+from shards.make.upload import DONE, MARK, upload
+from shards.make.writer import Options, preprocess
+from shards.read import remote
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # aiohttp's sessions outlive the tests
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with pytest.MonkeyPatch.context() as patch, object_store(patch, tmp_path_factory.mktemp("store") / "log"):
+        system = fsspec.filesystem("s3", skip_instance_cache=True, use_listings_cache=False)
+        system.mkdir("s3://sets")
+        yield system
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_zip(tmp_path_factory.mktemp("source") / "faces.zip", jpegs(12))
+
+
+@pytest.fixture
+def made(archive: Path, tmp_path: Path) -> Path:
+    """A finished set of three shards."""
+    preprocess(Options(archive, tmp_path / "made", ((16, 16),), shard_size=5, holdout=2))
+    return tmp_path / "made"
+
+
+@pytest.fixture
+def target(store: Any, request: pytest.FixtureRequest) -> Address:
+    return Address(f"s3://sets/{request.node.name[:60]}")
+
+
+def names_at(store: Any, address: str) -> set[str]:
+    return {name.rpartition("/")[2] for name in store.find(address)}
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [*map(str, arguments)])
+
+
+def test_a_set_made_at_an_address_is_the_one_made_in_a_folder(
+    store: Any, archive: Path, made: Path, tmp_path: Path
+) -> None:
+    command = ["preprocess", archive, "s3://sets/new", "--scratch", tmp_path / "scratch", "--size", "16"]
+    command += ["--shard-size", "5", "--holdout", "2"]
+    result = run(*command)
+    assert result.exit_code == 0, result.output
+    assert "s3://sets/new/16: " in result.output
+    ours = {path.name: path.read_bytes() for path in (made / "16").iterdir() if path.is_file()}
+    theirs = {name.rpartition("/")[2]: store.cat(name) for name in store.find("s3://sets/new/16")}
+    assert theirs.keys() == ours.keys()
+    assert {name for name in ours if theirs[name] != ours[name]} <= {"preprocess.json"}
+    opened = shards.open_set("s3://sets/new", resolution=16, stage=tmp_path / "stage").split("train")
+    local = shards.open_set(made).split("train")
+    assert np.array_equal(opened.gather(np.arange(10)), local.gather(np.arange(10)))
+    again = run(*command[:3], "--scratch", tmp_path / "other-node", *command[5:])
+    assert "is there, made with these options" in again.output
+    assert not (tmp_path / "other-node").exists()
+
+
+def test_a_cut_upload_leaves_no_index_and_goes_on(
+    store: Any, made: Path, target: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system, sent = system_of(target), []
+    put = system.put_file
+
+    def failing(local: str, *rest: Any) -> None:
+        if len(sent) == 4 and "cut" not in sent:
+            sent.append("cut")
+            raise KeyboardInterrupt
+        sent.append(Path(local).name)
+        put(local, *rest)
+
+    monkeypatch.setattr(system, "put_file", failing)
+    with pytest.raises(KeyboardInterrupt):
+        upload(made, target)
+    assert "index.json" not in names_at(store, target.url)
+    first = sent[:4]
+    upload(made, target)
+    assert sent[-1] == "index.json"
+    assert not set(first) & set(sent[5:])
+    assert names_at(store, target.url) == {path.name for path in (made / "16").iterdir()} - {DONE}
+    sent.clear()
+    upload(made, target)
+    assert sent == ["index.json"]
+
+
+def test_errors_on_the_way_are_got_over(made: Path, target: Address, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "FIRST_PAUSE", 0.001)
+    system, failures = system_of(target), [OSError(5, "cut"), TimeoutError(), OSError(16, "SlowDown")]
+    put = system.put_file
+
+    def failing(*given: Any) -> None:
+        if failures:
+            raise failures.pop()
+        put(*given)
+
+    monkeypatch.setattr(system, "put_file", failing)
+    assert len(upload(made, target)) == 1
+
+
+def mark(store: Any, target: Address, **record: Any) -> None:
+    store.pipe(f"{target}/16/{MARK}", json.dumps(record).encode())
+
+
+def test_a_second_writer_is_refused_while_the_first_may_live(
+    store: Any, made: Path, target: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = {"host": socket.gethostname(), "pid": os.getppid()}
+    mark(store, target, **here, started=process_identity(os.getppid()))
+    with pytest.raises(ShardError, match=f"process {os.getppid()} on .* writes there"):
+        upload(made, target)
+    mark(store, target, host="elsewhere", pid=1)
+    with pytest.raises(ShardError, match="process 1 on elsewhere writes there"):
+        upload(made, target)
+    assert names_at(store, target.url) == {MARK}
+    monkeypatch.setattr(uploads, "STALE_AFTER", -60.0)
+    upload(made, target)
+    assert MARK not in names_at(store, target.url)
+
+
+def test_a_writer_killed_on_this_machine_is_followed_at_once(store: Any, made: Path, target: Address) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    mark(store, target, host=socket.gethostname(), pid=dead.pid, started="long ago")
+    upload(made, target)
+    assert "index.json" in names_at(store, target.url)
+
+
+def test_of_two_writers_the_one_that_lost_the_mark_stops(
+    store: Any, made: Path, target: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = system_of(target)
+    put = system.put_file
+
+    def taken(local: str, *rest: Any) -> None:
+        put(local, *rest)
+        mark(store, target, host="elsewhere", pid=1)
+
+    monkeypatch.setattr(system, "put_file", taken)
+    with pytest.raises(ShardError, match="another writer has taken it over"):
+        upload(made, target)
+    assert names_at(store, target.url) == {MARK, "preprocess.json"}
+
+
+def test_what_another_put_there_meanwhile_is_found_before_the_index(
+    store: Any, made: Path, target: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = system_of(target)
+    put = system.put_file
+
+    def overwritten(local: str, *rest: Any) -> None:
+        put(local, *rest)
+        if Path(local).name == "val-00000.tar":
+            store.pipe(f"{target}/16/train-00000.tar", b"other")
+
+    monkeypatch.setattr(system, "put_file", overwritten)
+    with pytest.raises(ShardError, match=r"train-00000\.tar is not what was sent"):
+        upload(made, target)
+    assert "index.json" not in names_at(store, target.url)
+
+
+def test_another_set_is_never_written_over(store: Any, archive: Path, made: Path, target: Address) -> None:
+    upload(made, target)
+    other = made.parent / "other"
+    preprocess(Options(archive, other, ((16, 16),), shard_size=4))
+    with pytest.raises(ShardError, match="holds another set"):
+        upload(other, target)
+    store.rm(f"{target}/16/index.json")
+    with pytest.raises(ShardError, match="another set was begun there"):
+        upload(other, target)
+
+
+def test_what_cannot_be_done_is_said_before_any_work(made: Path, archive: Path, tmp_path: Path) -> None:
+    refusals = {
+        "sets are written to s3:// or gs://": ["preprocess", archive, "https://host/out", "--scratch", tmp_path],
+        "give --scratch DIR": ["preprocess", archive, "s3://sets/x"],
+        "facegan shards upload OUT s3://sets/x": ["preprocess", archive, "s3://sets/x", "--slice", "0/2"],
+        "expected an address": ["shards", "upload", made, tmp_path],
+        "no set was made here": ["shards", "upload", tmp_path / "none", "s3://sets/x"],
+    }
+    (tmp_path / "none").mkdir()
+    for message, command in refusals.items():
+        result = run(*command)
+        assert result.exit_code != 0
+        assert message in result.output.replace("\n", " "), result.output
+
+
+def test_an_unfinished_set_is_not_sent(archive: Path, tmp_path: Path, target: Address) -> None:
+    preprocess(Options(archive, tmp_path / "out", ((16, 16),), slice=(0, 2), shard_size=5))
+    with pytest.raises(ShardError, match="not finished"):
+        upload(tmp_path / "out", target)
