@@ -17,8 +17,11 @@ from object_server import object_store
 from pictures import jpegs, write_zip
 
 import shards
+from facegan.errors import UsageError
 from facegan.owner import process_identity
 from jobs.cli import main
+from jobs.slurm.checks import check_preprocess
+from jobs.slurm.request import Call
 from shards.errors import ShardError
 from shards.make import upload as uploads
 from shards.make.address import Address, system_of
@@ -208,6 +211,15 @@ def test_what_cannot_be_done_is_said_before_any_work(made: Path, archive: Path, 
         result = run(*command)
         assert result.exit_code != 0
         assert message in result.output.replace("\n", " "), result.output
+
+
+def test_a_job_takes_an_address_as_its_source_but_not_as_its_out(tmp_path: Path) -> None:
+    def call(*arguments: str) -> Call:
+        return Call(tmp_path / "preprocess.sh", (), arguments, {})
+
+    check_preprocess(call("s3://bucket/faces.zip", str(tmp_path / "out")))
+    with pytest.raises(UsageError, match="facegan shards upload OUT ADDRESS"):
+        check_preprocess(call("faces.zip", "s3://bucket/out"))
 
 
 def test_an_unfinished_set_is_not_sent(archive: Path, tmp_path: Path, target: Address) -> None:
