@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from shards.make.address import _system
+
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "AKIAEXAMPLE", "AWS_SECRET_ACCESS_KEY": "not-to-be-told"}
 
 
@@ -27,6 +29,7 @@ def object_store(patch: pytest.MonkeyPatch, log: Path) -> Iterator[str]:
                 **CREDENTIALS,
             }.items():
                 patch.setenv(name, value)
+            _system.cache_clear()  # it asks where the last store of this process was
             with new_server():
                 yield address
         finally:
