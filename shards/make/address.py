@@ -8,7 +8,7 @@ from typing import Any
 from shards.errors import ShardError
 from shards.read.remote import attempt, cause_of, file_system, is_remote, shown, status_of
 
-VERSIONS = ("ETag", "etag", "generation", "Last-Modified", "LastModified")  # the first that a server tells
+VERSIONS = ("ETag", "generation", "etag", "Last-Modified", "LastModified")  # the first that a server tells
 FOLDER = "folder"  # in place of a version
 
 

@@ -2,7 +2,9 @@
 
 import hashlib
 import zlib
+from base64 import b64decode
 from collections.abc import Iterator
+from typing import Any
 
 from shards.errors import ShardError
 from shards.format.transform import MAX_PICTURE_BYTES, PictureError
@@ -19,7 +21,13 @@ def list_bucket(folder: Address) -> Iterator[tuple[str, Place]]:
     root = f"{str(system._strip_protocol(folder.url)).rstrip('/')}/"
     for name, facts in attempt(lambda piece: system.find(folder.url, detail=True), str(folder)).items():
         if facts["type"] == "file" and not name.endswith("/") and name.startswith(root):
-            yield name.removeprefix(root), Place(0, facts["size"], facts["size"], _crc(version_of(facts)))
+            yield name.removeprefix(root), Place(0, facts["size"], facts["size"], _crc(_content(facts)))
+
+
+def _content(facts: dict[str, Any]) -> str:
+    """What tells an object's bytes: their MD5 where the store says it (GCS does so beside its version)."""
+    digest = facts.get("md5Hash")
+    return f'"{b64decode(digest).hex()}"' if digest else version_of(facts)
 
 
 def _crc(version: str) -> int:
