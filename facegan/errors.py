@@ -26,14 +26,14 @@ class LostRankError(FaceganError):
     """A message between ranks did not come through: another rank is no more."""
 
 
+LOST = "another rank has ended without a word: killed, out of memory, or its node was lost; its own log or `dmesg` "
+LOST += "there says which. The same command again continues the run"
+
+
 @contextmanager
-def between_ranks() -> Iterator[None]:
+def between_ranks(words: str = LOST) -> Iterator[None]:
     """Around a message between ranks; LostRankError where it fails, for which gloo and NCCL have RuntimeErrors."""
     try:
         yield
     except RuntimeError as error:
-        words = str(error).splitlines()[0]
-        raise LostRankError(
-            "another rank has ended without a word: killed, out of memory, or its node was lost; its own log or "
-            f"`dmesg` there says which. The same command again continues the run ({words})"
-        ) from error
+        raise LostRankError(f"{words} ({str(error).splitlines()[0]})") from error

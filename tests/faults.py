@@ -11,6 +11,7 @@ import json
 import mmap
 import os
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -239,7 +240,8 @@ def serve() -> None:
         record, log = Path(f"{request['folder']}.operations"), Path(f"{request['folder']}.log")
         for path in (record, log):
             path.unlink(missing_ok=True)
-        port = 20000 + (os.getpid() * 7 + time.monotonic_ns() // 1000) % 10000
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
         ranks = []
         for rank in range(request["world"]):
             if not (child := os.fork()):
@@ -257,13 +259,15 @@ def wait(ranks: list[int], limit: float) -> tuple[list[int], bool]:
     """Exit codes of the ranks, and whether one hung: took longer than `limit` seconds, or neither ended by itself
     after another had failed nor by the SIGTERM that every launcher sends then."""
     deadline, terminated, codes = time.monotonic() + limit, False, dict[int, int]()
-    while len(codes) < len(ranks) and time.monotonic() < deadline:
+    while len(codes) < len(ranks):
         for rank in set(ranks) - codes.keys():
             ended, status = os.waitpid(rank, os.WNOHANG)
             if ended:
                 codes[rank] = os.waitstatus_to_exitcode(status)
                 deadline = min(deadline, time.monotonic() + (ALONE if codes[rank] else limit))
-        if time.monotonic() >= deadline and any(codes.values()) and not terminated:
+        if time.monotonic() >= deadline:
+            if terminated or not any(codes.values()):
+                break
             terminated, deadline = True, time.monotonic() + PATIENCE
             for rank in set(ranks) - codes.keys():
                 os.kill(rank, signal.SIGTERM)

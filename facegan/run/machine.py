@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import platform
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -121,20 +121,30 @@ def start(settings: RunSettings) -> Machine:
     """
     use_cuda = _resolve_device(settings.device)
     precision = resolve_precision(_launcher_precision(settings.precision), use_cuda)
-    kwargs = InitProcessGroupKwargs(timeout=_COLLECTIVE_TIMEOUT)
-    accelerator = Accelerator(cpu=not use_cuda, mixed_precision="no", kwargs_handlers=[kwargs])  # autocast is ours
+    accelerator, failures = _meet(use_cuda)
     threads = settings.threads or _share_of_cores()
     torch.set_num_threads(threads)
     torch.set_deterministic_debug_mode("default")
     torch.backends.cudnn.benchmark = False  # its choice may differ from run to run, and with it the last bits
-    failures = Failures(accelerator.process_index, accelerator.num_processes)
     machine = Machine(accelerator, precision, _resolve_graphs(settings, use_cuda), threads, failures)
+    machine.wait()  # a rank that failed before others can hear of it would leave them waiting
     _set_matmul_precision(machine.precision)
     if not use_cuda:
         keep_freed_memory()
     if settings.sync_bn and not use_cuda:
         raise UsageError("--sync-bn: PyTorch's SyncBatchNorm works on CUDA only; leave it out on the CPU")
     return machine
+
+
+def _meet(use_cuda: bool) -> tuple[Accelerator, Failures]:
+    """The ranks that a launcher started, joined; LostRankError where they do not come together."""
+    address = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
+    kwargs = InitProcessGroupKwargs(timeout=_COLLECTIVE_TIMEOUT)
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    with nullcontext() if alone else between_ranks(f"the ranks could not meet at {address}"):
+        # Mixed precision is our own autocast
+        accelerator = Accelerator(cpu=not use_cuda, mixed_precision="no", kwargs_handlers=[kwargs])
+        return accelerator, Failures(accelerator.process_index, accelerator.num_processes)
 
 
 def resolved(settings: RunSettings, machine: Machine) -> RunSettings:
