@@ -88,11 +88,12 @@ class Reader(Protocol):
 
 def patiently(read: Callable[[], bytes]) -> bytes:
     """What `read` gives, tried again where a network file system stumbles; PictureError where it stays so."""
-    for pause in PAUSES:
+    for attempt, pause in enumerate(PAUSES):
         try:
             return read()
         except OSError as error:
-            if error.errno not in PASSING:
+            refused_once = error.errno == errno.EACCES and not attempt  # NFS, while a ticket is renewed
+            if error.errno not in PASSING and not refused_once:
                 raise PictureError("unreadable", error.strerror or str(error)) from None
             time.sleep(pause)
     try:
