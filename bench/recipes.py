@@ -83,18 +83,14 @@ def measure(name: str, data: Path, options: argparse.Namespace) -> Row:
     _, errors = process.communicate()
     if len(rows) <= 4:
         raise SystemExit(f"{name}: the run ended early:\n{errors}")
-    settled = rows[2:]
-    rate = statistics.harmonic_mean(row["speed/imgs_per_sec"] for row in settled)
-    waited = statistics.fmean(row["speed/data_wait_frac"] for row in settled)
-    images = length(name)
-    return {
-        "batch_size": size,
-        "img_s": round(rate, 1),
-        "waited": round(waited, 4),
-        "kimg": round(images / 1000),
-        "hours": round(images / rate / 3600, 3),
-        "published": PUBLISHED.get(name, ""),
-    }
+    return {"batch_size": size, "published": PUBLISHED.get(name, ""), **_summary(rows[2:], length(name))}
+
+
+def _summary(rows: list[Row], images: float) -> Row:
+    rate = statistics.harmonic_mean(row["speed/imgs_per_sec"] for row in rows)
+    waited = statistics.fmean(row["speed/data_wait_frac"] for row in rows)
+    hours = round(images / rate / 3600, 3)
+    return {"img_s": round(rate, 1), "waited": round(waited, 4), "kimg": round(images / 1000), "hours": hours}
 
 
 def length(name: str) -> float:
