@@ -48,7 +48,7 @@ class Failures:
         self.first: Failure | None = None
         self.on_other: Callable[[Failure], None] = lambda failure: None  # called in a thread, before the end
         self._closed = threading.Event()
-        self._store: Any = None
+        self._store: Any = None  # a torch.distributed.Store, whose stub lacks clone() and check()
         if world > 1:
             meeting: Any = dist.distributed_c10d._get_default_store()
             self._store = meeting.clone()  # a connection of its own: the training's may be waiting

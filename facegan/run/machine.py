@@ -6,7 +6,6 @@ import platform
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -64,7 +63,7 @@ class Machine:
         """Whether this is the one rank that writes."""
         return self.rank == 0
 
-    def autocast(self) -> AbstractContextManager[Any]:
+    def autocast(self) -> AbstractContextManager[None]:
         """bf16 where the precision says so; losses and penalties leave it by themselves."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 

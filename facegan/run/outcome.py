@@ -32,7 +32,7 @@ def now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
-def identity() -> dict[str, Any]:
+def identity() -> dict[str, str | None]:
     """Whose outcome it is: the Slurm job, if any, and which start of it by its restart count."""
     return {"job": os.environ.get("SLURM_JOB_ID"), "restart": os.environ.get("SLURM_RESTART_COUNT")}
 

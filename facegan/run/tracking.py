@@ -23,6 +23,7 @@ AGAIN_SECONDS = 60.0  # between attempts at what failed
 QUEUE_LENGTH = 10_000
 
 Send = Callable[[Any, Any], None]  # (wandb module, its run)
+Message = tuple[Mapping[str, Any], Mapping[str, Path]] | Send | str  # a row with its pictures; a call; how it ended
 Replay = Callable[[int], Iterable[Step]]  # the steps past a position, as `history.steps` of a run folder
 
 log = logging.getLogger("facegan.run.tracking")
@@ -52,7 +53,7 @@ class Tracker:
         project: str = "",
         replay: Replay = lambda after: (),
     ) -> None:
-        self._queue: queue.Queue[tuple[str, Any] | None] = queue.Queue(QUEUE_LENGTH)
+        self._queue: queue.Queue[tuple[str, Message] | None] = queue.Queue(QUEUE_LENGTH)
         self._lost = 0
         self._thread: threading.Thread | None = None
         self._mirror = Mirror(resolve_mode(mode), {}, replay)
@@ -132,7 +133,7 @@ class Tracker:
         if thread.is_alive() or self._lost or self._mirror.run is not None:
             log.warning("W&B did not take everything in time; the run folder has it, the next start sends the rest")
 
-    def _put(self, kind: str, message: Any) -> None:
+    def _put(self, kind: str, message: Message) -> None:
         if self._thread is None:
             return
         try:
@@ -185,13 +186,13 @@ class Mirror:
         except Exception as error:  # a mirror: whatever the client raises is said, and training goes on
             self._lose_service(error)
 
-    def take(self, kind: str, message: Any) -> None:
+    def take(self, kind: str, message: Message) -> None:
         """Send one message, or keep it for later."""
-        if kind != "the end" and time.monotonic() - self.tried > AGAIN_SECONDS:
+        if not isinstance(message, str) and time.monotonic() - self.tried > AGAIN_SECONDS:
             self.try_again()
-        if kind == "the end":
+        if isinstance(message, str):
             self._end(message)
-        elif kind == "rows":
+        elif isinstance(message, tuple):
             self._take_row(*message)
         elif self.mode == "online" or kind == "the table":
             self._send(kind, message)

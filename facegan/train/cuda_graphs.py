@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import astuple, dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -141,7 +141,7 @@ class _Recording:
         self.replay()
 
 
-def record_cuda(run: Run, pool: Any) -> Run:
+def record_cuda(run: Run, pool: "torch.cuda._POOL_HANDLE") -> Run:
     """Record `run`, which is not executed, as a CUDA graph in a memory pool; the result replays it."""
     graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
     try:

@@ -4,7 +4,6 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -180,7 +179,7 @@ def _laid_out_like(parameter: Tensor, grad: Tensor) -> Tensor:
     return grad if grad.stride() == parameter.stride() else torch.empty_like(parameter).copy_(grad)
 
 
-def _load_module(module: nn.Module, tensors: dict[str, Any], name: str) -> None:
+def _load_module(module: nn.Module, tensors: dict[str, Tensor], name: str) -> None:
     try:
         module.load_state_dict(tensors)
     except RuntimeError as error:

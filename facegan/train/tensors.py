@@ -15,7 +15,7 @@ def map_tensors(tree: Tree, change: Callable[[Tensor], Tensor]) -> Tree:
     return changed
 
 
-def tensors_of(tree: Any) -> list[Tensor]:
+def tensors_of(tree: object) -> list[Tensor]:
     """Every tensor of a tree, in one order."""
     tensors: list[Tensor] = []
 
