@@ -56,17 +56,16 @@ class RandomNet(nn.Module):
         return torch.cat(features, dim=1)
 
 
-def randomnet(channels: int, device: torch.device | None = None) -> Extractor:
+def randomnet(channels: int) -> Extractor:
     """The random feature network for images with so many channels; the same on every machine."""
     network = RandomNet(channels)
     digest = hashlib.sha256()
     for weight in network.weights:
         digest.update(weight.detach().numpy().tobytes())
-    network = network.to(device or torch.device("cpu"))
 
     @torch.no_grad()
     def extract(images: Tensor) -> Tensor:
-        features: Tensor = network(images.to(next(network.parameters()).device))
-        return features.cpu()
+        features: Tensor = network(images.cpu())
+        return features
 
     return Extractor("randomnet", digest.hexdigest(), extract)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from facegan.networks.layers import Network
+from facegan.networks.layers import Network, initialise, normalise_spectrum
 from facegan.recipes.base import Recipe
 from facegan.recipes.checks import check_network
 
@@ -34,6 +34,9 @@ def build_discriminator(recipe: Recipe) -> Network:
 def _build(recipe: Recipe, role: str) -> Network:
     check_network(recipe)
     network: Network = getattr(importlib.import_module(f"{__name__}.{recipe.network}"), role)(recipe)
+    initialise(network, recipe.init)
+    if recipe.spectral_norm and role == "Discriminator":
+        normalise_spectrum(network)
     return network
 
 

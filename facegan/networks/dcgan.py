@@ -28,7 +28,6 @@ class Generator(Network):
         )
         self.to_image = layers.up(widths[-1], recipe.channels, recipe.kernel, recipe.upsample, bias=False)
         self.to_range = layers.to_range(recipe)
-        layers.initialise(self, recipe.init)
 
     @staticmethod
     def after(recipe: Recipe, channels: int) -> list[nn.Module]:
@@ -54,9 +53,6 @@ class Discriminator(Network):
         self.shrink = nn.ModuleList(self.stage(recipe, i, o, k) for k, (i, o) in enumerate(pairwise(widths)))
         self.minibatch_std = layers.MinibatchStd() if recipe.minibatch_std else nn.Identity()
         self.to_logit = layers.WholeMap(widths[-1] + recipe.minibatch_std, 1, 4, bias=recipe.critic_norm == "none")
-        layers.initialise(self, recipe.init)
-        if recipe.spectral_norm:
-            layers.normalise_spectrum(self)
 
     @staticmethod
     def stage(recipe: Recipe, inputs: int, outputs: int, index: int) -> nn.Sequential:

@@ -31,7 +31,6 @@ class Generator(Network):
         self.after_14 = nn.Sequential(*self.after(recipe, widths[2]))
         self.to_image = layers.up(widths[2], recipe.channels, recipe.kernel, "deconv", bias=True)
         self.to_range = layers.to_range(recipe)
-        layers.initialise(self, recipe.init)
 
     @staticmethod
     def after(recipe: Recipe, channels: int) -> list[nn.Module]:
@@ -65,9 +64,6 @@ class Discriminator(Network):
         self.activation = layers.activation(recipe.d_slope)
         self.to_logit = layers.Head(widths[-1] * SIDES[3] ** 2, 1)
         self.drop(recipe.dropout, [(widths[2], SIDES[2], SIDES[2]), (widths[3], SIDES[3], SIDES[3])])
-        layers.initialise(self, recipe.init)
-        if recipe.spectral_norm:
-            layers.normalise_spectrum(self)
 
     @staticmethod
     def norm(recipe: Recipe, channels: int) -> nn.Module:

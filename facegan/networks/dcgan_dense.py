@@ -24,7 +24,6 @@ class Generator(Network):
         self.grow = nn.ModuleList(self.stage(recipe, i, o) for i, o in pairwise(widths))
         self.to_image = layers.up(widths[-1], recipe.channels, recipe.kernel, recipe.upsample, bias=True)
         self.to_range = layers.to_range(recipe)
-        layers.initialise(self, recipe.init)
 
     @staticmethod
     def stage(recipe: Recipe, inputs: int, outputs: int) -> nn.Sequential:
@@ -56,22 +55,11 @@ class Discriminator(Network):
             layers.down(recipe.channels, widths[0], recipe.kernel, bias=True, stride=recipe.first_stride),
             layers.activation(recipe.d_slope),
         )
-        self.shrink = nn.ModuleList(self.stage(recipe, i, o) for i, o in pairwise(widths[:3]))
+        self.shrink = nn.ModuleList(layers.halving(recipe, i, o) for i, o in pairwise(widths[:3]))
         self.last = layers.down(widths[2], widths[3], recipe.kernel, bias=True)
         self.minibatch_std = layers.MinibatchStd() if recipe.minibatch_std else nn.Identity()
         side = recipe.resolution.height // recipe.first_stride // 8  # 1 px at least: checks.py
         self.to_logit = layers.Head((widths[3] + recipe.minibatch_std) * side**2, 1)
-        layers.initialise(self, recipe.init)
-        if recipe.spectral_norm:
-            layers.normalise_spectrum(self)
-
-    @staticmethod
-    def stage(recipe: Recipe, inputs: int, outputs: int) -> nn.Sequential:
-        return nn.Sequential(
-            layers.down(inputs, outputs, recipe.kernel, bias=True),
-            layers.norm(recipe.critic_norm, outputs, recipe),
-            layers.activation(recipe.d_slope),
-        )
 
     def forward(self, images: Tensor, masks: Masks = None) -> Tensor:
         x = self.first(images)

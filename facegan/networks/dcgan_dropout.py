@@ -28,7 +28,6 @@ class Generator(Network):
         self.grow = nn.ModuleList(self.stage(recipe, i, o) for i, o in pairwise(widths))
         self.to_image = layers.up(widths[-1], recipe.channels, recipe.kernel, recipe.upsample, bias=True)
         self.to_range = layers.to_range(recipe)
-        layers.initialise(self, recipe.init)
 
     @staticmethod
     def stage(recipe: Recipe, inputs: int, outputs: int) -> nn.Sequential:
@@ -53,21 +52,10 @@ class Discriminator(Network):
         super().__init__()
         n = layers.stages(recipe) + 1
         widths = [recipe.channels, *(recipe.ndf << min(k, 4) for k in range(n))]
-        self.shrink = nn.ModuleList(self.stage(recipe, i, o) for i, o in pairwise(widths))
+        self.shrink = nn.ModuleList(layers.halving(recipe, i, o) for i, o in pairwise(widths))
         self.to_logit = layers.Head(widths[-1] * 4, 1)
         sides = [recipe.resolution.height >> k for k in range(1, n + 1)]
         self.drop(recipe.dropout, [(c, s, s) for c, s in zip(widths[1:], sides, strict=True)])
-        layers.initialise(self, recipe.init)
-        if recipe.spectral_norm:
-            layers.normalise_spectrum(self)
-
-    @staticmethod
-    def stage(recipe: Recipe, inputs: int, outputs: int) -> nn.Sequential:
-        return nn.Sequential(
-            layers.down(inputs, outputs, recipe.kernel, bias=True),
-            layers.norm(recipe.critic_norm, outputs, recipe),
-            layers.activation(recipe.d_slope),
-        )
 
     def forward(self, images: Tensor, masks: Masks = None) -> Tensor:
         x = images

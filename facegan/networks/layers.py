@@ -81,6 +81,15 @@ def down(inputs: int, outputs: int, kernel: int, *, bias: bool, stride: int = 2)
     return Conv2d(inputs, outputs, kernel, stride, padding=(kernel - 1) // 2, bias=bias)
 
 
+def halving(recipe: Recipe, inputs: int, outputs: int) -> nn.Sequential:
+    """A discriminator's stage: half the size, normalised, activated."""
+    return nn.Sequential(
+        down(inputs, outputs, recipe.kernel, bias=True),
+        norm(recipe.critic_norm, outputs, recipe),
+        activation(recipe.d_slope),
+    )
+
+
 def up(inputs: int, outputs: int, kernel: int, how: str, *, bias: bool) -> nn.Module:
     """Twice the size: a transposed convolution ("deconv"), or nearest neighbour then convolution ("nearest").
 

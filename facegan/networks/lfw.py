@@ -33,7 +33,6 @@ class Generator(Network):
         self.to_image = _same(refined[-1], recipe.channels, recipe.kernel)
         self.to_range = layers.to_range(recipe)
         self.drop(recipe.dropout, [(width, 1, 1) for width in widths[1:]])
-        layers.initialise(self, recipe.init)
 
     @staticmethod
     def stage(recipe: Recipe, inputs: int, outputs: int) -> nn.Sequential:
@@ -77,9 +76,6 @@ class Discriminator(Network):
         dense = [recipe.ndf * height * width, 4 * recipe.ndf, 2 * recipe.ndf, 1]
         hidden = [nn.Linear(i, o) for i, o in pairwise(dense[:-1])]
         self.dense = nn.Sequential(*hidden, layers.Head(dense[-2], dense[-1]))
-        layers.initialise(self, recipe.init)
-        if recipe.spectral_norm:
-            layers.normalise_spectrum(self)
 
     def forward(self, images: Tensor, masks: Masks = None) -> Tensor:
         x = images

@@ -25,7 +25,6 @@ class Generator(Network):
         )
         self.to_image = nn.Linear(widths[-1], math.prod(self.image_shape))
         self.to_range = layers.to_range(recipe)
-        layers.initialise(self, recipe.init)
 
     def forward(self, z: Tensor, masks: Masks = None) -> Tensor:
         for layer in self.hidden:
@@ -45,9 +44,6 @@ class Discriminator(Network):
         )
         self.to_logit = layers.Head(widths[-1], 1)
         self.drop(recipe.dropout, [(width,) for width in widths[1:]])
-        layers.initialise(self, recipe.init)
-        if recipe.spectral_norm:
-            layers.normalise_spectrum(self)
 
     def forward(self, images: Tensor, masks: Masks = None) -> Tensor:
         x = images.flatten(1)
