@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Sequence
 
 
-def align(rows: Iterable[Sequence[object]], indent: str = "", right: Sequence[int] = ()) -> str:
+def align(rows: Iterable[Sequence[object]], right: Sequence[int] = ()) -> str:
     """The rows as lines with aligned columns, two spaces apart; the columns numbered in `right` end aligned."""
     texts = [[str(cell) for cell in row] for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(*texts, strict=True)]
-    return "\n".join((indent + _line(row, widths, right)).rstrip() for row in texts)
+    return "\n".join(_line(row, widths, right).rstrip() for row in texts)
 
 
 def _line(row: list[str], widths: list[int], right: Sequence[int]) -> str:

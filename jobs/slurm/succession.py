@@ -4,7 +4,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from jobs.slurm.records import Record, job_id, load, now, save
+from jobs.slurm.records import job_id, load, now, save
 
 # What a plain sbatch was asked for, as Slurm tells the job. What the batch file itself asks for is in it.
 VARIABLES = {
@@ -43,7 +43,8 @@ def succeeded(new: str) -> None:
     if record is not None:
         save(replace(record, successor=new))
         options = (*_again(record.options), f"--dependency=afterany:{job_id()}")
-        save(replace(record, job=new, options=options, submitted=now(), log=_log(record, new), chain=record.first))
+        log = record.log.replace(record.array, new)
+        save(replace(record, job=new, options=options, submitted=now(), log=log, chain=record.first))
 
 
 def _again(options: tuple[str, ...]) -> list[str]:
@@ -57,7 +58,3 @@ def _again(options: tuple[str, ...]) -> list[str]:
         if name not in ONCE:
             kept.append(word)
     return kept
-
-
-def _log(record: Record, new: str) -> str:
-    return record.log.replace(record.array, new)
