@@ -93,6 +93,18 @@ def test_the_readme_names_every_recipe_and_command() -> None:
     assert all(f"facegan {command}" in pages for command in cli.COMMANDS)
 
 
+def test_each_file_that_contributing_points_to_defines_what_it_names() -> None:
+    rows = re.findall(
+        r"^\|.*\| `([\w/]+\.py)` \(`(\w+)`\) \|$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE
+    )
+    assert len(rows) >= 10
+    for file, definition in rows:
+        assert re.search(rf"^ *(def|class) {definition}\b", (ROOT / file).read_text(), re.MULTILINE), (
+            file,
+            definition,
+        )
+
+
 def test_every_page_is_reached_from_the_readme_in_two_hops() -> None:
     def linked(page: Path) -> set[Path]:
         targets = re.findall(r"\]\(([^)#]+\.md)(?:#[^)]*)?\)", page.read_text())

@@ -31,8 +31,8 @@ def data_of(snapshot: Snapshot) -> str:
 def restriction(snapshot: Snapshot) -> str:
     """What the terms of the sets forbid, or "": what a set carries, else what is known of one with its name."""
     data = snapshot.meta.get("data") or {}
-    found = [_restriction(each) for each in (data, *data.get("mixed", []))]
-    return "; ".join(dict.fromkeys(filter(None, found)))
+    parts = [_restriction(each) for each in (data, *data.get("mixed", []))]
+    return "; ".join(dict.fromkeys(filter(None, parts)))
 
 
 def _restriction(data: dict[str, Any]) -> str:
