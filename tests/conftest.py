@@ -21,6 +21,18 @@ def real_pictures() -> Path:
     return Path(folder)
 
 
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A file system of s3://faces, held by a real object store; it starts once for all tests that ask for it."""
+    import fsspec
+    from object_server import object_store
+
+    with pytest.MonkeyPatch.context() as patch, object_store(patch, tmp_path_factory.mktemp("store") / "log"):
+        system = fsspec.filesystem("s3", skip_instance_cache=True, use_listings_cache=False)
+        system.mkdir("s3://faces")
+        yield system
+
+
 @pytest.fixture(autouse=True)
 def no_process_outlives_its_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A training left behind by a test that failed would compute beside all that follow."""

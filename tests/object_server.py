@@ -37,7 +37,7 @@ def object_store(patch: pytest.MonkeyPatch, log: Path) -> Iterator[str]:
 
 
 def _said(log: Path) -> str:
-    for _ in range(600):
+    for _ in range(3000):
         if found := re.search(r"http://127\.0\.0\.1:\d+", log.read_text()):
             return found[0]
         time.sleep(0.1)

@@ -5,15 +5,12 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from object_server import object_store
 from pictures import jpegs, write_zip
 
 import shards
@@ -33,14 +30,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # aiohttp's 
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with pytest.MonkeyPatch.context() as patch, object_store(patch, tmp_path_factory.mktemp("store") / "log"):
-        system = fsspec.filesystem("s3", skip_instance_cache=True, use_listings_cache=False)
-        system.mkdir("s3://sets")
-        yield system
-
-
-@pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_zip(tmp_path_factory.mktemp("source") / "faces.zip", jpegs(12))
 
@@ -54,7 +43,7 @@ def made(archive: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def target(store: Any, request: pytest.FixtureRequest) -> Address:
-    return Address(f"s3://sets/{request.node.name[:60]}")
+    return Address(f"s3://faces/sets/{request.node.name[:60]}")
 
 
 def names_at(store: Any, address: str) -> set[str]:
@@ -68,16 +57,16 @@ def run(*arguments: str | Path) -> Result:
 def test_a_set_made_at_an_address_is_the_one_made_in_a_folder(
     store: Any, archive: Path, made: Path, tmp_path: Path
 ) -> None:
-    command = ["preprocess", archive, "s3://sets/new", "--scratch", tmp_path / "scratch", "--size", "16"]
+    command = ["preprocess", archive, "s3://faces/sets/new", "--scratch", tmp_path / "scratch", "--size", "16"]
     command += ["--shard-size", "5", "--holdout", "2"]
     result = run(*command)
     assert result.exit_code == 0, result.output
-    assert "s3://sets/new/16: " in result.output
+    assert "s3://faces/sets/new/16: " in result.output
     ours = {path.name: path.read_bytes() for path in (made / "16").iterdir() if path.is_file()}
-    theirs = {name.rpartition("/")[2]: store.cat(name) for name in store.find("s3://sets/new/16")}
+    theirs = {name.rpartition("/")[2]: store.cat(name) for name in store.find("s3://faces/sets/new/16")}
     assert theirs.keys() == ours.keys()
     assert {name for name in ours if theirs[name] != ours[name]} <= {"preprocess.json"}
-    opened = shards.open_set("s3://sets/new", resolution=16, stage=tmp_path / "stage").split("train")
+    opened = shards.open_set("s3://faces/sets/new", resolution=16, stage=tmp_path / "stage").split("train")
     local = shards.open_set(made).split("train")
     assert np.array_equal(opened.gather(np.arange(10)), local.gather(np.arange(10)))
     again = run(*command[:3], "--scratch", tmp_path / "other-node", *command[5:])
@@ -201,10 +190,16 @@ def test_another_set_is_never_written_over(store: Any, archive: Path, made: Path
 def test_what_cannot_be_done_is_said_before_any_work(made: Path, archive: Path, tmp_path: Path) -> None:
     refusals = {
         "sets are written to s3:// or gs://": ["preprocess", archive, "https://host/out", "--scratch", tmp_path],
-        "give --scratch DIR": ["preprocess", archive, "s3://sets/x"],
-        "facegan shards upload OUT s3://sets/x": ["preprocess", archive, "s3://sets/x", "--slice", "0/2"],
+        "give --scratch DIR": ["preprocess", archive, "s3://faces/sets/x"],
+        "facegan shards upload OUT s3://faces/sets/x": [
+            "preprocess",
+            archive,
+            "s3://faces/sets/x",
+            "--slice",
+            "0/2",
+        ],
         "expected an address": ["shards", "upload", made, tmp_path],
-        "no set was made here": ["shards", "upload", tmp_path / "none", "s3://sets/x"],
+        "no set was made here": ["shards", "upload", tmp_path / "none", "s3://faces/sets/x"],
     }
     (tmp_path / "none").mkdir()
     for message, command in refusals.items():

@@ -9,7 +9,6 @@ from typing import Any
 import pyarrow
 import pytest
 from file_server import Server, serving
-from object_server import object_store
 from pictures import jpegs, write_folder
 from pyarrow import parquet
 from test_addresses import SECRET, make, tree
@@ -46,21 +45,16 @@ def server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Iterator[Any]:
-    """A file system with the pictures in s3://faces/all, held by a real object store."""
-    import fsspec
-
-    with pytest.MonkeyPatch.context() as patch, object_store(patch, tmp_path_factory.mktemp("store") / "log"):
-        system = fsspec.filesystem("s3", skip_instance_cache=True, use_listings_cache=False)
-        system.mkdir("s3://faces")
-        system.put(f"{folder}/", "s3://faces/all/", recursive=True)
-        system.pipe("s3://faces/all/notes.txt", b"no picture")
-        system.pipe("s3://faces/all/.thumbs/000001.jpg", b"hidden")
-        system.pipe("s3://faces/all-others/000001.jpg", b"beside it")
-        yield system
+def bucket(store: Any, folder: Path) -> Any:
+    """The store with the pictures in s3://faces/all, and others beside them."""
+    store.put(f"{folder}/", "s3://faces/all/", recursive=True)
+    store.pipe("s3://faces/all/notes.txt", b"no picture")
+    store.pipe("s3://faces/all/.thumbs/000001.jpg", b"hidden")
+    store.pipe("s3://faces/all-others/000001.jpg", b"beside it")
+    return store
 
 
-def test_a_folder_of_a_bucket_gives_the_same_set_as_the_folder(store: Any, folder: Path, tmp_path: Path) -> None:
+def test_a_folder_of_a_bucket_gives_the_same_set_as_the_folder(bucket: Any, folder: Path, tmp_path: Path) -> None:
     expected, found = make(folder, tmp_path / "file"), make("s3://faces/all", tmp_path / "s3")
     assert {name: found[name] for name in found if name.endswith((".tar", "samples.jsonl"))} == {
         name: expected[name] for name in expected if name.endswith((".tar", "samples.jsonl"))
@@ -157,7 +151,7 @@ def test_columns_of_a_list_become_attributes_identities_and_splits(server: Serve
     trees = []
     for number, source in enumerate(sources):
         out = tmp_path / str(number)
-        outcome = preprocess(Options(parse_where(str(source)), out, ((16, 16),), workers=2, shard_size=5))
+        outcome = preprocess(Options(parse_where(str(source)), out, ((16, 16),), shard_size=5))
         assert "columns without small whole numbers are not used: caption" in outcome.notes[0]
         found = list(json_lines(out / "16" / "samples.jsonl"))
         by_name = {row["name"]: row for row in rows}
