@@ -306,3 +306,17 @@ def test_a_slice_at_work_refuses_those_that_overlap_and_the_last_command(tars: P
         assert (tars / ".index").exists()
     index_tars(ForeignTars(tars))
     assert sorted(path.name for path in tars.iterdir() if path.name.startswith(".")) == []
+
+
+def test_the_member_table_of_many_samples_comes_in_parts(
+    tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index_tars(ForeignTars(tars, index_folder=tmp_path / "whole"))
+    monkeypatch.setattr(foreign, "GROUP_SAMPLES", 1)
+    index = index_tars(ForeignTars(tars, index_folder=tmp_path / "parts"))
+    assert len(index.member_tables) > 1 and index.table is None
+    assert sum(table.samples for table in index.member_tables) == index.shards.samples.sum()
+    found, expected = (shards.open_set(tmp_path / name).split("train") for name in ("parts", "whole"))
+    numbers = np.random.default_rng(0).permutation(len(expected))
+    assert np.array_equal(found.gather(numbers), expected.gather(numbers))
+    assert found.keys(numbers) == expected.keys(numbers)

@@ -18,11 +18,12 @@ from test_preprocess import make, table, tree
 import shards
 from jobs.cli import main
 from shards.errors import ShardError
-from shards.format.columns import Table
+from shards.format.columns import SideTable, Table
 from shards.format.index import Encoding, ShardIndex, load_index
 from shards.format.members import Form
 from shards.format.tar import members
 from shards.format.transform import decode
+from shards.make import closing, groups
 from shards.make.writer import Options, close_set
 from shards.read.labels import Subset
 from shards.read.verify import verify_set
@@ -260,3 +261,52 @@ def test_a_side_that_webp_cannot_have_is_refused_before_any_work() -> None:
         Options(Path("s"), Path("o"), ((side, 8),), members=members_form)
     with pytest.raises(ShardError, match=r"--members webp: 8x16384 pixels.*at most 16,383: use jpeg or png"):
         Options(Path("s"), Path("o"), ((8, 16384),), members="webp")
+
+
+def test_the_member_table_of_a_large_set_comes_in_parts_of_which_readers_take_those_they_need(
+    archive: Path, sets: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(groups, "GROUP_SAMPLES", 8)
+    make(archive, tmp_path / "whole", **SIZE, members="jpeg")
+    for number in (1, 0, 2):
+        make(archive, tmp_path / "out", **SIZE, members="jpeg", slice=(number, 3))
+    monkeypatch.setattr(closing, "read_part", None)  # closing reads the groups' summaries alone
+    close_set(tmp_path / "out")
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+    folder = tmp_path / "out" / "32"
+    assert [table.samples for table in load_index(folder).member_tables] == [8, 8, 6]
+    assert not (folder / "members.bin").exists() and not verify_set(folder)
+    for split in ("train", "val"):
+        assert np.array_equal(pixels(folder, split), pixels(sets["jpeg"], split))
+    staged = shards.open_set(folder, stage=tmp_path / "stage").split("val")
+    assert np.array_equal(staged.gather(np.arange(4)), pixels(folder, "val"))
+    assert [
+        path.name for path in staged.files.hold(load_index(folder).member_tables[2]).parent.glob("members-*")
+    ] == ["members-00002.bin"]
+    (folder / "members-00000.bin").write_bytes(b"damaged")
+    assert len(pixels(folder, "val")) == 4
+    with pytest.raises(ShardError, match=r"members-00000\.bin: the member table is missing or damaged"):
+        pixels(folder, "train")
+    assert [damage.file for damage in verify_set(folder)] == ["members-00000.bin"]
+
+
+def test_a_group_closed_before_member_tables_came_in_parts_gets_its_part(archive: Path, tmp_path: Path) -> None:
+    make(archive, tmp_path, **SIZE, members="jpeg", slice=(0, 2))
+    make(archive, tmp_path, **SIZE, members="jpeg", slice=(1, 2))
+    summary = tmp_path / "32" / ".parts" / "group-00000.json"
+    content = json.loads(summary.read_text())
+    del content["members"]
+    summary.write_text(json.dumps(content))
+    (tmp_path / "32" / "members.bin").unlink()
+    close_set(tmp_path)
+    assert len(pixels(tmp_path / "32", "train")) == 18
+
+
+@pytest.mark.parametrize("wrong", ["beside a whole one", "too few"])
+def test_parts_of_a_member_table_that_do_not_fit_are_refused(sets: dict[str, Path], wrong: str) -> None:
+    index = load_index(sets["jpeg"])
+    fields = {name: getattr(index, name) for name in ShardIndex.__dataclass_fields__}
+    part = SideTable("members-00000.bin", 1, "0" * 64, 22 if wrong == "beside a whole one" else 3)
+    encoding = index.encoding if wrong == "beside a whole one" else Encoding(95, None)
+    with pytest.raises(ShardError, match=r"table: expected none beside|tables: expected 22 samples in all"):
+        ShardIndex(**fields | {"encoding": encoding, "member_tables": (part,)})

@@ -47,9 +47,14 @@ class Table:
 
 @dataclass(frozen=True)
 class SideTable(Table):
-    """The side table of some shards that follow each other: a line of JSON for each of so many samples."""
+    """A table of some shards that follow each other: a line of JSON, or a row, for each of so many samples."""
 
     samples: int
+
+    @property
+    def as_whole(self) -> Table:
+        """The same file as the table of a set that has no other part."""
+        return Table(self.name, self.bytes, self.sha256)
 
 
 def row_type(name_bytes: int) -> np.dtype[np.void]:

@@ -67,7 +67,7 @@ class Encoding:
     """How the members of a set of ours were encoded, and the table of where each lies (`shards.format.members`)."""
 
     quality: int  # 1 to 100; 100 is lossless in WebP
-    table: Table
+    table: Table | None  # None where it comes in parts
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,7 @@ class ShardIndex:
     table: Table | None = None  # the side table of the samples; of anybody's WebDataset, where each member lies
     tables: tuple[SideTable, ...] = ()  # a large set's side table, in parts
     encoding: Encoding | None = None  # of JPEG and WebP
+    member_tables: tuple[SideTable, ...] = ()  # where each member lies, of a large set, in parts
     rejects: Rejects | None = None
     software: dict[str, str] = dataclasses.field(default_factory=dict)
     version: int = VERSION  # of the form of the index, and with it of the order: see `window_shape`
@@ -121,14 +122,16 @@ class ShardIndex:
         return self.tables or ((self.table,) if self.table and self.members != "encoded" else ())
 
     @property
-    def member_table(self) -> Table | None:
-        """Where each sample's picture lies in its shard; None where a formula says it."""
-        return self.encoding.table if self.encoding else self.table if self.members == "encoded" else None
+    def member_parts(self) -> tuple[Table, ...]:
+        """Where each sample's picture lies, in parts, in the order of the shards; none where a formula says it."""
+        whole = self.encoding.table if self.encoding else self.table if self.members == "encoded" else None
+        return self.member_tables or ((whole,) if whole else ())
 
     @property
     def side_files(self) -> "list[Table | Rejects]":
         """The files beside the shards, those of the index aside."""
-        files = (self.table, *self.tables, self.encoding and self.encoding.table, self.rejects)
+        encoded = self.encoding and self.encoding.table
+        files = (self.table, *self.tables, encoded, *self.member_tables, self.rejects)
         return [file for file in files if file]
 
     @cached_property
@@ -145,7 +148,8 @@ class ShardIndex:
 
     def to_json(self) -> dict[str, Any]:
         """The content of `index.json`, with the SHA-256 of its own canonical form; without the shards' columns."""
-        absent = [name for name in ("tables", "encoding") if not getattr(self, name)]  # as before there were any
+        new = ("tables", "encoding", "member_tables")
+        absent = [name for name in new if not getattr(self, name)]  # as before there were any
         left_out = ("shards", "version", *absent)
         fields = [field.name for field in dataclasses.fields(self) if field.name not in left_out]
         content = {name: _plain(getattr(self, name)) for name in fields}
@@ -280,10 +284,11 @@ def _check_counts(index: ShardIndex) -> None:
     counted = index.shards.counts()
     unknown = sorted(set(counted) - set(index.splits))
     expect(not unknown, "split", f"one of {sorted(index.splits)}", unknown)
-    if index.tables:
-        expect(index.table is None, "table", "none beside its parts", index.table)
-        lines, samples = sum(table.samples for table in index.tables), int(rows["samples"].sum())
-        expect(lines == samples, "tables", f"{samples} samples in all", lines)
+    encoded = index.encoding.table if index.encoding else index.table
+    for parts, whole in ((index.tables, index.table), (index.member_tables, encoded)):
+        expect(not (parts and whole), "table", "none beside its parts", whole)
+        lines, samples = sum(table.samples for table in parts), int(rows["samples"].sum())
+        expect(not parts or lines == samples, "tables", f"{samples} samples in all", lines)
     for name, split in index.splits.items():
         stated, expected = (split.samples, split.shards), counted.get(name, (0, 0))
         expect(stated == expected, f"splits.{name}", f"{expected} samples and shards", stated)

@@ -10,9 +10,9 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, features
 
-from facegan.files import sha256_file
+from facegan.files import sha256_file, whole_file
 from shards.errors import ShardError
-from shards.format.columns import Table
+from shards.format.columns import SideTable
 from shards.format.mapping import Bytes, map_file
 
 NAME = "members.bin"  # the table
@@ -90,12 +90,19 @@ def write_members(path: Path, rows: Sequence[Row]) -> None:
     np.array(rows, member_type(max([1, *(len(row[3]) for row in rows)]))).tofile(path)
 
 
-def join_members(path: Path, pieces: Sequence[tuple[Path, int]]) -> None:
-    """Write the table of a set from its shards': `pieces` are their files, with the number of rows in each."""
+def part_name(number: int) -> str:
+    """The name of a part of a large set's table."""
+    return f"members-{number:05d}.bin"
+
+
+def write_member_table(path: Path, pieces: Sequence[tuple[Path, int]]) -> SideTable:
+    """Write the table of some shards from their own: `pieces` are the files, with the number of rows in each."""
+    pieces = [(piece, count) for piece, count in pieces if count]
     width = max(_width(piece, count) for piece, count in pieces)
-    with path.open("wb") as stream:
-        for piece, count in pieces:  # one at a time: there may be 10^6
+    with whole_file(path) as part, part.open("wb") as stream:
+        for piece, count in pieces:  # one at a time: there may be thousands
             stream.write(read_members(piece, count).astype(member_type(width)).data)
+    return SideTable(path.name, path.stat().st_size, sha256_file(path), sum(count for _, count in pieces))
 
 
 def read_members(path: Path, count: int) -> NDArray[np.void]:
@@ -110,19 +117,3 @@ def _width(path: Path, count: int) -> int:
     if rest or not 1 <= width - FIXED_BYTES <= MAX_KEY_BYTES:
         raise ShardError(f"{path}: {size:,} bytes are no table of {count:,} members")
     return width - FIXED_BYTES
-
-
-def checked_members(folder: Path, table: Table | None, count: int) -> NDArray[np.void]:
-    """The member table of a set: one row a sample, in the order of the shards.
-
-    Raises ShardError where it is missing or damaged.
-    """
-    if table is None:
-        raise ShardError(f"{folder}: the index names no member table; index the tars again")
-    path = folder / table.name
-    if not path.exists() or path.stat().st_size != table.bytes or sha256_file(path) != table.sha256:
-        raise ShardError(
-            f"{path}: the member table is missing or damaged: remove index.json and index the tars again (a set of "
-            f"`facegan preprocess`: remove {folder} and make it again)"
-        )
-    return read_members(path, count)

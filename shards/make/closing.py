@@ -9,15 +9,13 @@ from pathlib import Path
 from facegan.errors import FaceganError
 from facegan.files import remove_stale_of, sha256_file, whole_file
 from shards.errors import ShardError
-from shards.format.columns import Shards, SideTable, Table
+from shards.format.columns import Shards
 from shards.format.index import NAME, Encoding, Record, Rejects, ShardIndex, Source, Split, Transform, load_index
-from shards.format.members import NAME as MEMBERS
-from shards.format.members import Form, join_members
 from shards.format.transform import SMALLER
 from shards.make.catalogue import remove_catalogues
 from shards.make.claims import forget, refuse_live
 from shards.make.groups import Group, count_groups, group_of, names_of, rejects_of, size_of
-from shards.make.parts import CONTENT_MODULUS, FOLDER, members_path, read_part
+from shards.make.parts import CONTENT_MODULUS, FOLDER, read_part
 from shards.make.plan import MAX_REJECTS, PLAN, Plan, read_plan
 
 REJECTS = "rejects.jsonl"
@@ -135,7 +133,8 @@ def _index(folder: Path, plan: Plan, groups: list[Group]) -> ShardIndex:
     """Write the rejects; the index of the whole set."""
     shards = Shards.joined([group.shards for group in groups])
     tables = tuple(group.table for group in groups)
-    remove_stale_of(folder, [REJECTS, *(table.name for table in tables)])
+    members = tuple(group.members for group in groups if group.members)
+    remove_stale_of(folder, [REJECTS, *(table.name for table in (*tables, *members))])
     geometry = plan.geometry
     content = sum(group.content for group in groups) % CONTENT_MODULUS
     form = plan.form
@@ -151,26 +150,15 @@ def _index(folder: Path, plan: Plan, groups: list[Group]) -> ShardIndex:
         record=Record(geometry.stride, geometry.pixels, geometry.row, geometry.json) if form.is_stored else None,
         transform=Transform(plan.fixed["crop"], plan.fixed["filter"]),
         attributes=tuple(plan.attributes),
-        table=_table(tables[0]) if len(tables) == 1 else None,
+        table=tables[0].as_whole if len(tables) == 1 else None,
         tables=tables if len(tables) > 1 else (),
-        encoding=_encoding(folder, form, shards),
+        encoding=Encoding(form.quality, members[0].as_whole if len(tables) == 1 else None)
+        if form.quality
+        else None,
+        member_tables=members if len(tables) > 1 else (),
         rejects=_write_rejects(folder, groups),
         software={name: _version(name) for name in ("facegan", "torch", "pillow", "simplejpeg")} | form.codec(),
     )
-
-
-def _encoding(folder: Path, form: Form, shards: Shards) -> Encoding | None:
-    """Write the table of encoded members; None where they are stored."""
-    if form.quality is None:
-        return None
-    with whole_file(folder / MEMBERS) as path:
-        join_members(path, [(members_path(folder, shard.name), shard.samples) for shard in shards])
-    table = Table(MEMBERS, (folder / MEMBERS).stat().st_size, sha256_file(folder / MEMBERS))
-    return Encoding(form.quality, table)
-
-
-def _table(only: SideTable) -> Table:
-    return Table(only.name, only.bytes, only.sha256)
 
 
 def _by_reason(groups: list[Group]) -> dict[str, int]:

@@ -15,20 +15,21 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import groupby
+from itertools import accumulate, groupby
 from pathlib import Path
 
 from facegan.cores import usual_threads
-from facegan.files import sha256_file, whole_file, write_text
+from facegan.files import sha256_file, write_text
 from shards.errors import ShardError
-from shards.format.columns import Shard, Shards, Table, cut
+from shards.format.columns import Shard, Shards, SideTable, cut
 from shards.format.index import NAME, Rejects, ShardIndex, Source, Split, Transform, load_index
 from shards.format.mapping import Bytes, map_file
-from shards.format.members import MAX_KEY_BYTES, Row, join_members
+from shards.format.members import MAX_KEY_BYTES, Row, part_name, write_member_table
 from shards.format.members import NAME as MEMBERS
 from shards.format.tar import Member, members
 from shards.format.transform import EXTENSIONS, FILTER, MAX_PICTURE_BYTES, PictureError, decode, parse_crop
 from shards.make.claims import claimed, forget
+from shards.make.groups import GROUP_SAMPLES
 from shards.make.scans import Scan, keep_scan, kept_scan
 from shards.read.encoded import SQUARE, fit
 
@@ -162,6 +163,7 @@ def _link(tars: list[Path], place: Path) -> None:
 def _index(tars: ForeignTars, scans: list[Scan]) -> ShardIndex:
     """Write member table and rejects; the index of the whole set."""
     height, width = (tars.size, tars.size) if tars.size else _one_size(scans, tars.folder)
+    tables = _write_tables(scans, tars.place)
     return ShardIndex(
         members="encoded",
         height=height,
@@ -172,7 +174,8 @@ def _index(tars: ForeignTars, scans: list[Scan]) -> ShardIndex:
         source=_source(scans, tars.folder),
         shard_size=max(each.shard.samples for each in scans),
         transform=tars.transform,
-        table=_write_table(scans, tars.place),
+        table=tables[0].as_whole if len(tables) == 1 else None,
+        member_tables=tables if len(tables) > 1 else (),
         rejects=_write_rejects(scans, tars.place),
     )
 
@@ -271,11 +274,17 @@ def _source(scans: list[Scan], folder: Path) -> Source:
     return Source(folder.resolve().name, "webdataset", listed, digest)
 
 
-def _write_table(scans: list[Scan], folder: Path) -> Table:
-    path = folder / MEMBERS
-    with whole_file(path) as part:
-        join_members(part, [(scan.rows, scan.shard.samples) for scan in scans if scan.shard.samples])
-    return Table(MEMBERS, path.stat().st_size, sha256_file(path))
+def _write_tables(scans: list[Scan], folder: Path) -> tuple[SideTable, ...]:
+    """The member table, in parts of some GROUP_SAMPLES, that readers take one by one."""
+    ends = accumulate(scan.shard.samples for scan in scans)
+    numbered = zip(scans, (end // GROUP_SAMPLES for end in ends), strict=True)
+    parts = [[scan for scan, _ in group] for _, group in groupby(numbered, key=lambda each: each[1])]
+    parts = [part for part in parts if any(scan.shard.samples for scan in part)]
+    names = [MEMBERS] if len(parts) == 1 else [part_name(number) for number in range(len(parts))]
+    return tuple(
+        write_member_table(folder / name, [(scan.rows, scan.shard.samples) for scan in part])
+        for name, part in zip(names, parts, strict=True)
+    )
 
 
 def _write_rejects(scans: list[Scan], folder: Path) -> Rejects:

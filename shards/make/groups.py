@@ -14,7 +14,9 @@ from pathlib import Path
 from facegan.files import whole_file, write_text
 from shards.errors import ShardError
 from shards.format.columns import Shard, Shards, SideTable, cut
-from shards.make.parts import CONTENT_MODULUS, FOLDER, Part, part_path, read_lines, read_part
+from shards.format.members import NAME as MEMBERS
+from shards.format.members import part_name, write_member_table
+from shards.make.parts import CONTENT_MODULUS, FOLDER, Part, members_path, part_path, read_lines, read_part
 from shards.make.plan import Plan
 
 GROUP_SAMPLES = 1 << 20  # of a group, about: a smaller set has one, and one side table
@@ -28,6 +30,7 @@ class Group:
     table: SideTable
     by_reason: dict[str, int]  # pictures that could not be used
     content: int  # the sum of `content_of` its pictures
+    members: SideTable | None = None  # where each encoded member lies
 
 
 def shards_a_group(plan: Plan) -> int:
@@ -73,7 +76,8 @@ def group_of(folder: Path, plan: Plan, number: int) -> Group | None:
     path = group_path(folder, number)
     with suppress(FileNotFoundError):
         group = _read(path)
-        if all(size_of(folder / shard.name) == shard.bytes for shard in group.shards):
+        has_members = plan.form.is_stored or not group.shards or group.members is not None
+        if has_members and all(size_of(folder / shard.name) == shard.bytes for shard in group.shards):
             return group
     parts = [read_part(folder, name) for name in names_of(plan, number)]
     return _write(path, plan, number, [part for part in parts if part]) if all(parts) else None
@@ -116,16 +120,24 @@ def _write(path: Path, plan: Plan, number: int, parts: list[Part]) -> Group:
         SideTable(table.name, size, digest.hexdigest(), sum(part.samples for part in parts)),
         dict(sorted(sum((Counter(part.by_reason) for part in parts), Counter[str]()).items())),
         sum(int(part.content, 16) for part in parts) % CONTENT_MODULUS,
+        None if plan.form.is_stored or not kept_parts else _write_members(folder, kept_parts, number, single),
     )
     write_group(path, group)
     return group
+
+
+def _write_members(folder: Path, parts: list[Part], number: int, single: bool) -> SideTable:
+    path = folder / (MEMBERS if single else part_name(number))
+    return write_member_table(path, [(members_path(folder, part.name), part.samples) for part in parts])
 
 
 def write_group(path: Path, group: Group) -> None:
     """Write the summary of a group, whose tables are there."""
     rows = [list(asdict(shard).values()) for shard in group.shards]
     table_row, content = asdict(group.table), hex(group.content)
-    summary = {"shards": rows, "table": table_row, "by_reason": group.by_reason, "content": content}
+    members = asdict(group.members) if group.members else None
+    known = {"by_reason": group.by_reason, "content": content}
+    summary = {"shards": rows, "table": table_row, "members": members, **known}
     write_text(path, json.dumps(summary) + "\n")
 
 
@@ -138,6 +150,7 @@ def _read(path: Path) -> Group:
             SideTable(**summary["table"]),
             summary["by_reason"],
             int(summary["content"], 16),
+            SideTable(**summary["members"]) if summary.get("members") else None,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ShardError(f"{path}: damaged ({error}): remove it, then run again") from None

@@ -11,12 +11,12 @@ from shards.errors import ShardError
 from shards.format.columns import Ints
 from shards.format.index import ShardIndex, Transform
 from shards.format.mapping import Bytes
-from shards.format.members import checked_members
 from shards.format.png import Geometry
 from shards.format.transform import MAX_PICTURE_BYTES, Crop, PictureError, decode, parse_crop, resize
 from shards.read.files import Files
 from shards.read.images import Images
 from shards.read.mapped import Mapped
+from shards.read.members import MemberRows
 
 SQUARE = "square"  # the crop "as large a centred square as the picture has"
 
@@ -32,7 +32,7 @@ class EncodedImages(Images):
         Geometry(index.height, index.width, index.channels)  # checks the bounds
         super().__init__(index, split, files)
         self.transform = None if index.encoding else index.transform
-        self.members = checked_members(folder, index.member_table, int(index.shards.samples.sum()))
+        self.members = MemberRows(index, files)
         firsts = np.cumsum(index.shards.samples) - index.shards.samples
         self._rows = firsts[index.shards.numbers(split)]  # of the member table, where each shard's begin
         self.mapped = Mapped(self.shards, files)
@@ -91,7 +91,7 @@ class EncodedImages(Images):
         return bytes(self._member(shard, place)["key"]).decode("utf-8", "replace")
 
     def _member(self, shard: int, place: int) -> np.void:
-        return np.void(self.members[int(self._rows[shard]) + place])
+        return np.void(self.members.rows(int(self._rows[shard]) + place, 1)[0])
 
 
 def fit(image: Bytes, transform: Transform | None, shape: tuple[int, ...]) -> Bytes:

@@ -43,8 +43,6 @@ def open_staged(source: Source, folder: Path, limit: int | None, progress: Progr
     stage = Stage(source, place, locks, index, limit, progress or (lambda count: None))
     if not stage.partial:
         make_room(place, stage.missing())
-    if index.member_table:
-        stage.hold(index.member_table)
     return ShardSet(index, place, stage)
 
 
@@ -57,7 +55,7 @@ class Stage:
         self.source, self.folder, self.locks, self.limit, self.progress = source, folder, locks, limit, progress
         self.sizes: dict[str, int] = dict(zip(index.shards.names, index.shards.bytes.tolist(), strict=True))
         self.partial = limit is not None and limit < sum(self.sizes.values())
-        tables = [*index.side_tables, *([index.member_table] if index.member_table else [])]
+        tables = [*index.side_tables, *index.member_parts]
         names = [*self.sizes, *(table.name for table in tables)]
         self._numbers = {name: FIRST_FILE + 2 * place for place, name in enumerate(names)}  # held shared; fetched
         self._thread_locks: defaultdict[str, threading.Lock] = defaultdict(

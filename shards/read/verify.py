@@ -19,9 +19,10 @@ from shards.errors import ShardError
 from shards.format.columns import Shard, SideTable, Table, cut
 from shards.format.index import NAME, ShardIndex, load_index
 from shards.format.mapping import Bytes, map_file
-from shards.format.members import checked_members
 from shards.format.png import BLOCK, NAME_BYTES, Geometry, encode_records, member_bytes
 from shards.format.tar import members
+from shards.read.files import Folder
+from shards.read.members import MemberRows
 
 PIECE = 16 << 20  # bytes hashed between two reports of progress
 AT_ONCE = 256  # records re-encoded together when damage is looked for
@@ -213,8 +214,7 @@ def _in_encoded(path: Path, index: ShardIndex, number: int) -> Iterator[Damage]:
         yield Damage(shard.name, str(error).removeprefix(f"{path}: "))
     by_key = {row["key"]: row for row in _table_rows(path.parent, index, number) or []}
     first = int(index.shards.samples[:number].sum())
-    rows = checked_members(path.parent, index.member_table, int(index.shards.samples.sum()))
-    for row in rows[first : first + shard.samples]:
+    for row in MemberRows(index, Folder(path.parent)).rows(first, shard.samples):
         key, picture = bytes(row["key"]).decode("utf-8", "replace"), data[row["offset"] :][: row["size"]]
         if len(picture) != row["size"] or zlib.crc32(picture.data) != row["crc"]:
             yield Damage(shard.name, "damaged: its bytes are not those that were indexed", key)
