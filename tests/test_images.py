@@ -120,7 +120,9 @@ def test_a_set_is_found_by_its_folder_or_by_its_resolution(tmp_path: Path) -> No
     make_set(tmp_path / "64", {"train": [1]}, 16, 16)
     make_set(tmp_path / "62x47", {"train": [1]}, 62, 47)
     assert shards.open_set(tmp_path / "62x47").height == 62
-    assert shards.open_set(tmp_path, resolution=16).width == 16
+    (tmp_path / "62x47" / "index.npy").rename(tmp_path / "kept")
+    assert shards.open_set(tmp_path, resolution=16).width == 16  # and the columns of the other are not read
+    (tmp_path / "kept").rename(tmp_path / "62x47" / "index.npy")
     with pytest.raises(ShardError, match=r"several sets \(62x47 \(62 px\), 64 \(16 px\)\)"):
         shards.open_set(tmp_path)
     with pytest.raises(ShardError, match="no set of resolution 128; there is 62x47"):

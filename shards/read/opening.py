@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from shards.errors import ShardError
-from shards.format.index import NAME, ShardIndex, load_index
+from shards.format.index import NAME, ShardIndex, load_index, read_summary
 from shards.read import node
 from shards.read import stage as staging
 from shards.read.files import Folder
@@ -63,13 +63,13 @@ def _open_remote(
 def find_set(path: Path, resolution: int | None = None) -> tuple[Path, ShardIndex]:
     """The folder of the set meant by `path` (OUT/64, or OUT and a resolution where it holds several), its index."""
     folders = [path] if (path / NAME).exists() else sorted(entry.parent for entry in path.glob(f"*/{NAME}"))
-    sets = {folder: load_index(folder) for folder in folders}
-    fitting = [(folder, index) for folder, index in sets.items() if resolution in (None, index.height)]
+    heights = {folder: read_summary(folder / NAME).get("height") for folder in folders}
+    fitting = [folder for folder, height in heights.items() if resolution in (None, height)]
     if len(fitting) == 1:
-        return fitting[0]
-    if not sets:
+        return fitting[0], load_index(fitting[0])
+    if not folders:
         load_index(path)  # raises, and says how a set comes to be
-    have = ", ".join(f"{folder.name} ({index.height} px)" for folder, index in sets.items())
+    have = ", ".join(f"{folder.name} ({height} px)" for folder, height in heights.items())
     if not fitting:
         raise ShardError(f"{path}: no set of resolution {resolution}; there is {have}")
     raise ShardError(f"{path}: several sets ({have}); give one of these folders, or a resolution")
