@@ -11,6 +11,7 @@ import pytest
 from pictures import write_folder, write_tar, write_zip
 
 from shards.errors import ShardError
+from shards.make import annotations, slots, sorting
 from shards.make.annotations import Annotations, annotate
 from shards.make.sources import list_source
 
@@ -240,3 +241,29 @@ def test_real_annotations_fit_their_pictures(real_pictures: Path) -> None:
     assert own.row(5000) == whole.row(5000)
     assert len(own.names) == 40
     assert not own.notes
+
+
+def test_annotations_are_the_same_whether_memory_or_a_disk_holds_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"{folder}/{number:03d}.jpg" for folder in ("a", "b") for number in range(40)]  # a name means both
+    lines = [f"{number:03d}.JPG {number % 3 - 1} {number}\n" for number in range(39)]
+    identity = "".join(f"{number:03d}.jpg {number // 2}\n" for number in range(40) if number != 7)
+    files = {"list_attr_celeba.txt": f"39\nMale Smiling\n{''.join(lines)}", "identity_CelebA.txt": identity}
+    folder = source(tmp_path / "source", names, **files)
+    whole = read(folder)
+    monkeypatch.setattr(sorting, "RUN_BYTES", 8)
+    for module in (annotations, slots):
+        monkeypatch.setattr(module, "BLOCK" if module is annotations else "AT_ONCE", 7)
+    found = read(folder)
+    assert isinstance(found.values, np.memmap) and not isinstance(whole.values, np.memmap)
+    assert (found.fingerprint, found.member_bytes, found.notes) == (
+        whole.fingerprint,
+        whole.member_bytes,
+        whole.notes,
+    )
+    assert found.identities is not None
+    assert (
+        [*found.identities] == [*found.identities[:]] == [None if n % 40 == 7 else n % 40 // 2 for n in range(80)]
+    )
+    assert [found.row(n)["attributes"] for n in (3, 43, 39)] == [[-1, 3], [-1, 3], None]

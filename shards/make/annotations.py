@@ -5,7 +5,7 @@ import heapq
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,13 +19,14 @@ from shards.format.transform import PictureError
 from shards.make.address import Where
 from shards.make.celeba import ATTRIBUTES, IDENTITY, PARTITION, Table, attribute_rows, find_files, value_rows
 from shards.make.idx import images_files, read_labels
-from shards.make.listing import Listing, Place, folder_of, stem
+from shards.make.listing import Listing, Place, folder_of
+from shards.make.slots import UNKNOWN, Slots, base
 from shards.make.sorting import name_bytes
 from shards.make.sources import open_reader
 
 CELEBA_NAME = re.compile(r"\d{6}\.(?:jpg|png)", re.IGNORECASE)
 SPLITS = ("train", "val", "test")  # in the order of CelebA's partition numbers
-UNKNOWN = -32768  # an attribute or split that no annotation gives
+BLOCK = 1 << 16  # pictures looked at together
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,11 @@ class Annotations:
         empty = len(self._member(widest))
         if self.values is None:
             return empty
-        ends = [
-            self.values.min(axis=0, where=self.values != UNKNOWN, initial=0),
-            self.values.max(axis=0, initial=0),
-        ]
+        ends = np.zeros((2, len(self.names)), np.int16)
+        for start in range(0, len(self.values), BLOCK):
+            some = self.values[start : start + BLOCK]
+            ends[0] = np.minimum(ends[0], some.min(axis=0, where=some != UNKNOWN, initial=0))
+            ends[1] = np.maximum(ends[1], some.max(axis=0, initial=0))
         longest = [int(max(pair, key=lambda value: len(str(value)))) for pair in zip(*ends, strict=True)]
         return max(empty, len(self._member(widest | {"attributes": longest})))
 
@@ -85,7 +87,8 @@ class Annotations:
         """SHA-256 over everything in here."""
         digest = hashlib.sha256(self.splits.tobytes() + json.dumps(self.names).encode("ascii"))
         if self.values is not None:
-            digest.update(self.values.tobytes())
+            for start in range(0, len(self.values), BLOCK):
+                digest.update(self.values[start : start + BLOCK].tobytes())
         for identity in self.identities or ():
             digest.update(f"{identity}\n".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
@@ -100,7 +103,7 @@ def annotate(listing: Listing, source: Where, folder: Path | None, holdout: int 
     """
     if listing.kind == "idx" and isinstance(source, Path):
         return _annotate_idx(listing, source, holdout)
-    slots = _Slots(listing)
+    slots = Slots(listing)
     tables = _tables(listing, source, folder)
     names, values = _read_attributes(tables.get(ATTRIBUTES), slots)
     identities: Sequence[int | str | None] | None = _read_identities(tables.get(IDENTITY), slots)
@@ -140,7 +143,7 @@ def _open_inside(listing: Listing, name: str, place: Place) -> BinaryIO:
 def _looks_like_celeba(listing: Listing, source: Where) -> bool:
     where = source.absolute() if isinstance(source, Path) else source.plain
     named = "celeb" in f"{where}/{listing.names[0]}".lower()
-    return named and all(CELEBA_NAME.fullmatch(_base(name)) for name in listing.names)
+    return named and all(CELEBA_NAME.fullmatch(base(name)) for name in listing.names)
 
 
 def held_out(names: Sequence[str], count: int) -> NDArray[np.int8]:
@@ -151,6 +154,28 @@ def held_out(names: Sequence[str], count: int) -> NDArray[np.int8]:
     splits = np.zeros(len(names), np.int8)
     splits[[number for _, number in heapq.nsmallest(count, ranks)]] = SPLITS.index("val")
     return splits
+
+
+class Identities(Sequence[int | None]):
+    """Identities as a file has them: (n,) numbers, UNKNOWN for None."""
+
+    def __init__(self, numbers: NDArray[np.int32]) -> None:
+        self.numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @overload
+    def __getitem__(self, at: int) -> int | None: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[int | None]: ...
+    def __getitem__(self, at: int | slice) -> int | list[int | None] | None:
+        if isinstance(at, slice):
+            return [None if number == UNKNOWN else number for number in self.numbers[at].tolist()]
+        return None if self.numbers[at] == UNKNOWN else int(self.numbers[at])
+
+    def __iter__(self) -> Iterator[int | None]:
+        return (identity for start in range(0, len(self), BLOCK) for identity in self[start : start + BLOCK])
 
 
 class FolderNames(Sequence[str]):
@@ -173,93 +198,23 @@ class FolderNames(Sequence[str]):
         return map(folder_of, self.names)
 
 
-class _Slots:
-    """File names of a listing as rows: annotation files know pictures by name alone, without folders."""
-
-    def __init__(self, listing: Listing) -> None:
-        self.listing = listing
-        self.notes: list[str] = []
-
-    def fill(
-        self,
-        table: Table,
-        read: Callable[[Table], Iterable[list[str]]],
-        columns: int = 1,
-        stated: int | None = None,
-    ) -> NDArray[np.int32] | None:
-        """Values (n, columns) of a file's lines `name value ...`, UNKNOWN where it has none.
-
-        Names fit in any letter case; where none fits so, without their extension (CelebA's PNGs are annotated as
-        JPEGs). None where the file knows none of the pictures. `stated`: how many lines it says it has.
-        """
-        for key in (_base, stem):
-            values, count = self._fill(table, read(table), columns, key)
-            missing = int((values[:, 0] == UNKNOWN).sum())
-            if missing < len(values):
-                break
-        if missing == len(values):
-            self.notes.append(f"{table.where} names none of the pictures: not used")
-            return None
-        if missing:
-            self.notes.append(f"{table.where} leaves {missing:,} pictures out: they have no such annotation")
-        if stated not in (None, count):
-            self.notes.append(f"{table.where} states {stated:,} pictures and has {count:,}: is it whole?")
-        return values
-
-    def _fill(
-        self, table: Table, lines: Iterable[list[str]], columns: int, key: Callable[[str], str]
-    ) -> tuple[NDArray[np.int32], int]:
-        """The values by `key` of the names, and how many lines there were."""
-        slot: dict[str, int] = {}
-        places = [slot.setdefault(key(name).lower(), len(slot)) for name in self.listing.names]
-        values, count = np.full((len(slot), columns), UNKNOWN, np.int32), 0
-        for count, (name, *fields) in enumerate(lines, 1):  # noqa: B007 - it is returned
-            row = slot.get(key(name.replace("\\", "/")).lower())
-            if row is not None:
-                integers = _integers(table.where, name, fields, columns)
-                if values[row, 0] != UNKNOWN and values[row].tolist() != integers:
-                    raise ShardError(f"{table.where}: {name} comes twice, with different values: mend the file")
-                values[row] = integers
-        return values[places], count
-
-
-def _base(name: str) -> str:
-    return name.rpartition("/")[2]
-
-
-def _integers(where: str, name: str, fields: list[str], columns: int) -> list[int]:
-    try:
-        values = [int(field) for field in fields]
-    except ValueError:
-        raise ShardError(f"{where}: {name}: expected whole numbers, found {' '.join(fields)[:80]!r}") from None
-    if len(values) != columns:
-        raise ShardError(f"{where}: {name}: {len(values)} values, expected {columns}")
-    if any(not UNKNOWN < value < 1 << 31 for value in values):
-        raise ShardError(f"{where}: {name}: a value is out of range: {max(values, key=abs)}")
-    return values
-
-
-def _read_attributes(table: Table | None, slots: _Slots) -> tuple[tuple[str, ...], NDArray[np.int16] | None]:
+def _read_attributes(table: Table | None, slots: Slots) -> tuple[tuple[str, ...], NDArray[np.int16] | None]:
     """CelebA's attributes: -1 or 1 for each."""
     if table is None:
         return (), None
     names, stated, _ = attribute_rows(table)
-    values = slots.fill(table, lambda table: attribute_rows(table)[2], len(names), stated)
-    if values is None:
-        return (), None
-    if values.max() > 32767:
-        raise ShardError(f"{table.where}: an attribute of {values.max()}, expected small numbers like -1 and 1")
-    return tuple(names), values.astype(np.int16)
+    values = slots.fill(table, lambda table: attribute_rows(table)[2], np.int16, len(names), stated)
+    return ((), None) if values is None else (tuple(names), values)
 
 
-def _read_identities(table: Table | None, slots: _Slots) -> Sequence[int | None] | None:
-    values = slots.fill(table, value_rows) if table else None
-    return None if values is None else [None if value == UNKNOWN else value for value in values[:, 0].tolist()]
+def _read_identities(table: Table | None, slots: Slots) -> Sequence[int | None] | None:
+    values = slots.fill(table, value_rows, np.int32) if table else None
+    return None if values is None else Identities(values[:, 0])
 
 
-def _read_splits(table: Table | None, slots: _Slots, looks_like_celeba: bool) -> NDArray[np.int8]:
+def _read_splits(table: Table | None, slots: Slots, looks_like_celeba: bool) -> NDArray[np.int8]:
     """CelebA's partition: 0 train, 1 validation, 2 test; everything is train where there is none."""
-    values = slots.fill(table, value_rows) if table else None
+    values = slots.fill(table, value_rows, np.int32) if table else None
     if values is None:
         if looks_like_celeba:
             slots.notes.append(
@@ -269,7 +224,7 @@ def _read_splits(table: Table | None, slots: _Slots, looks_like_celeba: bool) ->
         return np.zeros(len(slots.listing), np.int8)
     wrong = np.flatnonzero((values[:, 0] < 0) | (values[:, 0] >= len(SPLITS)))
     if len(wrong):
-        split, first = values[wrong[0], 0], _base(slots.listing.names[wrong[0]])
+        split, first = values[wrong[0], 0], base(slots.listing.names[wrong[0]])
         raise ShardError(
             f"{table.where if table else ''}: {len(wrong):,} pictures without a split 0, 1 or 2, the first is "
             f"{first} ({'not in the file' if split == UNKNOWN else split}): add them, or choose --holdout N"

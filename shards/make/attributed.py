@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from shards.errors import ShardError
 from shards.make.address import Where
-from shards.make.annotations import SPLITS, UNKNOWN, Annotations, held_out
+from shards.make.annotations import SPLITS, Annotations, held_out
 from shards.make.listing import Listing
 from shards.make.ranges import open_stream
+from shards.make.slots import UNKNOWN
 from shards.make.urls import read_table
 
 IDENTITY, SPLIT = "identity", "split"  # columns, in any letter case

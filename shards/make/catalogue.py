@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from facegan.files import sha256_file, whole_file, write_json
 from shards.errors import ShardError
 from shards.make.address import full_name
-from shards.make.annotations import SPLITS, UNKNOWN, Annotations
+from shards.make.annotations import SPLITS, Annotations
 from shards.make.listing import PLACE, Listing, State, folder_of, stem
+from shards.make.slots import UNKNOWN
 from shards.make.sorting import name_bytes
 
 CATALOGUE = ".listing-"  # how its names begin

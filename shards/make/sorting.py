@@ -1,6 +1,7 @@
 """Names and what goes with each, sorted in bounded memory: runs on a disk, merged into files that are mapped."""
 
 import heapq
+import math
 import os
 import struct
 import tempfile
@@ -147,6 +148,17 @@ def _written(
                 file.write(part)
         text, ends, rows = (_mapped(file, each) for file, each in zip(files, kinds, strict=True))
     return Names(text, ends), rows
+
+
+def filled(shape: tuple[int, ...], kind: Any, value: int, folder: Path | None) -> NDArray[Any]:
+    """An array of one value; in a file without a name, of a folder, where it is large."""
+    if math.prod(shape) * np.dtype(kind).itemsize <= RUN_BYTES:
+        return np.full(shape, value, kind)
+    with _temporary(folder) as file:
+        file.truncate(math.prod(shape) * np.dtype(kind).itemsize)
+        made = np.memmap(file, kind, "r+", shape=shape)
+    made[...] = value
+    return made
 
 
 def _temporary(folder: Path | None) -> IO[bytes]:
