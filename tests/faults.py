@@ -10,6 +10,7 @@ import io
 import json
 import mmap
 import os
+import random
 import signal
 import socket
 import struct
@@ -225,6 +226,17 @@ def _workers_by_fork() -> None:
     pool.ensure_running = lambda: None  # type: ignore[assignment]
 
 
+def free_port() -> int:
+    """One that nothing listens at, below those that the system gives to connections of others."""
+    while True:
+        port = random.randrange(16384, 32768)
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
+        return port
+
+
 def serve() -> None:
     """Fork a process a rank for each request, and answer how they ended."""
     for name in SERVER_IMPORTS:
@@ -240,8 +252,7 @@ def serve() -> None:
         record, log = Path(f"{request['folder']}.operations"), Path(f"{request['folder']}.log")
         for path in (record, log):
             path.unlink(missing_ok=True)
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = free_port()
         ranks = []
         for rank in range(request["world"]):
             if not (child := os.fork()):
