@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
-from test_architecture import imports
+from test_architecture import COMPUTED, imports
 
 from facegan import __version__
 
@@ -88,6 +88,7 @@ def imported(*folders: str) -> set[str]:
     distributions = importlib.metadata.packages_distributions()
     files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
     modules = {name.split(".")[0] for path in files for name in imports(path)} - set(sys.stdlib_module_names)
+    modules.discard(COMPUTED)
     own = {path.stem for room in ("tests", "bench") for path in (ROOT / room).glob("*.py")} | {"facegan"}
     return {normal(name) for module in modules - own for name in distributions.get(module, [module])} - {"facegan"}
 
@@ -95,8 +96,9 @@ def imported(*folders: str) -> set[str]:
 def test_what_is_imported_is_what_is_declared() -> None:
     """A package that only comes along with another one may be gone with its next version."""
     packages = {normal(requirement.name) for requirement in declared("install_requires")}
-    extras = declared("faces", "onnx", "parquet", "tensorboard")
+    extras = declared("faces", "onnx", "parquet", "remote", "tensorboard")
     optional = {normal(requirement.name) for requirement in extras}  # and said where it is missing
+    optional.remove("s3fs")  # fsspec imports it
     assert imported("facegan", "jobs", "shards", "slurm") == packages | optional
     assert imported("tests") <= packages | {normal(requirement.name) for requirement in declared("dev")}
 

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -98,7 +97,9 @@ def file_system(address: str) -> Any:
 
         options: dict[str, Any] = {}
         if SCHEMES[scheme] == "aiohttp":
-            limits = import_module("aiohttp").ClientTimeout(total=WHOLE, sock_connect=CONNECT, sock_read=QUIET)
+            from aiohttp import ClientTimeout
+
+            limits = ClientTimeout(total=WHOLE, sock_connect=CONNECT, sock_read=QUIET)
             plain = {"Accept-Encoding": "identity"}  # packed on the way, the bytes would lie elsewhere
             options = {"client_kwargs": {"timeout": limits}, "headers": plain}
         if SCHEMES[scheme] == "s3fs":
