@@ -1,5 +1,6 @@
 """Labels come with the pixels, and choose which samples are read."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,14 @@ def test_a_set_without_a_side_table_says_so(tmp_path: Path) -> None:
     make_set(tmp_path, {"train": [3]})
     with pytest.raises(ShardError, match="no side table"):
         shards.open_set(tmp_path).labels("train")
+
+
+def test_a_value_that_no_attribute_has_is_damage(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "16")
+    table = tmp_path / "16" / "samples.jsonl"
+    table.write_text(table.read_text().replace("-1", "99999", 1).replace('"0000', '"0', 1))  # as long as before
+    with pytest.raises(ShardError, match="a row of the side table is damaged"):
+        shards.open_set(tmp_path / "16").labels("train")
 
 
 def test_labels_are_read_from_the_parts_that_tell_of_the_split_alone(

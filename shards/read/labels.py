@@ -110,7 +110,7 @@ def read_labels(
                 values[place] = [row["attributes"][column] for column in columns]
             if names is None:
                 identities[place] = codes.setdefault(row["identity"], len(codes) - 1)
-    except (KeyError, TypeError, IndexError, ValueError) as error:
+    except (KeyError, TypeError, IndexError, ValueError, OverflowError) as error:
         raise ShardError(f"{folder}: a row of the side table is damaged ({error!r})") from None
     for column in values.T:
         if np.isin(column, (-1, 1, UNKNOWN)).all():  # CelebA says -1 for no
