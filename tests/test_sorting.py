@@ -1,5 +1,6 @@
 """Names are sorted in runs on a disk as they would be in memory."""
 
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -66,3 +67,17 @@ def test_numbers_that_come_twice_are_found_wherever_they_are(tmp_path: Path) -> 
             distinct.add(numbers[again : again + 1])
         assert distinct.all() == (again is None)
         distinct.close()
+
+
+def test_a_disk_without_room_for_a_large_column_is_an_error_and_kills_no_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sorting, "RUN_BYTES", 10)
+    column = sorting.filled((3, 5), np.int16, -7, tmp_path)
+    assert isinstance(column, np.memmap) and column.tolist() == [[-7] * 5] * 3
+    monkeypatch.setattr("os.posix_fallocate", full)  # a file of holes would be a bus error when it is written to
+    with pytest.raises(OSError, match="No space left"):
+        sorting.filled((3, 5), np.int16, -7, tmp_path)

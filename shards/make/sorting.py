@@ -155,7 +155,8 @@ def filled(shape: tuple[int, ...], kind: Any, value: int, folder: Path | None) -
     if math.prod(shape) * np.dtype(kind).itemsize <= RUN_BYTES:
         return np.full(shape, value, kind)
     with _temporary(folder) as file:
-        file.truncate(math.prod(shape) * np.dtype(kind).itemsize)
+        # A disk without room says so here; to write to a mapping that it has no room for kills the process
+        os.posix_fallocate(file.fileno(), 0, math.prod(shape) * np.dtype(kind).itemsize)
         made = np.memmap(file, kind, "r+", shape=shape)
     made[...] = value
     return made
