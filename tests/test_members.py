@@ -211,6 +211,8 @@ def test_side_files_of_members_are_verified_and_needed(sets: dict[str, Path], tm
     flip(tmp_path / "set" / "members.bin", 300)
     (found,) = verify_set(tmp_path / "set")
     assert found.file == "members.bin"
+    flip(tmp_path / "set" / "train-00001.tar", 8 * 700)
+    assert [damage.file for damage in verify_set(tmp_path / "set")] == ["members.bin", "train-00001.tar"]
     with pytest.raises(ShardError, match=r"member table is missing or damaged.*facegan preprocess"):
         shards.open_set(tmp_path / "set").split("train")
 

@@ -214,7 +214,12 @@ def _in_encoded(path: Path, index: ShardIndex, number: int) -> Iterator[Damage]:
         yield Damage(shard.name, str(error).removeprefix(f"{path}: "))
     by_key = {row["key"]: row for row in _table_rows(path.parent, index, number) or []}
     first = int(index.shards.samples[:number].sum())
-    for row in MemberRows(index, Folder(path.parent)).rows(first, shard.samples):
+    try:
+        rows = MemberRows(index, Folder(path.parent)).rows(first, shard.samples)
+    except ShardError:  # the table is a finding of its own
+        yield Damage(shard.name, "damaged; which of its samples are cannot be told without the member table")
+        return
+    for row in rows:
         key, picture = bytes(row["key"]).decode("utf-8", "replace"), data[row["offset"] :][: row["size"]]
         if len(picture) != row["size"] or zlib.crc32(picture.data) != row["crc"]:
             yield Damage(shard.name, "damaged: its bytes are not those that were indexed", key)
