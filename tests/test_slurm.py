@@ -339,6 +339,7 @@ def test_a_request_is_held_against_sinfo(here: Path, options: list[str], said: s
     [
         (["dcgan-65"], "expected one of"),
         (["--data", "nowhere"], "facegan submit preprocess -- img_align_celeba.zip nowhere --recipe dcgan-128"),
+        (["--mix=data/shards/128=1/4,elsewhere=0.1"], "no set of shards in elsewhere"),
         (["--batch-size", "33"], "--batch-size 34"),
     ],
 )

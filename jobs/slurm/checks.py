@@ -109,13 +109,21 @@ def explain(call: Call) -> str:
 
 
 def check_data(name: str, call: Call) -> None:
-    """There is a set to train on."""
-    data = setting(call, "--data", "data/shards")
-    if "://" not in data and not [*Path(data).glob("index.json"), *Path(data).glob("*/index.json")]:
-        raise UsageError(
-            f"no set of shards in {data}; make it first: facegan submit preprocess -- img_align_celeba.zip {data}"
-            f" --recipe {recipe_name(name, call)}"
-        )
+    """There is a set to train on, and each that is to be mixed in."""
+    for data in (setting(call, "--data", "data/shards"), *_mixed_in(call)):
+        if "://" not in data and not [*Path(data).glob("index.json"), *Path(data).glob("*/index.json")]:
+            raise UsageError(
+                f"no set of shards in {data}; make it first: facegan submit preprocess -- img_align_celeba.zip "
+                f"{data} --recipe {recipe_name(name, call)}"
+            )
+
+
+def _mixed_in(call: Call) -> list[str]:
+    if not (mix := setting(call, "--mix", "")):
+        return []
+    from jobs.data import parse_mix  # imports torch, which takes seconds on a login node
+
+    return [*parse_mix(mix)]
 
 
 def check_training(name: str, call: Call) -> str:
