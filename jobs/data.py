@@ -38,9 +38,7 @@ class Data(NamedTuple):
         main = chosen_images(self.main, settings)
         whole = dataclasses.replace(settings, hold_out=0)
         return (
-            MixedImages([main, *(chosen_images(each.shard_set, whole) for each in self.mixed)])
-            if self.mixed
-            else main
+            MixedImages([main, *(_mixed_in(each.shard_set, whole) for each in self.mixed)]) if self.mixed else main
         )
 
     def order(self, settings: RunSettings, images: Images) -> MixtureOrder | None:
@@ -51,6 +49,17 @@ class Data(NamedTuple):
         order = MixtureOrder([len(part) for part in images.parts], [1 - sum(shares), *shares], settings.seed)
         order.name += f" with {', '.join(each.shard_set.fingerprint[:12] for each in self.mixed)}"
         return order
+
+
+def _mixed_in(shard_set: ShardSet, settings: RunSettings) -> Images:
+    """The images of a set of --mix; ShardError, which names it, where there are none."""
+    try:
+        images = chosen_images(shard_set, settings)
+        if not len(images):
+            raise ShardError(f"split {settings.split} is empty")
+    except ShardError as error:
+        raise ShardError(f"--mix {settings.mix}: the set in {shard_set.folder}: {error}") from None
+    return images
 
 
 def open_data(recipe: Recipe, settings: RunSettings) -> Data:

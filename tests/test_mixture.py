@@ -11,7 +11,7 @@ from shard_sets import make_set
 
 import shards
 from facegan.errors import UsageError
-from facegan.export.terms import restriction
+from facegan.export.terms import data_of, restriction, samples_of
 from facegan.run.checkpoint import newest_checkpoint
 from facegan.run.snapshot import load_snapshot
 from jobs.cli import main
@@ -33,6 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_set(where / "many" / "16", {"train": [40, 8]}, 16, 16)
     make_set(where / "few" / "16", {"train": [10]}, 16, 16)
     make_set(where / "small" / "8", {"train": [4]})
+    make_set(where / "empty" / "16", {"train": [0], "val": [3]}, 16, 16)
     (where / "few" / "terms.txt").write_text("for research only")
     return where
 
@@ -139,13 +140,20 @@ def test_a_mixed_training_continues_bit_exactly_and_only_with_its_own_mixture(
     few = shards.open_set(folder / "few").fingerprint
     assert (data["samples"], data["order"]) == (58, f"mixture of 3:1 with {few[:12]}")
     assert [(each["share"], each["fingerprint"]) for each in data["mixed"]] == [("1/4", few)]
-    assert restriction(load_snapshot(tmp_path / "once")) == "for research only"
+    snapshot = load_snapshot(tmp_path / "once")
+    assert restriction(snapshot) == "for research only"
+    assert (data_of(snapshot), samples_of(snapshot)) == ("test", 58)
+    snapshot.meta["data"]["mixed"][0]["source"]["name"] = "own"
+    assert data_of(snapshot) == "test and own"
 
     for more, flags, words in (
         ("few=1/2", (), "stored 'mixture of 3:1 with"),
         ("many=1/2", (), "many is a set that is there already"),
         ("few=1/4", ("--streams", "2"), "leave out --streams"),
         ("small=1/2", (), "no set of resolution 16"),
+        ("few=1/4", ("--where", "Smiling=1"), "with attributes of the set"),
+        ("empty=1/4", (), "empty/16: split train is empty"),
+        ("few=1/4", ("--stage", str(tmp_path / "stage"), "--stage-gb", "0.00001"), "raise --stage-gb"),
     ):
         assert train(folder, tmp_path / "once", f"{folder}/{more}", "--kimg", "0.06", *flags) > 0
         assert words in capfd.readouterr().err

@@ -90,7 +90,7 @@ def _config(program: Program, snapshot: Snapshot) -> dict[str, Any]:
 
 def _card(snapshot: Snapshot, title: str, page: Page) -> dict[str, Any]:
     """What the model card says."""
-    recipe, source = snapshot.recipe, terms.source_of(snapshot)
+    recipe = snapshot.recipe
     sources = {f.name: recipe.source(f.name) for f in recipe.__dataclass_fields__.values() if f.name in _SHOWN}
     values = recipes.to_values(recipe)
     return {
@@ -100,7 +100,7 @@ def _card(snapshot: Snapshot, title: str, page: Page) -> dict[str, Any]:
         "rows": [(name, values[name], sources[name]) for name in _SHOWN],
         "kimg": f"{snapshot.nimg / 1000:g}",
         "data": terms.data_of(snapshot) or "pictures whose source the run does not name",
-        "samples": source.get("samples"),
+        "samples": terms.samples_of(snapshot),
         "terms": terms.sentence(snapshot),
         "restricted": bool(terms.restriction(snapshot)),
         "metrics": _metrics(snapshot),

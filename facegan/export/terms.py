@@ -17,21 +17,20 @@ RESTRICTED = {
 }
 
 
-def source_of(snapshot: Snapshot) -> dict[str, Any]:
-    """What the set's index said of the source of its pictures; empty where nothing did."""
-    source = (snapshot.meta.get("data") or {}).get("source")
-    return source if isinstance(source, dict) else {}
+def samples_of(snapshot: Snapshot) -> int:
+    """How many pictures the sources of the run's sets have, as their indexes say it; 0 where one does not."""
+    counts = [int(_source(each).get("samples") or 0) for each in _sets(snapshot)]
+    return sum(counts) if all(counts) else 0
 
 
 def data_of(snapshot: Snapshot) -> str:
-    """The name of the source of the pictures that the run learned from, or ""."""
-    return _name(snapshot.meta.get("data") or {})
+    """The names of the sources of the pictures that the run learned from, or ""."""
+    return " and ".join(dict.fromkeys(filter(None, map(_name, _sets(snapshot)))))
 
 
 def restriction(snapshot: Snapshot) -> str:
     """What the terms of the sets forbid, or "": what a set carries, else what is known of one with its name."""
-    data = snapshot.meta.get("data") or {}
-    parts = [_restriction(each) for each in (data, *data.get("mixed", []))]
+    parts = [_restriction(each) for each in _sets(snapshot)]
     return "; ".join(dict.fromkeys(filter(None, parts)))
 
 
@@ -43,9 +42,19 @@ def _restriction(data: dict[str, Any]) -> str:
     return next((text for key, text in RESTRICTED.items() if key in name), "")
 
 
-def _name(data: dict[str, Any]) -> str:
+def _sets(snapshot: Snapshot) -> list[dict[str, Any]]:
+    """What the run said of its set, and of those mixed in."""
+    data = snapshot.meta.get("data") or {}
+    return [data, *data.get("mixed", [])]
+
+
+def _source(data: dict[str, Any]) -> dict[str, Any]:
     source = data.get("source")
-    return Path(str(source.get("name", ""))).name if isinstance(source, dict) else ""
+    return source if isinstance(source, dict) else {}
+
+
+def _name(data: dict[str, Any]) -> str:
+    return Path(str(_source(data).get("name", ""))).name
 
 
 def require(snapshot: Snapshot, confirmed: bool) -> None:

@@ -84,7 +84,9 @@ class MixedImages(Images):
                 f"sets of one size can be mixed, these are {', '.join(shapes)} (height, width, channels)"
             )
         if any(part.files.partial for part in parts):
-            raise ShardError("sets can be mixed where a stage holds all of them: raise its limit to their bytes")
+            raise ShardError(
+                "sets can be mixed where a stage holds all of them: raise --stage-gb to the bytes of all together"
+            )
 
     def gather_at(self, places: Ints) -> Bytes:
         """See `Images.gather_at`."""
