@@ -174,8 +174,9 @@ def test_every_row_is_a_sample_or_a_reject_with_its_reason(server: Server, tmp_p
     names = list(jpegs(2))
     server.faults = {names[1]: ["403"]}
     lines = [f"{server.address}/{name}?{SECRET}" for name in (*names, "page.jpg", "empty.jpg", "gone.jpg")]
-    lines += ["file:///etc/passwd", "pipe://cat", "http://[bad/x.jpg"]
-    (tmp_path / "list.csv").write_text("\n".join(["url,Male", *(f"{line},1" for line in lines), ",1", ""]))
+    lines += ["file:///etc/passwd", "pipe://cat", "http://[bad/x.jpg", "relative.jpg"]
+    rows = [f"{line},1," for line in lines]  # without a name
+    (tmp_path / "list.csv").write_text("\n".join(["url,Male,name", *rows, ",1,", ""]))
     options = Options(tmp_path / "list.csv", tmp_path / "out", ((16, 16),), max_rejects="95%")
     outcome = preprocess(options)
     rejects = list(json_lines(tmp_path / "out" / "16" / "rejects.jsonl"))
@@ -186,7 +187,7 @@ def test_every_row_is_a_sample_or_a_reject_with_its_reason(server: Server, tmp_p
     assert details["000002.jpg"] == ("not fetched", "HTTP 403")
     assert details["gone.jpg"] == ("not fetched", "HTTP 404")
     assert details["passwd"][1].startswith("no address of a kind that is read")
-    assert {"page.jpg", "empty.jpg", "cat", "x.jpg"} <= details.keys()
+    assert {"page.jpg", "empty.jpg", "cat", "x.jpg", "relative.jpg"} <= details.keys()
     assert not re.search("5ecr37", (tmp_path / "out" / "16" / "rejects.jsonl").read_text())
 
 

@@ -90,12 +90,12 @@ def _row(row: Sequence[Any], url: int, name: int | None, others: list[int]) -> R
         return None
     known = row[name] if name is not None and name < len(row) and row[name] is not None else None
     rest = [row[i] if i < len(row) else None for i in others]
-    return Row(address, _plain(str(known)) if known is not None else name_of(address), rest)
+    return Row(address, _plain("" if known is None else str(known)) or name_of(address), rest)
 
 
 def name_of(url: str) -> str:
     """What a picture is called that has no other name: host and path, without what may be secret."""
-    return _plain(shown(url).partition("?")[0].partition("://")[2])
+    return _plain(shown(url).partition("?")[0].partition("://")[2]) or _plain(shown(url))
 
 
 def _plain(name: str) -> str:
