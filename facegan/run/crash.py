@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 MEANING = {
-    "Bus error": "a shard was cut or replaced while it was read (SIGBUS); `facegan shards verify {data}` names it",
+    "Bus error": "a shard was cut or replaced while it was read (SIGBUS); {commands} names it",
     "Segmentation fault": "SIGSEGV",
 }
 
@@ -27,12 +27,13 @@ def recorded(path: Path) -> Iterator[None]:
                 faulthandler.enable()
 
 
-def last_crash(run_dir: Path, data: str) -> str:
+def last_crash(run_dir: Path, *sets: str) -> str:
     """What an earlier start of the run died of, with what to type next; empty where none crashed."""
     for path in sorted(run_dir.glob("logs/rank-*.crash")):
         text = path.read_text(encoding="utf-8", errors="replace")
         path.unlink()
         for name, meaning in MEANING.items():
             if name in text:
-                return f"{path.stem} died of {name.lower()}: {meaning.format(data=data)}"
+                commands = " or ".join(f"`facegan shards verify {each}`" for each in sets)
+                return f"{path.stem} died of {name.lower()}: {meaning.format(commands=commands)}"
     return ""

@@ -171,7 +171,8 @@ class _Run:
 
     def _newest(self) -> Checkpoint | None:
         """The checkpoint to go on from: rank 0 picks, all ranks load that one."""
-        if self.main and (crashed := crash.last_crash(self.folder.path, self.job.settings.data)):
+        sets = [self.job.settings.data, *(each["path"] for each in self.job.data.get("mixed", ()))]
+        if self.main and (crashed := crash.last_crash(self.folder.path, *sets)):
             log.warning("the last start of this run: %s", crashed)
         checkpoint = newest_checkpoint(self.folder.checkpoints, log.warning) if self.main else None
         if checkpoint is not None:
