@@ -1,5 +1,6 @@
 """Folders of a bucket and lists of addresses: the same shards as from the files, and every row accounted for."""
 
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -254,6 +255,12 @@ def test_a_list_that_cannot_be_used_says_why(tmp_path: Path, name: str, content:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ShardError, match=message):
         preprocess(Options(tmp_path / name, tmp_path / "out", ((16, 16),)))
+
+
+def test_a_column_may_have_the_separator_in_its_name() -> None:
+    table = urls.read_table(Path("list"), io.BytesIO(b'url,"caption, long",age\nhttps://host/a.png,"x, y",3\n'))
+    assert table.columns == ["caption, long", "age"]
+    assert [row and row.rest for row in table.rows] == [["x, y", "3"]]
 
 
 def test_what_is_read_ahead_comes_in_order_and_fails_in_its_place() -> None:

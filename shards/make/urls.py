@@ -54,7 +54,12 @@ def is_list(start: bytes) -> bool:
 
 
 def _fields(line: str) -> list[str]:
-    return [field.strip().strip('"') for field in line.split("\t" if "\t" in line else ",")]
+    """The names of the columns, none where a line has no fields; in quotes the separator may be part of one."""
+    try:
+        fields = next(csv.reader([line.strip("\r\n")], delimiter="\t" if "\t" in line else ","), [])
+    except csv.Error:
+        return []
+    return [field.strip().strip('"') for field in fields]
 
 
 def read_table(where: Where, stream: BinaryIO) -> Table:
