@@ -200,3 +200,11 @@ def test_the_command_tells_no_secret(server: Server, store: Any, files: Path, tm
     texts = [result.stdout, result.stderr, *(p.read_text("latin-1") for p in out.rglob("*") if p.is_file())]
     secrets = [*CREDENTIALS.values(), signed.partition("?")[2], signed.rpartition("=")[2]]
     assert not [secret for secret in secrets for text in texts if secret in text]
+
+
+def test_a_library_that_another_thread_is_still_importing_has_failed_in_no_way_yet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in remote.FAILURES:
+        monkeypatch.setitem(sys.modules, name, type(sys)(name))
+    assert remote.failure_types() == (OSError,)

@@ -172,9 +172,12 @@ def attempt(read: Callable[[int], T], where: str) -> T:
 
 
 def failure_types() -> tuple[type[BaseException], ...]:
-    """What the libraries in use raise when a connection or a server fails."""
-    loaded = [(sys.modules[module], name) for module, name in FAILURES.items() if module in sys.modules]
-    return OSError, *(getattr(module, name) for module, name in loaded)
+    """What the libraries in use raise when a connection or a server fails.
+
+    One that another thread is still importing has raised nothing yet, and may lack its types.
+    """
+    kinds = (getattr(sys.modules.get(module), name, None) for module, name in FAILURES.items())
+    return OSError, *(kind for kind in kinds if kind is not None)
 
 
 def status_of(error: BaseException) -> int:
