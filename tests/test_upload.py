@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from pictures import jpegs, write_zip
+from pictures import jpegs, write_folder, write_zip
 
 import shards
 from facegan.errors import UsageError
@@ -185,6 +186,57 @@ def test_another_set_is_never_written_over(store: Any, archive: Path, made: Path
     store.rm(f"{target}/16/index.json")
     with pytest.raises(ShardError, match="another set was begun there"):
         upload(other, target)
+
+
+def test_shards_of_another_set_below_the_address_are_not_taken_for_its_own(
+    store: Any, made: Path, target: Address
+) -> None:
+    upload(made, target)
+    upload(made / "16", target)
+    assert {path.name for path in (made / "16").glob("*.tar")} <= {
+        name.rpartition("/")[2] for name in store.ls(str(target), detail=False)
+    }
+
+
+def test_a_set_made_anew_in_its_folder_is_sent_anew(store: Any, tmp_path: Path, target: Address) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    options = Options(source, out, ((16, 16),), shard_size=5)
+    write_folder(source, jpegs(6))
+    preprocess(options)
+    upload(out, target)
+    store.rm(f"{target}/16/index.json")  # as if it had been cut
+    for path in (out / "16").glob("*"):
+        if not path.name.startswith("."):  # as `rm -r OUT/16/*` leaves it
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    write_folder(source, dict(zip(jpegs(6), jpegs(6, first=50).values(), strict=True)))
+    preprocess(options)
+    upload(out, target)
+    for path in (out / "16").glob("*.tar"):
+        assert store.cat_file(f"{target}/16/{path.name}") == path.read_bytes()
+
+
+def test_a_mark_that_may_not_be_removed_or_is_gone_already_stops_nothing(
+    store: Any, made: Path, target: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system, write = system_of(target), uploads._Upload._write
+
+    def refuse(url: str) -> None:
+        raise PermissionError("Access Denied")
+
+    def lose(self: Any, name: str, content: bytes, **how: Any) -> None:
+        if how:
+            raise FileExistsError  # and its writer has ended when it is looked at
+        write(self, name, content)
+
+    monkeypatch.setattr(system, "rm_file", refuse)
+    monkeypatch.setattr(uploads._Upload, "_write", lose)
+    upload(made, target)
+    assert {"index.json", MARK} <= names_at(store, f"{target}/16")
+
+
+def test_a_bucket_that_is_not_there_is_named(store: Any, made: Path) -> None:
+    with pytest.raises(ShardError, match="s3://no-such-bucket/x/16: there is no such bucket"):
+        upload(made, Address("s3://no-such-bucket/x"))
 
 
 def test_what_cannot_be_done_is_said_before_any_work(made: Path, archive: Path, tmp_path: Path) -> None:

@@ -22,10 +22,11 @@ from shards.errors import ShardError
 from shards.format.index import NAME, ShardIndex, columns_of, load_index, read_summary
 from shards.make.address import Address, system_of, version_of
 from shards.make.closing import sets_begun, whole_index
+from shards.make.listing import state_of
 from shards.make.plan import PLAN, Options, parse_plan, read_plan
 from shards.make.writer import is_unchanged
 from shards.read.node import slurm_folder
-from shards.read.remote import attempt
+from shards.read.remote import attempt, failure_types
 
 MARK = ".writer.json"
 STALE_AFTER = 900.0  # seconds without a sign of life of another machine's writer; a mark is renewed with each file
@@ -108,7 +109,11 @@ class _Upload:
             raise ShardError(f"{self.target}: holds another set: choose another address, or remove that one")
         with self._marked() as renew:
             self._refuse_other()
-            sent = {row["name"]: (row["size"], row["version"]) for row in json_lines(self.folder / DONE)}
+            sent = {
+                row["name"]: (row["size"], row["version"])
+                for row in json_lines(self.folder / DONE)
+                if row.get("state") == state_of(self.folder / row["name"])  # it is the file that was sent
+            }
             there = self._listed()
             for name in self._names():
                 if sent.get(name) != there.get(name) or name not in sent:
@@ -141,31 +146,38 @@ class _Upload:
 
     def _send(self, name: str) -> tuple[int, str]:
         """Send a file; its size and the version that the store gave it, which are kept beside the set."""
+        state = state_of(self.folder / name)
         self._do(name, lambda: self.system.put_file(str(self.folder / name), self._url(name)))
         facts = attempt(lambda piece: self.system.info(self._url(name)), self._url(name))
         size = (self.folder / name).stat().st_size
         if facts["size"] != size:
             raise ShardError(f"{self.target}/{name}: {facts['size']:,} bytes there, {size:,} were sent: run again")
         if name != NAME:
-            append_json_line(self.folder / DONE, {"name": name, "size": size, "version": version_of(facts)})
+            row = {"name": name, "size": size, "version": version_of(facts), "state": state}
+            append_json_line(self.folder / DONE, row)
         self.progress(size)
         return size, version_of(facts)
 
     def _listed(self) -> dict[str, tuple[int, str]]:
+        """Size and version of what is there, by name below the address."""
+        root = f"{str(self.system._strip_protocol(self.target.url)).rstrip('/')}/"
         found = attempt(lambda piece: [self.system.find(self.target.url, detail=True)], str(self.target))[0]
-        return {name.rpartition("/")[2]: (facts["size"], version_of(facts)) for name, facts in found.items()}
+        return {name.removeprefix(root): (facts["size"], version_of(facts)) for name, facts in found.items()}
 
     def _write(self, name: str, content: bytes, **how: Any) -> None:
         self._do(name, lambda: self.system.pipe_file(self._url(name), content, **how))
 
     def _do(self, name: str, act: Callable[[], Any]) -> None:
-        """Act until it succeeds; see `attempt`."""
+        """Act until it succeeds; see `attempt`. ShardError where there is no such bucket."""
 
         def done(piece: int) -> bool:
             act()
             return True
 
-        attempt(done, self._url(name))
+        try:
+            attempt(done, self._url(name))
+        except FileNotFoundError:
+            raise ShardError(f"{self.target}: there is no such bucket: make it first") from None
 
     def _read(self, name: str) -> bytes | None:
         try:
@@ -193,12 +205,16 @@ class _Upload:
         try:
             yield renew
         finally:
-            if self._read(MARK) == content:
-                self.system.rm_file(self._url(MARK))
+            with suppress(ShardError, *failure_types()):  # one that may not be removed becomes stale
+                if self._read(MARK) == content:
+                    self.system.rm_file(self._url(MARK))
 
     def _refuse_live(self) -> None:
         """Raise ShardError where the writer whose mark is there may be alive."""
-        facts, raw = self.system.info(self._url(MARK)), self._read(MARK)
+        try:
+            facts, raw = attempt(lambda piece: self.system.info(self._url(MARK)), self._url(MARK)), self._read(MARK)
+        except FileNotFoundError:
+            return  # it has ended meanwhile
         other: dict[str, Any] = {}
         with suppress(ValueError):
             other = dict(json.loads(raw or b"{}"))
