@@ -299,6 +299,19 @@ def test_large_zips_and_zips_behind_a_prefix_are_read(
         assert read_all(list_source(tmp_path / "y.zip", tmp_path)) == files
 
 
+def test_a_zip_entry_beyond_the_end_of_any_file_is_damage(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "faces.zip", jpegs(1))
+    data = path.read_bytes()
+    start, end = data.index(b"PK\1\2"), data.index(b"PK\5\6")
+    head, name = bytearray(data[start : start + 46]), data[start + 46 : end]
+    struct.pack_into("<H", head, 30, 12)  # an extra field with a 64-bit offset
+    struct.pack_into("<L", head, 42, 0xFFFFFFFF)
+    entry = bytes(head) + name + struct.pack("<HHQ", 1, 8, 1 << 63)
+    path.write_bytes(data[:start] + entry + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, len(entry), start, 0))
+    with pytest.raises(ShardError, match="damaged or cut short"):
+        list_source(path, tmp_path)
+
+
 def test_names_in_a_zip_are_decoded_as_zipfile_does(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "x.zip", {"plain.jpg": b"1", "grüß.jpg": b"2", "日本.jpg": b"3"})
     old = path.read_bytes().replace(b"plain.jpg", b"pl\x84in.jpg")  # code page 437, as old programs wrote it

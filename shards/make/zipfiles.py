@@ -23,6 +23,7 @@ ENTRY = struct.Struct("<4s2B5H3L5H2L")  # of the directory; see _entry
 LOCAL = struct.Struct("<4s22xHH")  # header before an entry's bytes: signature, lengths of name and extra field
 LONGEST_COMMENT = 0xFFFF
 ELSEWHERE = 0xFFFFFFFF  # a 32-bit field whose value is in the zip64 extra field
+LARGEST = 1 << 60  # bytes, of what is believed
 STORED, DEFLATED = 0, 8
 UNIX, MAC = 3, 19  # made there, a backslash in a name is one; anywhere else it stands between folders
 
@@ -128,6 +129,8 @@ def _entry(stream: BinaryIO) -> tuple[str, Place]:
     name, extra, _ = (stream.read(length) for length in lengths)  # and the comment
     if ELSEWHERE in (size, stored, offset):
         size, stored, offset = _wide(extra, (size, stored, offset))
+    if max(size, stored, offset) > LARGEST:
+        raise ValueError("an entry is stated to be where no file ends")
     text = name.decode("utf-8", "surrogateescape") if flags & 0x800 else name.decode("cp437")
     if system not in (UNIX, MAC):
         text = text.replace("\\", "/")
