@@ -208,3 +208,19 @@ def test_a_library_that_another_thread_is_still_importing_has_failed_in_no_way_y
     for name in remote.FAILURES:
         monkeypatch.setitem(sys.modules, name, type(sys)(name))
     assert remote.failure_types() == (OSError,)
+
+
+@pytest.mark.parametrize(
+    "address", ["ftp://me:5ecr37@host/x", "HTTPS://me:p@5ecr37@host/x", f"ftp://host/x?{SECRET}"]
+)
+def test_an_address_of_a_kind_that_is_not_read_is_refused_without_its_secret(address: str) -> None:
+    with pytest.raises(ShardError, match="sets are read from https://") as caught:
+        parse_where(address)
+    assert "5ecr37" not in str(caught.value)
+    assert "5ecr37" not in str(Address("https://me:p@5ecr37@host/x"))
+
+
+@pytest.mark.parametrize("address", ["s3://", "s3:///faces.zip", "https://"])
+def test_an_address_that_names_no_place_is_refused(address: str) -> None:
+    with pytest.raises(ShardError, match="an address names a host or a bucket"):
+        parse_where(address)

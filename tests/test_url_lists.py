@@ -101,6 +101,9 @@ def test_a_bucket_or_folder_that_is_not_there_is_named(store: Any, tmp_path: Pat
     for address in ("s3://faces/none", "s3://no-such-bucket/x.zip"):
         with pytest.raises(ShardError, match=f"{address}: there is nothing at this address"):
             list_source(Address(address), tmp_path)
+    store.mkdir("s3://empty")
+    with pytest.raises(ShardError, match=r"s3://empty: no picture .* in it, only: nothing"):
+        list_source(Address("s3://empty"), tmp_path)
     with pytest.raises(ShardError, match="a web server does not list folders"):
         next(buckets.list_bucket(Address("https://host/faces/")))
 

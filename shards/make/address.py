@@ -58,8 +58,12 @@ Where = Path | Address
 
 
 def parse_where(text: str) -> Where:
-    """A path or an address; ShardError where it is an address of a kind that is not read."""
-    return Address(text) if is_remote(text) else Path(text)
+    """A path or an address; ShardError where it is an address of a kind that is not read, or names no place."""
+    if not is_remote(text):
+        return Path(text)
+    if text.partition("://")[2][:1] in ("", "/"):
+        raise ShardError(f"{text}: an address names a host or a bucket, like s3://bucket/folder")
+    return Address(text)
 
 
 def full_name(where: Where) -> str:

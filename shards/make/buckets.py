@@ -19,7 +19,8 @@ def list_bucket(folder: Address) -> Iterator[tuple[str, Place]]:
         raise ShardError(f"{folder}: a web server does not list folders: give a zip, a tar or a list of addresses")
     system = system_of(folder)
     root = f"{str(system._strip_protocol(folder.url)).rstrip('/')}/"
-    for name, facts in attempt(lambda piece: system.find(folder.url, detail=True), str(folder)).items():
+    found = attempt(lambda piece: [system.find(folder.url, detail=True)], str(folder))[0]
+    for name, facts in found.items():
         if facts["type"] == "file" and not name.endswith("/") and name.startswith(root):
             yield name.removeprefix(root), Place(0, facts["size"], facts["size"], _crc(_content(facts)))
 

@@ -84,7 +84,8 @@ def is_remote(address: str) -> bool:
     if not colon:
         return False
     if scheme not in SCHEMES or "::" in address:
-        raise ShardError(f"{address}: sets are read from {', '.join(f'{s}://' for s in SCHEMES)} or a folder")
+        kinds = ", ".join(f"{kind}://" for kind in SCHEMES)
+        raise ShardError(f"{shown(address)}: sets are read from {kinds} or a folder")
     return True
 
 
@@ -111,7 +112,7 @@ def file_system(address: str) -> Any:
 
 def shown(text: str) -> str:
     """A text without what makes an address secret: passwords, and queries (signatures are there)."""
-    return re.sub(r"\?[^\s'\")>\]]+", "?...", re.sub(r"(\w://)[^/\s'\"@]*@", r"\1", text))
+    return re.sub(r"\?[^\s'\")>\]]+", "?...", re.sub(r"(\w://)[^/\s'\"?]*@", r"\1", text))
 
 
 def fetch(source: Source, name: str, size: int, part: Path, progress: Callable[[int], None]) -> None:
