@@ -224,3 +224,14 @@ def test_an_address_of_a_kind_that_is_not_read_is_refused_without_its_secret(add
 def test_an_address_that_names_no_place_is_refused(address: str) -> None:
     with pytest.raises(ShardError, match="an address names a host or a bucket"):
         parse_where(address)
+
+
+@pytest.mark.parametrize("address", ["s3://no such bucket/faces.zip", "https://?faces.zip"])
+def test_an_address_that_can_never_be_read_is_asked_once(
+    address: str, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(remote.time, "sleep", pauses.append)
+    with pytest.raises(ShardError, match="refused"):
+        look(Address(address))
+    assert pauses == []

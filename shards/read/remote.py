@@ -22,6 +22,7 @@ CONNECT, QUIET, WHOLE = 15.0, 60.0, 300.0  # seconds for a connection, without a
 PASSING = {408, 425, 429}  # HTTP states of 400 and above, below 500, that are worth another attempt
 GONE = {404, 410}
 FINAL = {errno.EINVAL, errno.ENOSYS, errno.EPERM}  # what s3fs makes of requests that no other attempt will change
+HOPELESS = {"InvalidUrlClientError", "ParamValidationError", "TooManyRedirects"}  # what the address is to blame for
 WITHOUT_NAME = {"NoCredentialsError", "PartialCredentialsError"}  # of botocore: nobody to ask as
 FAILURES = {"aiohttp": "ClientError", "gcsfs.retry": "HttpError", "botocore.exceptions": "BotoCoreError"}
 
@@ -206,6 +207,7 @@ def _passing(error: BaseException, where: str) -> str:
             "AWS_SECRET_ACCESS_KEY; for a public bucket FSSPEC_S3_ANON=true"
         ) from None
     refused = 400 <= status_of(error) < 500 and status_of(error) not in PASSING
+    refused |= type(error).__name__ in HOPELESS
     if refused or isinstance(error, PermissionError) or getattr(error, "errno", None) in FINAL:
         raise ShardError(f"{shown(where)}: refused: {said}") from None
     return said
