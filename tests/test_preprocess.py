@@ -505,3 +505,20 @@ def test_side_tables_in_parts_are_written_by_the_slices_and_closing_reads_no_sam
     assert len(open_set(out / "64").labels("train")) == 15
     (out / "64" / tables[1]).unlink()
     assert [found.what for found in verify_set(out / "64")] == ["missing"]
+
+
+@pytest.mark.parametrize("write", [write_tar, write_zip])
+def test_an_archive_that_is_replaced_after_it_was_listed_is_refused(tmp_path: Path, write: Any) -> None:
+    longest = 1 << 14
+    first, other = (
+        {f"{i}.jpg": data.ljust(longest, b"\0") for i, data in enumerate(jpegs(4, n).values())} for n in (1, 50)
+    )
+    source, new = write(tmp_path / "faces", first), write(tmp_path / "new", other)
+
+    def replace(read: int, rejected: int, total: int) -> None:
+        if new.exists():
+            new.replace(source)
+
+    with pytest.raises(ShardError, match="faces: has changed since it was listed"):
+        preprocess(Options(source, tmp_path / "out", ((16, 16),), shard_size=2), replace)
+    assert not list((tmp_path / "out/16").glob("*.tar"))

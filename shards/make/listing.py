@@ -111,7 +111,7 @@ class FileReader(Reader):
         self.file = -1 if isinstance(path, Address) else os.open(path, os.O_RDONLY)
 
     def recheck(self) -> None:
-        """See `Reader.recheck`; a file of this machine is taken to stay as it is."""
+        """See `Reader.recheck`; a file of this machine is looked at where a shard of it is finished."""
         if self.remote is not None:
             self.remote.recheck()
 

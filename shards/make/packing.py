@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facegan.files import remove_stale
+from shards.errors import ShardError
 from shards.format.members import Form
 from shards.format.png import Geometry
 from shards.format.transform import Crop, PictureError, decode, resize
@@ -18,7 +19,7 @@ from shards.make.address import Where
 from shards.make.ahead import read_ahead
 from shards.make.annotations import SPLITS
 from shards.make.catalogue import Pictures
-from shards.make.listing import Place, Reader
+from shards.make.listing import Place, Reader, State, state_of
 from shards.make.parts import CONTENT_MODULUS, Part, content_of, count_reasons, members_path, part_path, write_part
 from shards.make.pool import Report
 from shards.make.shardfile import BATCH, ShardFile, shard_file
@@ -40,6 +41,7 @@ class Task:
     crop: Crop
     sizes: dict[Path, Geometry]  # folder of a set: geometry
     form: Form
+    listed: State = None  # of an archive of this machine: as it was when its places were listed
 
     def __str__(self) -> str:
         return self.shard
@@ -47,6 +49,14 @@ class Task:
     def run(self, report: Report) -> None:
         """Write the shard at every size."""
         write_shard(self, report)
+
+    def refuse_changed(self) -> None:
+        """Raise ShardError where another file is there than the one that was listed."""
+        path = self.source[1]
+        if self.listed is not None and isinstance(path, Path) and state_of(path) != self.listed:
+            raise ShardError(
+                f"{path}: has changed since it was listed: run again with another OUT, or remove what was begun"
+            )
 
     def clean_up(self) -> None:
         """Remove what an ended process has half written of it."""
@@ -76,6 +86,7 @@ def write_shard(task: Task, report: Report) -> None:
         for crops in packer.batches(report):
             packer.add(crops, list(files.values()))
         packer.reader.recheck()
+        task.refuse_changed()
     for folder, shard in files.items():
         packer.write_part(folder, shard)
 

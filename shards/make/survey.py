@@ -57,6 +57,7 @@ class Survey:
     options: Options
     catalogue: Catalogue
     file: Path
+    state: State = None  # of a source that is one file of this machine, before it was listed
 
     @cached_property
     def shard_size(self) -> int:
@@ -111,11 +112,12 @@ class Survey:
     def tasks(self, todo: list[Todo], plans: dict[Path, Plan]) -> Iterator[Task]:
         """What the workers are given, a shard at a time."""
         source = self.catalogue.kind, self.where
+        listed = self.state if full_name(self.where) == full_name(self.options.source) else None
         crop = parse_crop(asked(self.options, self.catalogue.kind)["crop"])
         for each in todo:
             sizes = {folder: plans[folder].geometry for folder in each.folders}
             chosen = pictures(self.file, self.catalogue, each.split, each.start, each.stop)
-            yield Task(each.shard, source, chosen, crop, sizes, self.options.form)
+            yield Task(each.shard, source, chosen, crop, sizes, self.options.form, listed)
 
 
 @contextmanager
@@ -138,6 +140,8 @@ def _survey(options: Options) -> Survey:
     changes: list[list[State]] = []  # each a state in which a listing did not hold any more
     made = 0
     while made < ATTEMPTS:
+        source = options.source
+        state = state_of(source) if isinstance(source, Path) and source.is_file() else None
         file = catalogue_file(options, changes)
         known = file.exists()
         made += not known
@@ -146,12 +150,11 @@ def _survey(options: Options) -> Survey:
             whole = read_catalogue(file)
         except FileNotFoundError:  # another process has just closed the set
             continue
-        source = options.source
         now = {name: state_of(source / name) for name in whole.seen} if isinstance(source, Path) else {}
         if now == whole.seen:
             if known:
                 log.warning("%s: %s pictures, as they were listed before", options.source, f"{len(whole):,}")
-            return Survey(options, _readable(whole, options), file)
+            return Survey(options, _readable(whole, options), file, state)
         log.warning("%s: a folder in it has changed since it was listed: listed again", options.source)
         changes.append(list(now.values()))
     raise ShardError(f"{options.source}: changes while it is listed: run again when all its pictures are there")
