@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -144,17 +145,22 @@ def test_a_writer_killed_on_this_machine_is_followed_at_once(store: Any, made: P
     assert "index.json" in names_at(store, target.url)
 
 
-def test_of_two_writers_the_one_that_lost_the_mark_stops(
-    store: Any, made: Path, target: Address, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def after_each_file(monkeypatch: pytest.MonkeyPatch, target: Address, act: Callable[[str], object]) -> None:
+    """Let something happen behind the back of an upload: `act` is called with the name of each file sent."""
     system = system_of(target)
     put = system.put_file
 
-    def taken(local: str, *rest: Any) -> None:
+    def sent(local: str, *rest: Any) -> None:
         put(local, *rest)
-        mark(store, target, host="elsewhere", pid=1)
+        act(Path(local).name)
 
-    monkeypatch.setattr(system, "put_file", taken)
+    monkeypatch.setattr(system, "put_file", sent)
+
+
+def test_of_two_writers_the_one_that_lost_the_mark_stops(
+    store: Any, made: Path, target: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after_each_file(monkeypatch, target, lambda name: mark(store, target, host="elsewhere", pid=1))
     with pytest.raises(ShardError, match="another writer has taken it over"):
         upload(made, target)
     assert names_at(store, target.url) == {MARK, "preprocess.json"}
@@ -163,15 +169,11 @@ def test_of_two_writers_the_one_that_lost_the_mark_stops(
 def test_what_another_put_there_meanwhile_is_found_before_the_index(
     store: Any, made: Path, target: Address, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    system = system_of(target)
-    put = system.put_file
-
-    def overwritten(local: str, *rest: Any) -> None:
-        put(local, *rest)
-        if Path(local).name == "val-00000.tar":
+    def overwrite(name: str) -> None:
+        if name == "val-00000.tar":
             store.pipe(f"{target}/16/train-00000.tar", b"other")
 
-    monkeypatch.setattr(system, "put_file", overwritten)
+    after_each_file(monkeypatch, target, overwrite)
     with pytest.raises(ShardError, match=r"train-00000\.tar is not what was sent"):
         upload(made, target)
     assert "index.json" not in names_at(store, target.url)

@@ -1,5 +1,6 @@
 """Where a source may be: a path of this machine or an address, whose passwords and signatures are never told."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -98,6 +99,16 @@ def refuse_changed(listed: Address, now: Address) -> None:
             f"{listed}: has changed since it was listed ({listed.state} then, {now.state} now): "
             "run again with another OUT, or remove what was begun"
         )
+
+
+def objects_below(folder: Address) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name below a folder of a bucket, and what the store says of it, of every object but markers of folders."""
+    system = system_of(folder)
+    root = f"{str(system._strip_protocol(folder.url)).rstrip('/')}/"
+    found = attempt(lambda piece: [system.find(folder.url, detail=True)], str(folder))[0]
+    for name, facts in found.items():
+        if facts["type"] == "file" and not name.endswith("/") and name.startswith(root):
+            yield name.removeprefix(root), facts
 
 
 def _state(facts: dict[str, Any], address: Address) -> tuple[int, str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from shards.errors import ShardError
 from shards.format.transform import MAX_PICTURE_BYTES, PictureError
-from shards.make.address import Address, look, system_of, version_of
+from shards.make.address import Address, look, objects_below, system_of, version_of
 from shards.make.listing import Place, Reader
 from shards.read.remote import CONNECTIONS, attempt
 
@@ -17,12 +17,8 @@ def list_bucket(folder: Address) -> Iterator[tuple[str, Place]]:
     """Name below the folder, and size and version of every object; ShardError where it cannot be listed."""
     if folder.url.startswith("http"):
         raise ShardError(f"{folder}: a web server does not list folders: give a zip, a tar or a list of addresses")
-    system = system_of(folder)
-    root = f"{str(system._strip_protocol(folder.url)).rstrip('/')}/"
-    found = attempt(lambda piece: [system.find(folder.url, detail=True)], str(folder))[0]
-    for name, facts in found.items():
-        if facts["type"] == "file" and not name.endswith("/") and name.startswith(root):
-            yield name.removeprefix(root), Place(0, facts["size"], facts["size"], _crc(_content(facts)))
+    for name, facts in objects_below(folder):
+        yield name, Place(0, facts["size"], facts["size"], _crc(_content(facts)))
 
 
 def _content(facts: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ from facegan.files import append_json_line, json_lines
 from facegan.owner import process_identity
 from shards.errors import ShardError
 from shards.format.index import NAME, ShardIndex, columns_of, load_index, read_summary
-from shards.make.address import Address, system_of, version_of
+from shards.make.address import Address, objects_below, system_of, version_of
 from shards.make.closing import sets_begun, whole_index
 from shards.make.listing import state_of
 from shards.make.plan import PLAN, Options, parse_plan, read_plan
@@ -160,9 +160,7 @@ class _Upload:
 
     def _listed(self) -> dict[str, tuple[int, str]]:
         """Size and version of what is there, by name below the address."""
-        root = f"{str(self.system._strip_protocol(self.target.url)).rstrip('/')}/"
-        found = attempt(lambda piece: [self.system.find(self.target.url, detail=True)], str(self.target))[0]
-        return {name.removeprefix(root): (facts["size"], version_of(facts)) for name, facts in found.items()}
+        return {name: (facts["size"], version_of(facts)) for name, facts in objects_below(self.target)}
 
     def _write(self, name: str, content: bytes, **how: Any) -> None:
         self._do(name, lambda: self.system.pipe_file(self._url(name), content, **how))

@@ -20,7 +20,7 @@ from shards.make.address import Address, Where, system_of
 from shards.make.claims import made_once
 from shards.make.listing import FileReader, Place
 from shards.make.ranges import open_stream
-from shards.read.remote import CONNECTIONS, PASSING, cause_of, failure_types, is_remote, shown, status_of
+from shards.read.remote import CONNECTIONS, cause_of, failure_types, is_refused, is_remote, shown, status_of
 
 URL = ("url", "image_url")  # columns, in any letter case
 NAME = ("name", "file_name", "filename", "key")
@@ -218,8 +218,7 @@ def _fetched(url: str) -> bytes:
 
 
 def _passes(error: BaseException) -> bool:
-    refused = 400 <= status_of(error) < 500 and status_of(error) not in PASSING
-    return not refused and not isinstance(error, FileNotFoundError | PermissionError)
+    return not is_refused(error) and not isinstance(error, FileNotFoundError | PermissionError)
 
 
 def _said(error: BaseException) -> str:

@@ -188,6 +188,11 @@ def status_of(error: BaseException) -> int:
     return status if isinstance(status, int) else 0
 
 
+def is_refused(error: BaseException) -> bool:
+    """Whether a server has said no in a way that asking again will not change."""
+    return 400 <= status_of(error) < 500 and status_of(error) not in PASSING
+
+
 def cause_of(error: BaseException) -> BaseException:
     """What happened, where fsspec says of any failure at all that there is no such file."""
     cause = error.__cause__
@@ -206,8 +211,7 @@ def _passing(error: BaseException, where: str) -> str:
             f"{shown(where)}: no credentials to ask with: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY; for a public bucket FSSPEC_S3_ANON=true"
         ) from None
-    refused = 400 <= status_of(error) < 500 and status_of(error) not in PASSING
-    refused |= type(error).__name__ in HOPELESS
+    refused = is_refused(error) or type(error).__name__ in HOPELESS
     if refused or isinstance(error, PermissionError) or getattr(error, "errno", None) in FINAL:
         raise ShardError(f"{shown(where)}: refused: {said}") from None
     return said
