@@ -26,14 +26,18 @@ class LostRankError(FaceganError):
     """A message between ranks did not come through: another rank is no more."""
 
 
-LOST = "another rank has ended without a word: killed, out of memory, or its node was lost; its own log or `dmesg` "
-LOST += "there says which. The same command again continues the run"
+LOST = "another rank has ended without a word"
+LOST_WORDS = f"{LOST}: killed, out of memory, or its node was lost; its own log or `dmesg` there says which. "
+LOST_WORDS += "The same command again continues the run"
+DEVICE = "CUDA error"  # of an earlier kernel of this rank, told where its results are waited for
 
 
 @contextmanager
-def between_ranks(words: str = LOST) -> Iterator[None]:
+def between_ranks(words: str = LOST_WORDS) -> Iterator[None]:
     """Around a message between ranks; LostRankError where it fails, for which gloo and NCCL have RuntimeErrors."""
     try:
         yield
     except RuntimeError as error:
+        if DEVICE in str(error):
+            raise
         raise LostRankError(f"{words} ({str(error).splitlines()[0]})") from error

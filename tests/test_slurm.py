@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from facegan.errors import FaceganError, UsageError
+from facegan.errors import FaceganError, LostRankError, UsageError, between_ranks
 from facegan.run import outcome
 from jobs import logs
 from jobs.cli import main
@@ -742,6 +742,21 @@ def test_the_cause_is_the_rank_that_died_and_not_one_that_lost_its_connection(at
     said(attempt, 0, "[rank0]: RuntimeError: Connection reset by peer", "terminate called ...")
     assert attempt.ends("failed", "RuntimeError: Connection reset by peer", why="") == "failed"
     assert attempt.reason.startswith("rank 1 was killed by SIGKILL (see ")
+
+
+def test_a_rank_that_says_another_is_gone_is_not_the_cause(attempt: Attempt) -> None:
+    with pytest.raises(LostRankError) as lost, between_ranks():
+        raise RuntimeError(f"[{'/long' * 30}/pair.cc:553] Connection closed by peer [127.0.0.1]:14749")
+    died(attempt, 0, 0, 1, 100.0)
+    died(attempt, 1, 1, -9, 101.0)
+    said(attempt, 0, f"Error: {lost.value}")
+    assert attempt.ends("failed", str(lost.value), why="") == "failed"
+    assert attempt.reason.startswith("rank 1 was killed by SIGKILL (see ")
+
+
+def test_a_device_that_fails_is_not_taken_for_a_rank_that_is_gone() -> None:
+    with pytest.raises(RuntimeError, match="uncorrectable ECC"), between_ranks():
+        raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
 
 
 def test_the_cause_is_the_message_of_torch_s_error_file_and_not_a_log_s_text(attempt: Attempt) -> None:

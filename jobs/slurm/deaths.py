@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from facegan.errors import LOST
 from facegan.files import append_json_line, json_lines, read_object, write_json
 from jobs.slurm.records import job_id, restarts
 
-CONSEQUENCE = re.compile(r"by peer|[Cc]onnection (refused|closed)|NCCL|Broken pipe|SIGTERM|[Tt]imed out")
+CONSEQUENCE = re.compile(rf"{LOST}|by peer|[Cc]onnection (refused|closed)|NCCL|Broken pipe|SIGTERM|[Tt]imed out")
 DEVICE = re.compile(r"CUDA error|uncorrectable|ECC|device-side|hardware", re.IGNORECASE)  # the node's fault
 TWICE = 2  # deaths after which a node is avoided
 
