@@ -159,7 +159,7 @@ def held_out(names: Sequence[str], count: int) -> NDArray[np.int8]:
 class Identities(Sequence[int | None]):
     """Identities as a file has them: (n,) numbers, UNKNOWN for None."""
 
-    def __init__(self, numbers: NDArray[np.int32]) -> None:
+    def __init__(self, numbers: NDArray[np.signedinteger]) -> None:
         self.numbers = numbers
 
     def __len__(self) -> int:

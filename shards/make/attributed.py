@@ -1,7 +1,6 @@
 """What a list of addresses says of its pictures beside where they are: attributes, identity, split."""
 
 from array import array
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,7 @@ from numpy.typing import NDArray
 
 from shards.errors import ShardError
 from shards.make.address import Where
-from shards.make.annotations import SPLITS, Annotations, held_out
+from shards.make.annotations import SPLITS, Annotations, Identities, held_out
 from shards.make.listing import Listing
 from shards.make.ranges import open_stream
 from shards.make.slots import UNKNOWN
@@ -76,10 +75,8 @@ def _aligned(values: "array[int]", rows: NDArray[np.int64]) -> NDArray[np.int64]
     return np.frombuffer(values, np.int64)[rows]
 
 
-def _identities(column: _Column | None, rows: NDArray[np.int64]) -> Sequence[int | None] | None:
-    if column is None or not column.values:
-        return None
-    return [None if value == UNKNOWN else value for value in _aligned(column.values, rows).tolist()]
+def _identities(column: _Column | None, rows: NDArray[np.int64]) -> Identities | None:
+    return Identities(_aligned(column.values, rows)) if column is not None and column.values else None
 
 
 def _splits(column: _Column | None, rows: NDArray[np.int64], source: Where) -> NDArray[np.int8]:
