@@ -223,8 +223,9 @@ def test_our_r1_weight_follows_stylegans_rule_where_no_sweep_was_made() -> None:
 
 def test_what_was_swept_at_64_px_is_what_face_64_takes() -> None:
     recipe = recipes.load("face-64")
-    assert (recipe.r1_gamma, recipe.penalty_every, recipe.batch_size) == (1.0, 8, 32)
-    assert "| **gamma 1, batch 32** |" in PAGE.read_text()
+    assert (recipe.r1_gamma, recipe.penalty_every, recipe.batch_size) == (3.0, 8, 32)
+    assert (recipe.g_lr, recipe.d_lr, recipe.ema_rampup) == (4e-4, 4e-4, 0.1)
+    assert "| **gamma 3, both rates 4e-4, batch 32** |" in PAGE.read_text()
 
 
 @pytest.mark.parametrize("name", ["face-64", "face-128"])

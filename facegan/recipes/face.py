@@ -26,7 +26,7 @@ class Face64(Recipe):
         "The discriminator has no BatchNorm, so the penalty is on each sample's own gradient.",
         "Small data (LFW, a subset): --diffaugment color,translation,cutout took FID at 10,000 faces from 14.75 to "
         "7.86; on 70,000 it cost 0.43 (Zhao et al. 2020), so it is off.",
-        "Swept at 24,000 and 60,000 images on 7,855 faces (docs/recipes.md); what is best after millions is not known.",
+        "Swept at 24,000 and 60,000 images on 7,855 faces (docs/recipes.md); the best after millions is not known.",
         "Relativistic pairing as in R3GAN: --loss relativistic --r1-gamma 2 --r2-gamma 2 --gamma-final 0.2 "
         "--penalty-every 1.",
     )
@@ -52,7 +52,7 @@ class Face64(Recipe):
     r2_gamma: float = cite(0.0, "off; Huang et al. 2024, arXiv:2501.05441, pairs it with relativistic")
     gamma_final: float = cite(-1.0, "off; Huang et al. 2024: 2 to 0.2")
     penalty_every: int = cite(8, f"{SWEPT}; lazy regularisation is {STYLEGAN2}, appendix B, every 16th there")
-    n_critic: int = cite(1, "Heusel et al. 2017: two learning rates instead of more critic steps")
+    n_critic: int = cite(1, "Heusel et al. 2017: higher rates of the discriminator instead of more critic steps")
     fresh_latents: bool = cite(
         False, "the generator learns from the images the discriminator just saw: one pass less"
     )
@@ -80,5 +80,8 @@ class Face128(Face64):
     resolution: Size = cite(Size(128, 128), "ours")
     r1_gamma: float = cite(0.0512, R1)
     penalty_every: int = cite(16, f"{STYLEGAN2}, appendix B: lazy regularisation")
+    g_lr: float = cite(2e-4, DCGAN)
+    d_lr: float = cite(4e-4, "ours, after Heusel et al. 2017, arXiv:1706.08500: two learning rates")
+    ema_rampup: float = cite(0.05, "NVlabs/stylegan3, train.py")
     batch_size: int = cite(64, "ours")
     ema_kimg: float = cite(20.0, "NVlabs/stylegan3, train.py: batch * 10 / 32")
