@@ -1,6 +1,6 @@
 """Where a source may be: a path of this machine or an address, whose passwords and signatures are never told."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -92,11 +92,11 @@ def look(address: Address) -> Address:
     return replace(address, state=_state(facts, address))
 
 
-def refuse_changed(listed: Address, now: Address) -> None:
-    """Raise ShardError where another object is at the address than the one that was listed."""
-    if now.state != listed.state:
+def refuse_changed(where: Where, then: Sequence[int | str] | None, now: Sequence[int | str] | None) -> None:
+    """Raise ShardError where something else is at a place than was listed, by the states of both."""
+    if now != then:
         raise ShardError(
-            f"{listed}: has changed since it was listed ({listed.state} then, {now.state} now): "
+            f"{where}: has changed since it was listed ({then} then, {now} now): "
             "run again with another OUT, or remove what was begun"
         )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from shards.errors import ShardError
 from shards.format.transform import MAX_PICTURE_BYTES, PictureError
-from shards.make.address import Address, look, objects_below, system_of, version_of
+from shards.make.address import Address, look, objects_below, refuse_changed, system_of, version_of
 from shards.make.listing import Place, Reader
 from shards.read.remote import CONNECTIONS, attempt
 
@@ -50,11 +50,10 @@ class BucketReader(Reader):
             data = bytes(attempt(lambda piece: self.system.cat_file(address.url), str(address)))
         except FileNotFoundError:
             raise ShardError(f"{address}: was listed and is gone: run again with another OUT") from None
-        if len(data) != place.size or not self._is_listed(data, address, place):
-            raise ShardError(f"{address}: has changed since it was listed: run again with another OUT")
+        refuse_changed(address, [place.size, place.crc], [len(data), self._crc_of(data, address, place)])
         return data
 
-    def _is_listed(self, data: bytes, address: Address, place: Place) -> bool:
+    def _crc_of(self, data: bytes, address: Address, place: Place) -> int:
         """A version is mostly the MD5 of the bytes; where it is something else, the store is asked for it."""
-        digest = hashlib.md5(data, usedforsecurity=False).hexdigest()
-        return _crc(f'"{digest}"') == place.crc or _crc(look(address).version) == place.crc
+        found = _crc(f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"')
+        return found if found == place.crc or len(data) != place.size else _crc(look(address).version)

@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facegan.files import remove_stale
-from shards.errors import ShardError
 from shards.format.members import Form
 from shards.format.png import Geometry
 from shards.format.transform import Crop, PictureError, decode, resize
-from shards.make.address import Where
+from shards.make.address import Where, refuse_changed
 from shards.make.ahead import read_ahead
 from shards.make.annotations import SPLITS
 from shards.make.catalogue import Pictures
@@ -53,10 +52,8 @@ class Task:
     def refuse_changed(self) -> None:
         """Raise ShardError where another file is there than the one that was listed."""
         path = self.source[1]
-        if self.listed is not None and isinstance(path, Path) and state_of(path) != self.listed:
-            raise ShardError(
-                f"{path}: has changed since it was listed: run again with another OUT, or remove what was begun"
-            )
+        if self.listed is not None and isinstance(path, Path):
+            refuse_changed(path, self.listed, state_of(path))
 
     def clean_up(self) -> None:
         """Remove what an ended process has half written of it."""

@@ -23,7 +23,7 @@ class RangeFile(io.RawIOBase):
         super().__init__()
         self.address = look(address)
         if address.state:
-            refuse_changed(address, self.address)
+            refuse_changed(address, address.state, self.address.state)
         self.system, self.size = system_of(address), self.address.size
         self._position, self._ahead = 0, FEWEST
         self._start, self._held = 0, b""
@@ -32,7 +32,7 @@ class RangeFile(io.RawIOBase):
 
     def recheck(self) -> None:
         """Raise ShardError where the object is not the one that was listed any more."""
-        refuse_changed(self.address, look(self.address))
+        refuse_changed(self.address, self.address.state, look(self.address).state)
 
     def read_at(self, offset: int, size: int) -> bytes:
         """Bytes [offset, offset + size); fewer where the file ends."""
