@@ -22,7 +22,7 @@ def real_pictures() -> Path:
 
 
 @pytest.fixture(scope="session")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A file system of s3://faces, held by a real object store; it starts once for all tests that ask for it."""
     import fsspec
     from object_server import object_store
@@ -31,6 +31,37 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         system = fsspec.filesystem("s3", skip_instance_cache=True, use_listings_cache=False)
         system.mkdir("s3://faces")
         yield system
+
+
+@pytest.fixture(scope="session")
+def troubled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """What stands before the store of `gs`, and fails as told."""
+    from object_server import google_store
+
+    with pytest.MonkeyPatch.context() as patch, google_store(patch, tmp_path_factory.mktemp("store") / "log") as it:
+        yield it
+
+
+@pytest.fixture(scope="session")
+def gs(troubled: Any) -> Any:
+    """A file system of gs://faces, as `s3` is one of s3://faces."""
+    from shards.read.remote import file_system
+
+    system = file_system("gs://faces")
+    system.mkdir("faces")
+    return system
+
+
+@pytest.fixture(scope="session", params=["s3", "gs"])
+def store(request: pytest.FixtureRequest) -> Any:
+    """Each kind of object store that sets are read from and written to."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def faces(store: Any) -> str:
+    """The address of its bucket."""
+    return f"{store.protocol[0]}://faces"
 
 
 @pytest.fixture(autouse=True)

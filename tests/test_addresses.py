@@ -59,12 +59,12 @@ def tree(out: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", ["faces.zip", "faces.tar", "faces.tar.gz"])
 def test_an_archive_in_an_object_store_gives_the_same_set_as_the_file(
-    store: Any, files: Path, tmp_path: Path, name: str
+    store: Any, faces: str, files: Path, tmp_path: Path, name: str
 ) -> None:
-    store.put(str(files / name), f"s3://faces/{name}")
+    store.put(str(files / name), f"{faces}/{name}")
     expected = make(files / name, tmp_path / "file")
     assert len(expected) > 4
-    assert make(f"s3://faces/{name}", tmp_path / "s3", workers=2) == expected
+    assert make(f"{faces}/{name}", tmp_path / "store", workers=2) == expected
 
 
 def test_a_set_that_is_closed_asks_only_whether_its_source_is_the_same(server: Server, tmp_path: Path) -> None:
@@ -189,9 +189,9 @@ def test_reads_that_follow_each_other_ask_ever_larger_parts(
     assert len(server.requests) <= 3
 
 
-def test_the_command_tells_no_secret(server: Server, store: Any, files: Path, tmp_path: Path) -> None:
-    store.put(str(files / "faces.zip"), "s3://faces/faces.zip")
-    signed = store.sign("s3://faces/faces.zip")
+def test_the_command_tells_no_secret(server: Server, s3: Any, files: Path, tmp_path: Path) -> None:
+    s3.put(str(files / "faces.zip"), "s3://faces/faces.zip")
+    signed = s3.sign("s3://faces/faces.zip")
     assert "Signature" in signed
     out = tmp_path / "out"
     command = [sys.executable, "-m", "jobs", "preprocess", signed, str(out), "--slice", "0/2", "--size", "16"]
@@ -228,7 +228,7 @@ def test_an_address_that_names_no_place_is_refused(address: str) -> None:
 
 @pytest.mark.parametrize("address", ["s3://no such bucket/faces.zip", "https://?faces.zip"])
 def test_an_address_that_can_never_be_read_is_asked_once(
-    address: str, store: Any, monkeypatch: pytest.MonkeyPatch
+    address: str, s3: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
     monkeypatch.setattr(remote.time, "sleep", pauses.append)

@@ -44,8 +44,8 @@ def made(archive: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def target(store: Any, request: pytest.FixtureRequest) -> Address:
-    return Address(f"s3://faces/sets/{request.node.name[:60]}")
+def target(faces: str, request: pytest.FixtureRequest) -> Address:
+    return Address(f"{faces}/sets/{request.node.originalname}")
 
 
 def names_at(store: Any, address: str) -> set[str]:
@@ -57,18 +57,18 @@ def run(*arguments: str | Path) -> Result:
 
 
 def test_a_set_made_at_an_address_is_the_one_made_in_a_folder(
-    store: Any, archive: Path, made: Path, tmp_path: Path
+    store: Any, faces: str, archive: Path, made: Path, tmp_path: Path
 ) -> None:
-    command = ["preprocess", archive, "s3://faces/sets/new", "--scratch", tmp_path / "scratch", "--size", "16"]
+    command = ["preprocess", archive, f"{faces}/sets/new", "--scratch", tmp_path / "scratch", "--size", "16"]
     command += ["--shard-size", "5", "--holdout", "2"]
     result = run(*command)
     assert result.exit_code == 0, result.output
-    assert "s3://faces/sets/new/16: " in result.output
+    assert f"{faces}/sets/new/16: " in result.output
     ours = {path.name: path.read_bytes() for path in (made / "16").iterdir() if path.is_file()}
-    theirs = {name.rpartition("/")[2]: store.cat(name) for name in store.find("s3://faces/sets/new/16")}
+    theirs = {name.rpartition("/")[2]: store.cat(name) for name in store.find(f"{faces}/sets/new/16")}
     assert theirs.keys() == ours.keys()
     assert {name for name in ours if theirs[name] != ours[name]} <= {"preprocess.json"}
-    opened = shards.open_set("s3://faces/sets/new", resolution=16, stage=tmp_path / "stage").split("train")
+    opened = shards.open_set(f"{faces}/sets/new", resolution=16, stage=tmp_path / "stage").split("train")
     local = shards.open_set(made).split("train")
     assert np.array_equal(opened.gather(np.arange(10)), local.gather(np.arange(10)))
     again = run(*command[:3], "--scratch", tmp_path / "other-node", *command[5:])
@@ -236,9 +236,10 @@ def test_a_mark_that_may_not_be_removed_or_is_gone_already_stops_nothing(
     assert {"index.json", MARK} <= names_at(store, f"{target}/16")
 
 
-def test_a_bucket_that_is_not_there_is_named(store: Any, made: Path) -> None:
-    with pytest.raises(ShardError, match="s3://no-such-bucket/x/16: there is no such bucket"):
-        upload(made, Address("s3://no-such-bucket/x"))
+def test_a_bucket_that_is_not_there_is_named(faces: str, made: Path) -> None:
+    other = faces.replace("faces", "no-such-bucket")
+    with pytest.raises(ShardError, match=f"{other}/x/16: there is no such bucket"):
+        upload(made, Address(f"{other}/x"))
 
 
 def test_what_cannot_be_done_is_said_before_any_work(made: Path, archive: Path, tmp_path: Path) -> None:

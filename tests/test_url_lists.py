@@ -46,48 +46,52 @@ def server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def bucket(store: Any, folder: Path) -> Any:
-    """The store with the pictures in s3://faces/all, and others beside them."""
-    store.put(f"{folder}/", "s3://faces/all/", recursive=True)
-    store.pipe("s3://faces/all/notes.txt", b"no picture")
-    store.pipe("s3://faces/all/.thumbs/000001.jpg", b"hidden")
-    store.pipe("s3://faces/all-others/000001.jpg", b"beside it")
+def bucket(store: Any, faces: str, folder: Path) -> Any:
+    """The store with the pictures in its bucket, below all, and others beside them."""
+    store.put(f"{folder}/", f"{faces}/all/", recursive=True)
+    store.pipe(f"{faces}/all/notes.txt", b"no picture")
+    store.pipe(f"{faces}/all/.thumbs/000001.jpg", b"hidden")
+    store.pipe(f"{faces}/all-others/000001.jpg", b"beside it")
     return store
 
 
-def test_a_folder_of_a_bucket_gives_the_same_set_as_the_folder(bucket: Any, folder: Path, tmp_path: Path) -> None:
-    expected, found = make(folder, tmp_path / "file"), make("s3://faces/all", tmp_path / "s3")
+def test_a_folder_of_a_bucket_gives_the_same_set_as_the_folder(
+    bucket: Any, faces: str, folder: Path, tmp_path: Path
+) -> None:
+    expected, found = make(folder, tmp_path / "file"), make(f"{faces}/all", tmp_path / "store")
     assert {name: found[name] for name in found if name.endswith((".tar", "samples.jsonl"))} == {
         name: expected[name] for name in expected if name.endswith((".tar", "samples.jsonl"))
     }
-    ours, theirs = load_index(tmp_path / "s3" / "16").source, load_index(tmp_path / "file" / "16").source
+    ours, theirs = load_index(tmp_path / "store" / "16").source, load_index(tmp_path / "file" / "16").source
     assert ours is not None
     assert theirs is not None
     assert (ours.kind, ours.samples, ours.fingerprint) == ("bucket", COUNT, theirs.fingerprint)
     for part in (1, 0):
-        make("s3://faces/all/", tmp_path / "slices", slice=(part, 2))
+        make(f"{faces}/all/", tmp_path / "slices", slice=(part, 2))
     close_set(tmp_path / "slices")
     assert tree(tmp_path / "slices") == found
 
 
-def test_objects_that_changed_or_went_after_they_were_listed_are_refused(store: Any, tmp_path: Path) -> None:
+def test_objects_that_changed_or_went_after_they_were_listed_are_refused(
+    store: Any, faces: str, tmp_path: Path
+) -> None:
     for name in ("a.jpg", "b.jpg", "c.jpg", "d.jpg"):
-        store.pipe(f"s3://faces/few/{name}", b"first")
-    listing = list_source(Address("s3://faces/few"), tmp_path)
+        store.pipe(f"{faces}/few/{name}", b"first")
+    listing = list_source(Address(f"{faces}/few"), tmp_path)
     reader = open_reader("bucket", listing.path)
     places = [Place(*place.item()) for place in listing.places]
-    store.pipe("s3://faces/few/b.jpg", b"other")
-    store.pipe("s3://faces/few/c.jpg", b"longer")
-    store.rm("s3://faces/few/d.jpg")
+    store.pipe(f"{faces}/few/b.jpg", b"other")
+    store.pipe(f"{faces}/few/c.jpg", b"longer")
+    store.rm(f"{faces}/few/d.jpg")
     assert reader.read("a.jpg", places[0]) == b"first"
     for i, name, message in ((1, "b", "has changed"), (2, "c", "has changed"), (3, "d", "is gone")):
-        with pytest.raises(ShardError, match=f"s3://faces/few/{name}.jpg: .*{message}"):
+        with pytest.raises(ShardError, match=f"{faces}/few/{name}.jpg: .*{message}"):
             reader.read(f"{name}.jpg", places[i])
 
 
-def test_a_version_that_is_no_md5_is_asked_for(store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_version_that_is_no_md5_is_asked_for(s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As of objects that were uploaded in parts."""
-    with store.open("s3://faces/parts/a.jpg", "wb", block_size=5 << 20) as stream:
+    with s3.open("s3://faces/parts/a.jpg", "wb", block_size=5 << 20) as stream:
         stream.write(b"x" * (6 << 20))
     listing = list_source(Address("s3://faces/parts"), tmp_path)
     asked: list[str] = []
@@ -97,13 +101,14 @@ def test_a_version_that_is_no_md5_is_asked_for(store: Any, tmp_path: Path, monke
     assert asked == ["s3://faces/parts/a.jpg"]
 
 
-def test_a_bucket_or_folder_that_is_not_there_is_named(store: Any, tmp_path: Path) -> None:
-    for address in ("s3://faces/none", "s3://no-such-bucket/x.zip"):
+def test_a_bucket_or_folder_that_is_not_there_is_named(store: Any, faces: str, tmp_path: Path) -> None:
+    for address in (f"{faces}/none", faces.replace("faces", "no-such-bucket/x.zip")):
         with pytest.raises(ShardError, match=f"{address}: there is nothing at this address"):
             list_source(Address(address), tmp_path)
-    store.mkdir("s3://empty")
-    with pytest.raises(ShardError, match=r"s3://empty: no picture .* in it, only: nothing"):
-        list_source(Address("s3://empty"), tmp_path)
+    empty = faces.replace("faces", "empty")
+    store.mkdir("empty")
+    with pytest.raises(ShardError, match=rf"{empty}: no picture .* in it, only: nothing"):
+        list_source(Address(empty), tmp_path)
     with pytest.raises(ShardError, match="a web server does not list folders"):
         next(buckets.list_bucket(Address("https://host/faces/")))
 

@@ -8,7 +8,7 @@ from typing import BinaryIO, cast
 
 from shards.errors import ShardError
 from shards.make.address import Address, Where, look, refuse_changed, system_of
-from shards.read.remote import attempt
+from shards.read.remote import attempt, is_refused
 
 FEWEST, MOST = 1 << 17, 8 << 20  # bytes asked for beyond what is needed: doubled while reads follow each other
 
@@ -61,7 +61,9 @@ class RangeFile(io.RawIOBase):
         self._object.seek(start)
         try:
             return bytes(self._object.read(stop - start))[: stop - start]
-        except ValueError:  # what fsspec makes of a whole file where a part was asked for
+        except ValueError as error:  # what fsspec makes of a whole file where a part was asked for
+            if is_refused(error):
+                raise
             raise ShardError(
                 f"{self.address}: this server does not send parts of files: download it first, then give the file"
             ) from None

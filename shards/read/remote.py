@@ -1,6 +1,7 @@
 """Reads the files of a set from an address or a slow file system: in pieces, patiently, continuing what was cut."""
 
 import errno
+import logging
 import os
 import random
 import re
@@ -24,7 +25,14 @@ GONE = {404, 410}
 FINAL = {errno.EINVAL, errno.ENOSYS, errno.EPERM}  # what s3fs makes of requests that no other attempt will change
 HOPELESS = {"InvalidUrlClientError", "ParamValidationError", "TooManyRedirects"}  # what the address is to blame for
 WITHOUT_NAME = {"NoCredentialsError", "PartialCredentialsError"}  # of botocore: nobody to ask as
-FAILURES = {"aiohttp": "ClientError", "gcsfs.retry": "HttpError", "botocore.exceptions": "BotoCoreError"}
+STATELESS = ("Forbidden: ", "Bad Request: ", "Bucket is requester pays")  # so gcsfs tells of what was refused
+GOOGLE_LOGIN = "type: gcloud auth application-default login, or set GOOGLE_APPLICATION_CREDENTIALS to a key's file"
+FAILURES = {
+    "aiohttp": "ClientError",
+    "gcsfs.retry": "HttpError",
+    "google.auth.exceptions": "GoogleAuthError",
+    "botocore.exceptions": "BotoCoreError",
+}
 
 
 T = TypeVar("T")
@@ -106,9 +114,23 @@ def file_system(address: str) -> Any:
             options = {"client_kwargs": {"timeout": limits}, "headers": plain}
         if SCHEMES[scheme] == "s3fs":
             options = {"config_kwargs": {"max_pool_connections": CONNECTIONS, "read_timeout": QUIET}}
+        if SCHEMES[scheme] == "gcsfs":
+            _use_plain_google()
         return fsspec.core.url_to_fs(address, skip_instance_cache=True, use_listings_cache=False, **options)[0]
     except ImportError as error:
         raise ShardError(f"{shown(address)}: {error}. Type: pip install {SCHEMES[scheme]}") from None
+
+
+def _use_plain_google() -> None:
+    """Keep gcsfs, which is not imported yet, from asking for each bucket's kind by gRPC, and from telling of it.
+
+    Who is anonymous may not ask: each request then waited for one more refusal, and warned. What fails is ours to
+    tell (gcsfs logs it with a traceback). Both can be had back: by this variable, and by its own GCSFS_DEBUG.
+    """
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    log = logging.getLogger("gcsfs")
+    if log.level == logging.NOTSET:
+        log.setLevel(logging.CRITICAL)
 
 
 def shown(text: str) -> str:
@@ -166,6 +188,10 @@ def attempt(read: Callable[[int], T], where: str) -> T:
                 return found
         except failure_types() as error:
             reason = _passing(error, where)
+        except ValueError as error:
+            if not is_refused(error):
+                raise
+            reason = _passing(error, where)
         time.sleep(min(LONGEST_PAUSE, FIRST_PAUSE * 2**failures) * random.uniform(0.5, 1.0))
     raise ShardError(
         f"{shown(where)}: {ATTEMPTS} attempts in a row failed, the last with: {reason}. "
@@ -190,6 +216,8 @@ def status_of(error: BaseException) -> int:
 
 def is_refused(error: BaseException) -> bool:
     """Whether a server has said no in a way that asking again will not change."""
+    if isinstance(error, OSError | ValueError) and str(error).startswith(STATELESS):
+        return True
     return 400 <= status_of(error) < 500 and status_of(error) not in PASSING
 
 
@@ -212,6 +240,8 @@ def _passing(error: BaseException, where: str) -> str:
             "AWS_SECRET_ACCESS_KEY; for a public bucket FSSPEC_S3_ANON=true"
         ) from None
     refused = is_refused(error) or type(error).__name__ in HOPELESS
+    if type(error).__name__ == "RefreshError" or (status_of(error) == 401 and where.startswith("gs:")):
+        said, refused = f"{said}: {GOOGLE_LOGIN}", True
     if refused or isinstance(error, PermissionError) or getattr(error, "errno", None) in FINAL:
         raise ShardError(f"{shown(where)}: refused: {said}") from None
     return said
