@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,16 @@ from shards.read import remote
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # aiohttp's sessions outlive the tests
 
 
-@pytest.fixture
-def archive(gs: Any, troubled: Troubled, tmp_path: Path) -> str:
-    """The address of a zip; what fails fails no longer than one test."""
+@pytest.fixture(autouse=True)
+def no_fault_outlives_its_test(troubled: Troubled) -> Iterator[None]:
+    """All files share the store."""
+    yield
     troubled.faults.clear()
+
+
+@pytest.fixture
+def archive(gs: Any, tmp_path: Path) -> str:
+    """The address of a zip."""
     gs.put_file(str(write_zip(tmp_path / "faces.zip", jpegs(12))), "gs://faces/troubled/faces.zip")
     return "gs://faces/troubled/faces.zip"
 

@@ -11,7 +11,7 @@ from facegan.recipes.base import Range, Recipe, Size, cite
 DCGAN = "Radford et al. 2016, arXiv:1511.06434"
 STYLEGAN2 = "Karras et al. 2020, arXiv:1912.04958"
 R1 = "NVlabs/stylegan3, train.py: 0.0002 * resolution^2 / batch"
-SWEPT = "ours: the best of a sweep, docs/recipes.md"
+SWEPT = "ours: chosen by two sweeps, docs/recipes.md"
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,14 @@ class Face64(Recipe):
     r2_gamma: float = cite(0.0, "off; Huang et al. 2024, arXiv:2501.05441, pairs it with relativistic")
     gamma_final: float = cite(-1.0, "off; Huang et al. 2024: 2 to 0.2")
     penalty_every: int = cite(8, f"{SWEPT}; lazy regularisation is {STYLEGAN2}, appendix B, every 16th there")
-    n_critic: int = cite(1, "Heusel et al. 2017: higher rates of the discriminator instead of more critic steps")
+    n_critic: int = cite(1, DCGAN)
     fresh_latents: bool = cite(
         False, "the generator learns from the images the discriminator just saw: one pass less"
     )
     g_optimizer: str = cite("adam", STYLEGAN2)
     d_optimizer: str = cite("adam", STYLEGAN2)
     g_lr: float = cite(4e-4, f"{SWEPT}; twice DCGAN's")
-    d_lr: float = cite(4e-4, f"{SWEPT}; 8e-4 collapsed")
+    d_lr: float = cite(4e-4, f"{SWEPT}; 8e-4 for both collapsed at gamma 4")
     beta1: float = cite(0.0, f"{STYLEGAN2}; Mescheder et al. 2018")
     beta2: float = cite(0.99, f"{STYLEGAN2}; Mescheder et al. 2018")
     flip: bool = cite(True, "NVlabs/stylegan3, --mirror")
