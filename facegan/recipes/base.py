@@ -6,6 +6,7 @@ keep the neutral defaults below (technique off). No torch here: `facegan train -
 """
 
 from dataclasses import dataclass, field, fields
+from inspect import get_annotations  # of the class alone; Python 3.14 keeps none in a class's own dictionary
 from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 
 from facegan.errors import UsageError
@@ -150,7 +151,7 @@ class Recipe:
     @classmethod
     def options(cls) -> list[str]:
         """Names of the fields this recipe's own file declares, in the order of the base class."""
-        own = {name for base in cls.__mro__ if base is not Recipe for name in vars(base).get("__annotations__", {})}
+        own = {name for base in cls.__mro__ if base is not Recipe for name in get_annotations(base)}
         return [f.name for f in fields(cls) if f.name in own]
 
     @classmethod
