@@ -5,7 +5,9 @@
 
 import errno
 import importlib
+import os
 import resource
+import sys
 from typing import Any
 
 import click
@@ -70,6 +72,7 @@ class Facegan(click.Group):
             if code is None or ctx.params["debug"]:
                 raise
             click.echo(f"Error: {error}", err=True)
+            give_up_unwritten()
             ctx.exit(code)
 
 
@@ -79,6 +82,16 @@ def raise_open_files(most: int = 1 << 16) -> None:
     wanted = most if hard == resource.RLIM_INFINITY else min(most, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def give_up_unwritten() -> None:
+    """Send to nowhere what standard output does not take: Python 3.14 tries again at its end, then exits with 120."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def exit_code(error: FaceganError | OSError) -> int | None:
