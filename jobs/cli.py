@@ -85,7 +85,7 @@ def raise_open_files(most: int = 1 << 16) -> None:
 
 
 def give_up_unwritten() -> None:
-    """Send to nowhere what standard output does not take: Python 3.14 tries again at its end, then exits with 120."""
+    """Send to nowhere what standard output does not take: Python 3.14 tries again at its end and exits with 120."""
     try:
         sys.stdout.flush()
     except OSError:
