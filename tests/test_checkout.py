@@ -1,5 +1,6 @@
 """The commit that a run notes: of this project's own checkout, or none."""
 
+import dataclasses
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 from tiny import tiny_recipe
 
+from facegan.errors import FaceganError
 from facegan.run import checkout
 from facegan.run.folder import check_resume, make_config
 from facegan.run.settings import RunSettings
@@ -69,3 +71,12 @@ def test_a_run_notes_the_commit_and_goes_on_with_another(
     assert noted == ({"commit": "c" * 40, "dirty": True} if found else {})
     stored = config | {"software": {"facegan": "0", "commit": "d" * 40, "dirty": False}}
     check_resume(stored, recipe, settings, {})
+
+
+def test_a_run_from_before_a_technique_goes_on_without_it_and_not_with_it() -> None:
+    recipe, settings = tiny_recipe("dcgan-64"), RunSettings(run_dir="old")
+    config = make_config(recipe, settings, {}, {})
+    stored = config | {"values": {k: v for k, v in config["values"].items() if k != "self_modulation"}}
+    check_resume(stored, recipe, settings, {})
+    with pytest.raises(FaceganError, match="self_modulation: stored False, given True"):
+        check_resume(stored, dataclasses.replace(recipe, self_modulation=True), settings, {})

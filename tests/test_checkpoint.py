@@ -13,6 +13,7 @@ import pytest
 import torch
 from tiny import tiny_job, tiny_recipe
 
+from facegan import recipes
 from facegan.errors import DiskFullError, FaceganError
 from facegan.run import checkpoint
 from facegan.run.checkpoint import (
@@ -192,6 +193,15 @@ def test_a_snapshot_is_all_that_sampling_needs(tmp_path):
     assert (found.recipe.name, found.nimg, found.generator.training) == ("dcgan-64", 60, False)
     assert found.generator(torch.zeros(2, 100)).shape == (2, 3, 16, 16)
     assert sorted(p.name for p in alone.iterdir()) == ["generator.safetensors", "snapshot.json"]
+
+
+def test_a_snapshot_from_before_a_technique_is_read_without_it(tmp_path):
+    train(tiny_job(tiny_recipe("face-64", self_modulation=False), tmp_path))
+    (folder,) = (tmp_path / "snapshots").iterdir()
+    meta = json.loads((folder / "snapshot.json").read_text())
+    del meta["values"]["self_modulation"]
+    (folder / "snapshot.json").write_text(json.dumps(meta))
+    assert recipes.load("face-64").self_modulation and not load_snapshot(folder).recipe.self_modulation
 
 
 @pytest.mark.parametrize("damage", ["weights", "format", "recipe", "values", "missing"])

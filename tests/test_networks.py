@@ -388,6 +388,27 @@ def test_layer_norm_is_over_channels_rows_and_columns() -> None:
     torch.testing.assert_close(normalised.var(dim=(1, 2, 3), unbiased=False), torch.ones(3), atol=1e-3, rtol=0)
 
 
+def test_modulation_scales_and_shifts_a_channel_by_what_is_linear_in_z() -> None:
+    layer, x, z = layers.SelfModulation(3, 5), torch.randn(4, 5, 2, 2), torch.randn(4, 3)
+    weight, bias = layer.of_z.weight, layer.of_z.bias
+    for sample, channel in [(0, 0), (3, 4), (2, 1)]:
+        scale = 1 + weight[channel] @ z[sample] + bias[channel]
+        shift = weight[5 + channel] @ z[sample] + bias[5 + channel]
+        expected = x[sample, channel] * scale + shift
+        torch.testing.assert_close(layer(x, z)[sample, channel], expected)
+
+
+def test_a_modulation_of_zeros_changes_no_image() -> None:
+    plain, modulated = (networks.build_generator(altered("face-64", self_modulation=on)) for on in (False, True))
+    missing, _ = modulated.load_state_dict(plain.state_dict(), strict=False)
+    assert len(missing) == 8 and all("of_z" in name for name in missing)
+    for module in modulated.modules():
+        if isinstance(module, layers.SelfModulation):
+            nn.init.zeros_(module.of_z.weight)
+    z = torch.randn(8, 128)
+    assert torch.equal(plain(z), modulated(z))
+
+
 def test_minibatch_deviation_is_that_of_groups_of_four_neighbours() -> None:
     x = torch.randn(8, 2, 3, 3)
     appended = layers.MinibatchStd()(x)

@@ -98,6 +98,12 @@ function engine(model, bytes, memory, gemm) {
   const each = (x, y, f) => () => {
     for (let k = 0, n = x.h * x.w * x.cs; k < n; k++) floats[y.at + k] = f(floats[x.at + k], k % x.cs);
   };
+  const both = (x, y, other, f) => { // `other` is as large as x, or one pixel that meets all of x's
+    const period = other.h * other.w * other.cs;
+    return () => {
+      for (let k = 0, n = x.h * x.w * x.cs; k < n; k++) floats[y.at + k] = f(floats[x.at + k], floats[other.at + k % period]);
+    };
+  };
   const pixels = (x, y, from) => () => { // y's pixel (r, c) is x's pixel from(r, c)
     for (let r = 0; r < y.h; r++) for (let c = 0; c < y.w; c++) {
       const [row, column] = from(r, c), at = x.at + (row * x.w + column) * x.cs;
@@ -123,9 +129,8 @@ function engine(model, bytes, memory, gemm) {
     sigmoid: (layer, x, y) => each(x, y, (value) => 1 / (1 + Math.exp(-value))),
     upsample: (layer, x, y) => pixels(x, y, (r, c) => [Math.floor(r / layer.up), Math.floor(c / layer.up)]),
     crop: (layer, x, y) => pixels(x, y, (r, c) => [r + layer.from[0], c + layer.from[1]]),
-    add: (layer, x, y, other) => () => {
-      for (let k = 0; k < x.h * x.w * x.cs; k++) floats[y.at + k] = floats[x.at + k] + floats[other.at + k];
-    },
+    add: (layer, x, y, other) => both(x, y, other, (p, q) => p + q),
+    multiply: (layer, x, y, other) => both(x, y, other, (p, q) => p * q),
   };
 
   const value = (shape, flat, like) => {

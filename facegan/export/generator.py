@@ -73,6 +73,9 @@ class Generator(nn.Module):
     def add(self, layer: dict[str, Any], x: Tensor, y: Tensor) -> Tensor:
         return x + y
 
+    def multiply(self, layer: dict[str, Any], x: Tensor, y: Tensor) -> Tensor:
+        return x * y
+
     def tanh(self, layer: dict[str, Any], x: Tensor) -> Tensor:
         return torch.tanh(x)
 

@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 
 from facegan.errors import FaceganError
 from facegan.export.generator import Generator
+from facegan.networks.layers import SelfModulation
 from facegan.networks.resampling import UpConv2d
 from facegan.sampling import latents
 
@@ -29,6 +30,7 @@ KNOWN = (
     nn.Tanh,
     nn.Sigmoid,
     nn.Identity,
+    SelfModulation,
 )
 RESHAPES = ("view", "reshape", "unflatten", "flatten")
 
@@ -113,6 +115,7 @@ class _Lowering:
             (nn.LeakyReLU, lambda: self.pointwise(source, alone, slope=float(_of(module, "negative_slope")))),
             (nn.Tanh, lambda: self.emit("tanh", source, shape=self.shapes[source])),
             (nn.Sigmoid, lambda: self.emit("sigmoid", source, shape=self.shapes[source])),
+            (SelfModulation, lambda: self.modulation(source, self.values[node.all_input_nodes[1]], module)),
         ]
         for kind, handler in handlers:
             if isinstance(module, kind):
@@ -139,6 +142,16 @@ class _Lowering:
     def dense(self, source: int, module: Any) -> int:
         weight = module.weight
         return self.emit("dense", source, shape=(len(weight),), weight=weight, bias=_bias(module, len(weight)))
+
+    def modulation(self, source: int, z: int, module: Any) -> int:
+        """A scale and a shift a channel, each a dense layer of z."""
+        weights, biases = (parameter.chunk(2) for parameter in (module.of_z.weight, module.of_z.bias))
+        index, shape = source, self.shapes[source]
+        for op, weight, bias in zip(("multiply", "add"), weights, (1 + biases[0], biases[1]), strict=True):
+            numbers = self.emit("dense", z, shape=(len(weight),), weight=weight, bias=bias)
+            each = self.emit("reshape", numbers, shape=(len(weight), 1, 1))
+            index = self.emit(op, index, each, shape=shape)
+        return index
 
     def conv(self, source: int, module: Any, alone: bool) -> int:
         (kernel, wide), (padding, _) = module.kernel_size, module.padding

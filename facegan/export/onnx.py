@@ -146,7 +146,7 @@ def _operation(layer: Layer, index: int, program: Program, extra: dict[str, Any]
         return [("Slice", [first, last, constant("axes", [2, 3])], {})]
     if op == "reshape":
         return [("Reshape", [constant("shape", [-1, *layer["shape"]])], {})]
-    plain = {"pointwise": "Identity", "add": "Add", "tanh": "Tanh", "sigmoid": "Sigmoid"}
+    plain = {"pointwise": "Identity", "add": "Add", "multiply": "Mul", "tanh": "Tanh", "sigmoid": "Sigmoid"}
     return [enlarge()] if op == "upsample" else [(plain[op], [], {})]
 
 

@@ -21,9 +21,9 @@ class Generator(Network):
         n = layers.stages(recipe)
         widths = [layers.width(recipe.ngf, k) for k in reversed(range(n))]
         first = layers.FirstMap(recipe.latent_dim, widths[0], 4, bias=False)
-        self.project = nn.Sequential(first, *self.after(recipe, widths[0]))  # 1x1 -> 4x4
+        self.project = layers.Stage(first, *self.after(recipe, widths[0]))  # 1x1 -> 4x4
         self.grow = nn.ModuleList(
-            nn.Sequential(layers.up(i, o, recipe.kernel, recipe.upsample, bias=False), *self.after(recipe, o))
+            layers.Stage(layers.up(i, o, recipe.kernel, recipe.upsample, bias=False), *self.after(recipe, o))
             for i, o in pairwise(widths)
         )
         self.to_image = layers.up(widths[-1], recipe.channels, recipe.kernel, recipe.upsample, bias=False)
@@ -31,12 +31,13 @@ class Generator(Network):
 
     @staticmethod
     def after(recipe: Recipe, channels: int) -> list[nn.Module]:
-        return [layers.norm("batch", channels, recipe), layers.activation(recipe.g_slope)]
+        modulation = [layers.SelfModulation(recipe.latent_dim, channels)] if recipe.self_modulation else []
+        return [layers.norm("batch", channels, recipe), *modulation, layers.activation(recipe.g_slope)]
 
     def forward(self, z: Tensor, masks: Masks = None) -> Tensor:
-        x = self.project(z[:, :, None, None])
+        x = self.project(z[:, :, None, None], z)
         for stage in self.grow:
-            x = stage(x)
+            x = stage(x, z)
         images: Tensor = self.to_range(self.to_image(x))
         return images
 

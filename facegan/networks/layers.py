@@ -104,6 +104,31 @@ def up(inputs: int, outputs: int, kernel: int, how: str, *, bias: bool) -> nn.Mo
     return nn.Sequential(OrderedDict({"1": layer}))  # where checkpoints have it, behind the doubling "0"
 
 
+class SelfModulation(nn.Module):
+    """Every channel of a map, scaled by 1 + s(z) and shifted by t(z), both linear in z.
+
+    After Chen et al. 2019 (arXiv:1810.01365, equation 3), where a hidden layer is between and the scale has no 1:
+    what holds for the whole image, such as its tint, need not come through the 4x4 map.
+    """
+
+    def __init__(self, latent_dim: int, channels: int) -> None:
+        super().__init__()
+        self.of_z = nn.Linear(latent_dim, 2 * channels)
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:  # (B, C, H, W), (B, latent_dim) -> (B, C, H, W)
+        scale, shift = self.of_z(z).to(x.dtype)[:, :, None, None].chunk(2, dim=1)
+        return torch.addcmul(shift, x, 1 + scale)
+
+
+class Stage(nn.Sequential):
+    """A generator's layers between two sizes; a `SelfModulation` among them sees z too."""
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:  # type: ignore[override]
+        for layer in self:
+            x = layer(x, z) if isinstance(layer, SelfModulation) else layer(x)
+        return x
+
+
 class FirstMap(nn.ConvTranspose2d):
     """z (B, latent_dim, 1, 1) -> (B, C, k, k): a transposed convolution of one pixel, which is a matrix product."""
 

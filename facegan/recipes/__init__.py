@@ -9,7 +9,7 @@ from typing import Any
 from facegan.errors import UsageError
 from facegan.recipes.base import Range, Recipe, Size, cite
 
-__all__ = ["Range", "Recipe", "Size", "cite", "from_values", "load", "recipe_classes", "to_values"]
+__all__ = ["Range", "Recipe", "Size", "cite", "from_values", "load", "recipe_classes", "stored", "to_values"]
 
 
 @cache
@@ -47,6 +47,11 @@ def from_values(name: str, values: dict[str, Any]) -> Recipe:
     recipe = load(name)
     changes = {field: _typed(recipe, field, value) for field, value in values.items()}
     return dataclasses.replace(recipe, **changes)
+
+
+def stored(values: dict[str, Any]) -> dict[str, Any]:
+    """The values that a run of any age keeps: a field that its version did not know yet is off, as it was then."""
+    return {f.name: f.default for f in dataclasses.fields(Recipe)} | values
 
 
 def _typed(recipe: Recipe, field: str, value: Any) -> Any:

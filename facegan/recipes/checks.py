@@ -11,6 +11,7 @@ FEWEST_FOR_BATCH_NORM = 8  # images
 LOSSES = ("bce", "minimax", "wasserstein", "lsgan", "hinge", "relativistic")
 MINIBATCH_GROUP = 4  # samples whose deviation minibatch_std takes together
 POLICIES = ("color", "translation", "cutout")  # of DiffAugment
+EXTRAS = ("dropout", "spectral_norm", "minibatch_std", "self_modulation", "first_stride")
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,11 @@ class Family:
     norms: tuple[str, ...] = ("batch", "layer", "instance", "none")
     upsampling: tuple[str, ...] = ("deconv", "nearest")
     kernels: tuple[int, ...] = (3, 5)
-    extras: tuple[str, ...] = ()  # of dropout, spectral_norm, minibatch_std, first_stride
+    extras: tuple[str, ...] = ()  # of EXTRAS
 
 
 FAMILIES = {
-    "dcgan": Family(kernels=(3, 4, 5), extras=("spectral_norm", "minibatch_std")),
+    "dcgan": Family(kernels=(3, 4, 5), extras=("spectral_norm", "minibatch_std", "self_modulation")),
     "dcgan28": Family((Size(28, 28),), upsampling=("deconv",), kernels=(5,), extras=("dropout", "spectral_norm")),
     "dcgan_dense": Family(extras=("spectral_norm", "minibatch_std", "first_stride")),
     "dcgan_dropout": Family(extras=("dropout", "spectral_norm")),
@@ -181,7 +182,7 @@ def _unbuildable(recipe: Recipe, family: Family) -> Iterator[str]:
     ):
         if getattr(recipe, name) not in allowed:
             yield f"{name}={getattr(recipe, name)}: expected {' or '.join(map(str, allowed))}"
-    for name in ("dropout", "spectral_norm", "minibatch_std", "first_stride"):
+    for name in EXTRAS:
         off = Recipe.__dataclass_fields__[name].default
         if getattr(recipe, name) != off and name not in family.extras:
             yield f"{name} has no place in this family; families that have one: {_families_with(name)}"

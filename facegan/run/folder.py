@@ -110,7 +110,7 @@ def make_config(
 def check_resume(stored: dict[str, Any], recipe: Recipe, settings: RunSettings, data: dict[str, Any]) -> None:
     """Refuse to go on with another configuration: raises FaceganError naming field, stored and given value."""
     given = _identity(recipe.name, recipes.to_values(recipe), dataclasses.asdict(settings), data)
-    kept = _identity(stored["recipe"], stored["values"], stored["settings"], stored["data"])
+    kept = _identity(stored["recipe"], recipes.stored(stored["values"]), stored["settings"], stored["data"])
     free = LENGTH_FIELDS if _length_is_free(recipe) else frozenset()
     changed = [name for name in given if name not in free and given[name] != kept.get(name)]
     if changed:

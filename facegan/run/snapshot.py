@@ -74,7 +74,7 @@ def load_snapshot(path: Path) -> Snapshot:
         weights = (folder / WEIGHTS).read_bytes()
         if hashlib.sha256(weights).hexdigest() != meta["sha256"]:
             raise FaceganError(f"{folder / WEIGHTS} is damaged: its SHA-256 is not the one in {META}")
-        recipe = recipes.from_values(meta["recipe"], meta["values"])
+        recipe = recipes.from_values(meta["recipe"], recipes.stored(meta["values"]))
         generator = build_generator(recipe)
         generator.load_state_dict(load(weights))
         nimg, seed = int(meta["nimg"]), int(meta["seed"])
