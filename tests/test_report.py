@@ -352,7 +352,7 @@ def test_the_policy_stops_other_scripts_and_requests(page: Path, tmp_path: Path,
     changed = tmp_path / "changed.html"
     changed.write_text(page.read_text().replace("</main>", foreign))
     chromium.open(changed)
-    assert chromium.run("return document.title") == "faces-1 · facegan"
+    assert chromium.run("return document.title") == "faces-1 (dcgan-64) · facegan"
     complaints = " ".join(chromium.console())
     assert "Content Security Policy" in complaints
     assert "pixel.png" in complaints
