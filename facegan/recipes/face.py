@@ -16,7 +16,7 @@ SWEPT = "ours: chosen by two sweeps, docs/recipes.md"
 
 @dataclass(frozen=True)
 class Face64(Recipe):
-    """DCGAN at 64 px with upsampling generator, R1, minibatch deviation, flip and average."""
+    """DCGAN at 64 px with upsampling, self-modulated generator, R1, minibatch deviation, flip and average."""
 
     name = "face-64"
     reference = "ours"
