@@ -1,6 +1,6 @@
 """Time to a fixed quality: train the demo's recipe on its own synthetic faces until the distance is small enough.
 
-    python bench/speedrun.py [--dir DIR] [--target 60] [--write]
+    python bench/speedrun.py [--dir DIR] [--target 30] [--write]
 
 Prints one row: date, commit, command, minutes of training (drawing, shards and measuring not counted) and where it
 ended. --write adds it to docs/benchmarks.md. The same command continues an interrupted run.
@@ -65,7 +65,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dir", type=Path, default=Path("speedrun"))
     parser.add_argument("--faces", type=int, default=6400)
-    parser.add_argument("--target", type=float, default=60.0)
+    parser.add_argument("--target", type=float, default=30.0)
     parser.add_argument("--write", action="store_true")
     return parser.parse_args()
 
