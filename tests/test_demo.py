@@ -66,7 +66,8 @@ def test_demo_interrupted_continues_finishes_and_shows_again(tmp_path: Path) -> 
     assert made == {path: path.stat().st_mtime_ns for path in (folder / "run").rglob("*") if path.is_file()}
 
     untrained = load_snapshot(folder / f"run/snapshots/nimg-{0:012d}")
-    grid = sampling.grid(sampling.generate(untrained.generator, sampling.latents(0, 64, untrained.recipe.latent_dim)))
+    z = sampling.latents(0, 64, untrained.recipe.latent_dim)
+    grid = sampling.grid(sampling.generate(untrained.generator, z))
     with Image.open(folder / f"run/samples/fake-nimg-{0:012d}.png") as before:
         assert before.tobytes() == grid.tobytes()
 
