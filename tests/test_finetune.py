@@ -54,8 +54,10 @@ def test_a_snapshot_alone_leaves_the_discriminator_new(first: Path, tmp_path: Pa
 
 def test_another_network_is_refused_by_name_and_shape(first: Path, tmp_path: Path) -> None:
     wider = tiny_job(dataclasses.replace(RECIPE, ngf=2 * RECIPE.ngf), tmp_path / "run", init_from=str(first))
-    with pytest.raises(FaceganError, match=r"--init-from .*its generator is another network.*expected"):
+    with pytest.raises(FaceganError, match=r"--init-from .*its generator is another network.*expected") as refused:
         train(wider)
+    given = f"--set resolution={RECIPE.resolution} --set ngf={RECIPE.ngf} --set ndf={RECIPE.ndf}"
+    assert f"train what it was made by: {RECIPE.name} {given}" in str(refused.value)
 
 
 def test_a_run_begun_so_trains_resumes_and_needs_its_origin_no_longer(first: Path, tmp_path: Path) -> None:

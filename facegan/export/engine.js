@@ -98,11 +98,9 @@ function engine(model, bytes, memory, gemm) {
   const each = (x, y, f) => () => {
     for (let k = 0, n = x.h * x.w * x.cs; k < n; k++) floats[y.at + k] = f(floats[x.at + k], k % x.cs);
   };
-  const both = (x, y, other, f) => { // `other` is as large as x, or one pixel that meets all of x's
-    const period = other.h * other.w * other.cs;
-    return () => {
-      for (let k = 0, n = x.h * x.w * x.cs; k < n; k++) floats[y.at + k] = f(floats[x.at + k], floats[other.at + k % period]);
-    };
+  const both = (x, y, other, f) => () => { // `other` is as large as x, or one pixel that meets all of x's
+    const period = other.h * other.w * other.cs, n = x.h * x.w * x.cs;
+    for (let k = 0; k < n; k++) floats[y.at + k] = f(floats[x.at + k], floats[other.at + k % period]);
   };
   const pixels = (x, y, from) => () => { // y's pixel (r, c) is x's pixel from(r, c)
     for (let r = 0; r < y.h; r++) for (let c = 0; c < y.w; c++) {

@@ -4,10 +4,18 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from facegan import recipes
 from facegan.errors import FaceganError
+from facegan.recipes import Recipe
 from facegan.run.checkpoint import below, newest_checkpoint
 from facegan.run.snapshot import Snapshot, load_snapshot, run_folder
 from facegan.train.state import State
+
+# Fields of a recipe that decide which networks are built.
+SHAPING = (
+    *("resolution", "channels", "network", "latent_dim", "ngf", "ndf", "kernel", "first_stride", "upsample"),
+    *("critic_norm", "spectral_norm", "minibatch_std", "self_modulation"),
+)
 
 
 def begin_from(state: State, path: Path) -> str:
@@ -37,7 +45,13 @@ def _take(network: nn.Module, weights: dict[str, Tensor], which: str, snapshot: 
         if own.get(name) != given.get(name):
             raise FaceganError(
                 f"--init-from {snapshot.path}: its {which} is another network than this run's: {name} is "
-                f"{given.get(name, 'missing')}, expected {own.get(name, 'none')}; train the recipe it was made by, "
-                f"{snapshot.recipe.name}, with the same sizes"
+                f"{given.get(name, 'missing')}, expected {own.get(name, 'none')}; train what it was made by: "
+                f"{_networks(snapshot.recipe)}"
             )
     network.load_state_dict(weights)
+
+
+def _networks(recipe: Recipe) -> str:
+    """The recipe's name, and what to give where its networks are not those of today's recipe of that name."""
+    values, usual = recipes.to_values(recipe), recipes.to_values(recipes.load(recipe.name))
+    return recipe.name + "".join(f" --set {f}={values[f]}" for f in SHAPING if values[f] != usual[f])
