@@ -17,6 +17,8 @@ from shards.read.mapped import Mapped
 if TYPE_CHECKING:
     import torch
 
+LINE = 64  # bytes of a cache line
+
 
 class Images(ABC):
     """N images (H, W, C) uint8, all of one size, numbered in the order of the split's shards."""
@@ -95,10 +97,13 @@ class StoredImages(Images):
         super().__init__(index, split, files)
         self.geometry = index.geometry
         self.mapped = Mapped(self.shards, files)
-        # Shards begin at a page, records at a block of 512 bytes: entry i is what follows the first pixel of the
-        # image whose record begins at block i. Most entries are no images; only those of `places` are touched.
-        # An entry is one opaque item, which NumPy gathers in one copy without a loop over an inner axis.
-        size, first = self.height * self.geometry.row, self.geometry.pixels
+        # Shards begin at a page, records at a block of 512 bytes: entry i holds the pixels of the image whose
+        # record begins at block i. Most entries are no images; only those of `places` are touched. It is one opaque
+        # item, which NumPy gathers in one copy without a loop over an inner axis. It begins and ends on the cache
+        # lines around the pixels: 5 to 9 % faster than exactly the pixels, as all copies are aligned alike.
+        first = self.geometry.pixels // LINE * LINE
+        self._shift = self.geometry.pixels - first
+        size = -(-(self._shift + self.height * self.geometry.row) // LINE) * LINE
         self._spans: NDArray[np.void] = np.ndarray(
             max(self.mapped.bytes.size - first - size + BLOCK, 0) // BLOCK,
             np.dtype((np.void, size)),
@@ -115,7 +120,7 @@ class StoredImages(Images):
 
     def gather_at(self, places: Ints) -> Bytes:
         """See `Images.gather_at`."""
-        spans = self._copy(places)
+        spans = self._copy(places)[:, self._shift :][:, : self.height * self.geometry.row]
         rows = spans.reshape(len(places), self.height, self.geometry.row)[:, :, : self.width * self.channels]
         return rows.reshape(len(places), self.height, self.width, self.channels)
 
@@ -124,11 +129,11 @@ class StoredImages(Images):
         import torch
 
         shape = (len(places), self.channels, self.height, self.width)
-        row = self.geometry.row
-        return torch.from_numpy(self._copy(places)).as_strided(shape, (self.height * row, 1, row, self.channels))
+        strides = (self._spans.itemsize, 1, self.geometry.row, self.channels)
+        return torch.from_numpy(self._copy(places)).as_strided(shape, strides, self._shift)
 
     def _copy(self, places: Ints) -> Bytes:
-        """The bytes from each image's first pixel to behind its last row: (n, H * row)."""
+        """The bytes around each image's pixels: (n, itemsize), the first pixel at `_shift`."""
         with self.mapped.lock:
             self._map(places)
             return self._spans[places].view(np.uint8).reshape(len(places), self._spans.itemsize)
