@@ -100,7 +100,7 @@ class StoredImages(Images):
         # Shards begin at a page, records at a block of 512 bytes: entry i holds the pixels of the image whose
         # record begins at block i. Most entries are no images; only those of `places` are touched. It is one opaque
         # item, which NumPy gathers in one copy without a loop over an inner axis. It begins and ends on the cache
-        # lines around the pixels: 5 to 9 % faster than exactly the pixels, as all copies are aligned alike.
+        # lines around the pixels: faster than exactly the pixels, as all copies are aligned alike.
         first = self.geometry.pixels // LINE * LINE
         self._shift = self.geometry.pixels - first
         size = -(-(self._shift + self.height * self.geometry.row) // LINE) * LINE
