@@ -51,7 +51,7 @@ def from_values(name: str, values: dict[str, Any]) -> Recipe:
 
 def stored(values: dict[str, Any]) -> dict[str, Any]:
     """The values that a run of any age keeps: a field that its version did not know yet is off, as it was then."""
-    return {f.name: f.default for f in dataclasses.fields(Recipe)} | values
+    return to_values(Recipe()) | values
 
 
 def _typed(recipe: Recipe, field: str, value: Any) -> Any:

@@ -120,7 +120,7 @@ class StoredImages(Images):
 
     def gather_at(self, places: Ints) -> Bytes:
         """See `Images.gather_at`."""
-        spans = self._copy(places)[:, self._shift :][:, : self.height * self.geometry.row]
+        spans = self._copy(places)[:, self._shift : self._shift + self.height * self.geometry.row]
         rows = spans.reshape(len(places), self.height, self.geometry.row)[:, :, : self.width * self.channels]
         return rows.reshape(len(places), self.height, self.width, self.channels)
 
