@@ -110,6 +110,10 @@ def preprocess(folder: Path) -> None:
 def train(folder: Path, plan: Plan, seconds: float, kimg: float | None) -> Plan:
     """Step 3: a first stretch that shows the speed, then the same run on to its length; the plan with it."""
     _headline(3, f"train {RECIPE} on the CPU, through Accelerate: {folder}/run")
+    config = folder / "run" / "config.json"
+    begun = json.loads(config.read_text(encoding="utf-8"))["recipe"] if config.exists() else RECIPE
+    if begun != RECIPE:
+        raise FaceganError(f"{folder} holds a demo of {begun}, not of {RECIPE}: give another --dir, or delete it")
     if kimg is None and not plan.kimg:
         _train_to(folder, plan, FIRST_KIMG)
     length = kimg or plan.kimg or length_for(seconds, images_per_second(folder / "run"))

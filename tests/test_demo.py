@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from facegan import sampling
+from facegan.errors import FaceganError
 from facegan.run.snapshot import load_snapshot
 from jobs import demo
 from jobs.cli import main
@@ -92,6 +93,13 @@ def test_a_folder_begun_otherwise_is_refused(tmp_path: Path) -> None:
     (tmp_path / "demo.json").write_text("{")
     result = CliRunner().invoke(main, ["demo", "--dir", str(tmp_path), "--faces", "80"])
     assert result.exit_code == 1 and "damaged" in result.output and "Traceback" not in result.output
+
+
+def test_a_folder_of_another_recipe_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.json").write_text('{"recipe": "dcgan-64"}')
+    with pytest.raises(FaceganError, match="a demo of dcgan-64, not of face-64"):
+        demo.train(tmp_path, demo.Plan(80, 0), 1, None)
 
 
 def test_a_failed_step_ends_the_demo_with_its_exit_code(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
