@@ -231,7 +231,7 @@ def test_an_address_that_can_never_be_read_is_asked_once(
     address: str, s3: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(remote.time, "sleep", pauses.append)
+    monkeypatch.setattr(remote, "sleep", pauses.append)
     with pytest.raises(ShardError, match="refused"):
         look(Address(address))
     assert pauses == []

@@ -41,7 +41,7 @@ def archive(gs: Any, tmp_path: Path) -> str:
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How long it was waited before other attempts, in place of waiting."""
     found: list[float] = []
-    monkeypatch.setattr(remote.time, "sleep", found.append)
+    monkeypatch.setattr(remote, "sleep", found.append)
     return found
 
 

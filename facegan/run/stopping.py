@@ -1,9 +1,9 @@
 """How a run is asked to stop: Ctrl-C, SIGTERM or the stop-file; noticed here, decided between steps."""
 
 import signal
-import time
 from collections.abc import Sequence
 from pathlib import Path
+from time import monotonic
 from types import FrameType, TracebackType
 
 from facegan.run.machine import Machine
@@ -57,7 +57,7 @@ class StopRequests:
     ) -> None:
         self.machine, self.signals, self.stop_files = machine, signals, stop_files
         self.checkpoint_seconds = checkpoint_minutes * 60
-        self.saved_at = self.looked_at = time.monotonic()
+        self.saved_at = self.looked_at = monotonic()
         self.steps = 0
         self.next_look = 1
 
@@ -68,7 +68,7 @@ class StopRequests:
 
     def look(self) -> tuple[int, bool]:
         """(GO or why to stop, whether a checkpoint is due), the same on every rank."""
-        now = time.monotonic()
+        now = monotonic()
         request, save, distance = self.signals.request, 0, 1
         if self.machine.is_main:
             rate = self.steps / max(now - self.looked_at, 1e-6)
@@ -82,4 +82,4 @@ class StopRequests:
 
     def saved(self) -> None:
         """A checkpoint was written now."""
-        self.saved_at = time.monotonic()
+        self.saved_at = monotonic()

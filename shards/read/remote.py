@@ -6,10 +6,10 @@ import os
 import random
 import re
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from time import sleep
 from typing import Any, Protocol, TypeVar
 
 from shards.errors import ShardError
@@ -192,7 +192,7 @@ def attempt(read: Callable[[int], T], where: str) -> T:
             if not is_refused(error):
                 raise
             reason = _passing(error, where)
-        time.sleep(min(LONGEST_PAUSE, FIRST_PAUSE * 2**failures) * random.uniform(0.5, 1.0))
+        sleep(min(LONGEST_PAUSE, FIRST_PAUSE * 2**failures) * random.uniform(0.5, 1.0))
     raise ShardError(
         f"{shown(where)}: {ATTEMPTS} attempts in a row failed, the last with: {reason}. "
         "What came so far is kept; run the same command again to continue"
