@@ -68,7 +68,7 @@ class Images(ABC):
         """
         import torch
 
-        return torch.from_numpy(self.gather_at(places)).permute(0, 3, 1, 2)
+        return torch.from_numpy(self.gather_at(places).transpose(0, 3, 1, 2))
 
     def expect(self, now: Ints, then: Ints) -> None:
         """Announce the numbers of the shards that are being read, and of those that follow."""
@@ -104,6 +104,7 @@ class StoredImages(Images):
         first = self.geometry.pixels // LINE * LINE
         self._shift = self.geometry.pixels - first
         size = -(-(self._shift + self.height * self.geometry.row) // LINE) * LINE
+        self._strides = (size, self.geometry.row, self.channels, 1)
         self._spans: NDArray[np.void] = np.ndarray(
             max(self.mapped.bytes.size - first - size + BLOCK, 0) // BLOCK,
             np.dtype((np.void, size)),
@@ -120,23 +121,11 @@ class StoredImages(Images):
 
     def gather_at(self, places: Ints) -> Bytes:
         """See `Images.gather_at`."""
-        spans = self._copy(places)[:, self._shift : self._shift + self.height * self.geometry.row]
-        rows = spans.reshape(len(places), self.height, self.geometry.row)[:, :, : self.width * self.channels]
-        return rows.reshape(len(places), self.height, self.width, self.channels)
-
-    def batch_at(self, places: Ints) -> "torch.Tensor":
-        """See `Images.batch_at`."""
-        import torch
-
-        shape = (len(places), self.channels, self.height, self.width)
-        strides = (self._spans.itemsize, 1, self.geometry.row, self.channels)
-        return torch.from_numpy(self._copy(places)).as_strided(shape, strides, self._shift)
-
-    def _copy(self, places: Ints) -> Bytes:
-        """The bytes around each image's pixels: (n, itemsize), the first pixel at `_shift`."""
         with self.mapped.lock:
             self._map(places)
-            return self._spans[places].view(np.uint8).reshape(len(places), self._spans.itemsize)
+            spans = self._spans[places]
+        shape = (len(places), self.height, self.width, self.channels)
+        return np.ndarray(shape, np.uint8, spans, self._shift, self._strides)
 
     def will_need(self, places: Ints) -> None:
         """See `Images.will_need`; a stage that holds only some shards fetches them by itself."""

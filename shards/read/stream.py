@@ -1,7 +1,7 @@
 """The endless, ordered stream of uint8 batches that a training reads."""
 
-import time
 from collections.abc import Iterator
+from time import perf_counter
 from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
@@ -60,6 +60,8 @@ class Stream(Iterator["torch.Tensor"]):
         else:
             self.order = GlobalOrder(len(images), seed) if isinstance(order, str) else order
         self.samples = self.order.samples
+        self._staged = self.order if isinstance(self.order, WindowOrder) and images.files.partial else None
+        self._warm_seconds = self.batch_per_rank * images.height * images.width * images.channels / COLD
         self.seek(nimg)
 
     def seek(self, nimg: int) -> None:
@@ -79,13 +81,13 @@ class Stream(Iterator["torch.Tensor"]):
         if self._ahead == len(self._places):
             self._samples = self._upcoming()
             self._places, self._ahead = self.images.places(self._samples), 0
-        if isinstance(self.order, WindowOrder) and self.images.files.partial:
-            self._announce(self.order, self._samples[self._ahead])
         self.read = self._samples[self._ahead]
-        begun = time.perf_counter()
+        if self._staged:
+            self._announce(self._staged, self.read)
+        begun = perf_counter()
         batch = self.images.batch_at(self._places[self._ahead])
+        comes_from_disk = perf_counter() - begun > self._warm_seconds
         self._ahead += 1
-        comes_from_disk = batch.numel() / COLD < time.perf_counter() - begun
         if comes_from_disk and self._ahead < len(self._places):  # which then reads all of a batch at once
             self.images.will_need(self._places[self._ahead])
         self.nimg += self.batch_size
