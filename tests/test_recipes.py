@@ -216,13 +216,15 @@ def test_a_recipe_has_the_published_numbers(name: str) -> None:
     assert {field: getattr(recipe, field) for field in PUBLISHED[name]} == PUBLISHED[name]
 
 
-def test_our_r1_weight_follows_stylegans_rule_where_no_sweep_was_made() -> None:
-    recipe = recipes.load("face-128")
-    assert recipe.r1_gamma == pytest.approx(0.0002 * recipe.resolution.height**2 / recipe.batch_size)
+def test_the_r1_weight_grows_with_the_pixels_as_stylegans_rule_has_it() -> None:
+    small, large = recipes.load("face-64"), recipes.load("face-128")
+    assert small.r1_gamma / small.resolution.height**2 == large.r1_gamma / large.resolution.height**2
+    assert small.batch_size == large.batch_size
 
 
-def test_what_was_swept_at_64_px_is_what_face_64_takes() -> None:
+def test_what_was_swept_is_what_our_recipes_take() -> None:
     recipe = recipes.load("face-64")
+    assert "| **gamma 12, batch 32, both rates 4e-4** |" in PAGE.read_text()
     assert (recipe.r1_gamma, recipe.penalty_every, recipe.batch_size) == (3.0, 8, 32)
     assert (recipe.g_lr, recipe.d_lr, recipe.ema_rampup) == (4e-4, 4e-4, 0.1)
     assert "| **gamma 3, both rates 4e-4, batch 32** |" in PAGE.read_text()
