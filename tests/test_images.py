@@ -29,6 +29,8 @@ def test_gather_gives_the_pixels_written_whatever_the_size(
         assert np.array_equal(images.gather(wanted), expected[wanted])
         assert images.keys(wanted) == [f"{split[0]}{number:06d}" for number in wanted]
         assert len(images) == len(expected)
+        assert images.gather(wanted[:0]).shape == (0, height, width, channels)
+        assert images.batch(wanted[:0]).shape == (0, channels, height, width)
 
 
 def test_a_batch_lies_in_the_order_of_channels_last_and_becomes_dense_with_its_first_conversion(

@@ -125,6 +125,8 @@ class StoredImages(Images):
             self._map(places)
             spans = self._spans[places]
         shape = (len(places), self.height, self.width, self.channels)
+        if not len(places):  # no bytes, over which there are no strides
+            return np.empty(shape, np.uint8)
         return np.ndarray(shape, np.uint8, spans, self._shift, self._strides)
 
     def will_need(self, places: Ints) -> None:
