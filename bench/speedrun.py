@@ -33,9 +33,8 @@ def main() -> None:
     demo.preprocess(folder)
     kimg, distance = 0.0, float("inf")
     while distance > options.target and kimg < MOST:
-        kimg = round(kimg + STRETCH, 2)
-        demo._train_to(folder, plan, kimg)
-        distance = measure(folder / "run")
+        demo._train_to(folder, plan, round(kimg + STRETCH, 2))
+        kimg, distance = measure(folder / "run")  # a run that was here already may be longer
     if distance > options.target:
         sys.exit(f"{distance:.1f} after {kimg:g} thousand images: {options.target:g} was not reached")
     line = row(folder / "run", options.target, kimg, distance)
@@ -45,11 +44,12 @@ def main() -> None:
         write_text(PAGE, page.replace(END, f"{line}\n{END}"))
 
 
-def measure(run: Path) -> float:
-    """The sliced Wasserstein distance of the newest snapshot to held-out faces."""
+def measure(run: Path) -> tuple[float, float]:
+    """Thousands of images the newest snapshot has seen, and its sliced Wasserstein distance to held-out faces."""
     n = min(demo.COMPARED, demo._held_out(run.parent))
     demo.run_command("evaluate", run, "--data", run.parent / "shards", "--metrics", "swd", "--n", n)
-    return float(next(iter(max(protocol.read(run), key=lambda m: m.nimg).values.values())))
+    newest = max(protocol.read(run), key=lambda m: m.nimg)
+    return newest.nimg / 1000, float(next(iter(newest.values.values())))
 
 
 def row(run: Path, target: float, kimg: float, distance: float) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from facegan.errors import FaceganError
-from facegan.files import write_json, write_text
+from facegan.files import read_object, write_json, write_text
 from facegan.run.outcome import is_finished, read_outcome
 from jobs.progress import Progress
 
@@ -70,6 +70,9 @@ def command(folder: Path, seconds: float, kimg: float | None, faces: int, seed: 
 
 def make_plan(folder: Path, faces: int, seed: int) -> Plan:
     """The plan this folder was begun with, else a new one. Raises FaceganError where it is another."""
+    begun = read_object(folder / "run" / "config.json").get("recipe", RECIPE)
+    if begun != RECIPE:
+        raise FaceganError(f"{folder} holds a demo of {begun}, not of {RECIPE}: give another --dir, or delete it")
     path = folder / "demo.json"
     if not path.exists():
         plan = Plan(faces, seed)
@@ -110,10 +113,6 @@ def preprocess(folder: Path) -> None:
 def train(folder: Path, plan: Plan, seconds: float, kimg: float | None) -> Plan:
     """Step 3: a first stretch that shows the speed, then the same run on to its length; the plan with it."""
     _headline(3, f"train {RECIPE} on the CPU, through Accelerate: {folder}/run")
-    config = folder / "run" / "config.json"
-    begun = json.loads(config.read_text(encoding="utf-8"))["recipe"] if config.exists() else RECIPE
-    if begun != RECIPE:
-        raise FaceganError(f"{folder} holds a demo of {begun}, not of {RECIPE}: give another --dir, or delete it")
     if kimg is None and not plan.kimg:
         _train_to(folder, plan, FIRST_KIMG)
     length = kimg or plan.kimg or length_for(seconds, images_per_second(folder / "run"))

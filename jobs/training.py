@@ -1,7 +1,6 @@
 """A training as a job: opens the set, resolves the machine, shows progress, says how it ended."""
 
 import dataclasses
-import json
 import logging
 import os
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from facegan.errors import UsageError
+from facegan.files import read_object
 from facegan.recipes import Recipe
 from facegan.recipes.checks import check_batch_per_rank, few_for_batch_norm
 from facegan.run import machine as machines
@@ -88,11 +88,7 @@ def keep_resolved(settings: RunSettings) -> RunSettings:
 
     Recorded steps do not, where this start cannot have them: they differ from others by rounding alone.
     """
-    try:
-        stored = json.loads((Path(settings.run_dir) / "config.json").read_text(encoding="utf-8"))["settings"]
-    except FileNotFoundError:
-        return settings
-    stored = current(stored)
+    stored = current(read_object(Path(settings.run_dir) / "config.json").get("settings") or {})
     free = {"precision": "auto", "cuda_graphs": "auto", "threads": 0, "hold_out": 0}
     kept = {name: stored.get(name, auto) for name, auto in free.items() if getattr(settings, name) == auto}
     if kept.get("cuda_graphs") == "on":

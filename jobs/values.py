@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import click
 
 from facegan.errors import UsageError
-from facegan.recipes import Range, Recipe, Size
+from facegan.recipes import Range, Recipe, Size, stored
 from facegan.run.settings import RunSettings, current
 
 SETTINGS = {field.name: field for field in dataclasses.fields(RunSettings)}
@@ -74,7 +74,9 @@ def read_config(path: Path, recipe: type[Recipe]) -> dict[str, Value]:
     """The values in a file of the form of a run's config.json; raises UsageError where it is of another form."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        name, fields = content["recipe"], {**content["values"], **current(content.get("settings", {}))}
+        is_a_run_s = "software" in content  # and then names every value that its version knew
+        values = stored(content["values"]) if is_a_run_s else content["values"]
+        name, fields = content["recipe"], {**values, **current(content.get("settings", {}))}
     except (ValueError, KeyError, TypeError) as error:
         example = {"recipe": recipe.name, "values": {"g_lr": 0.0002}, "settings": {"seed": 1}}
         raise UsageError(

@@ -99,7 +99,10 @@ def test_a_folder_of_another_recipe_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run/config.json").write_text('{"recipe": "dcgan-64"}')
     with pytest.raises(FaceganError, match="a demo of dcgan-64, not of face-64"):
-        demo.train(tmp_path, demo.Plan(80, 0), 1, None)
+        demo.make_plan(tmp_path, 80, 0)
+    assert not (tmp_path / "demo.json").exists()
+    (tmp_path / "run/config.json").write_text("{")
+    demo.make_plan(tmp_path, 80, 0)
 
 
 def test_a_failed_step_ends_the_demo_with_its_exit_code(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

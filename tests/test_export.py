@@ -275,6 +275,14 @@ def test_the_card_tells_recipe_data_metrics_and_use(hub: Path) -> None:
     ]  # fmt: skip
 
 
+def test_the_card_gives_no_source_for_what_the_run_changed(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "dcgan-28", ngf=4, batch_size=16)
+    assert CliRunner().invoke(main, ["export", str(run), "--to", "hub"]).exit_code == 0
+    card = (run / "export" / "hub" / "README.md").read_text()
+    assert "| `batch_size` | 16 | this run |" in card
+    assert "| `g_lr` | 0.0002 | ours: " in card
+
+
 def yaml_head(text: str) -> dict[str, str]:
     lines = text.split("---\n")[1].splitlines()
     return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}

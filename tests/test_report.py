@@ -15,9 +15,10 @@ from click.testing import CliRunner
 from PIL import Image
 from tiny import tiny_recipe
 
+from facegan import recipes
 from facegan.metrics import Measurement, record
 from facegan.networks import build_generator
-from facegan.report import charts, pictures
+from facegan.report import charts, pictures, tables
 from facegan.report import page as report
 from facegan.report.charts import Series, line_chart
 from facegan.run.folder import make_config
@@ -136,6 +137,16 @@ def test_everything_is_inside_the_page(page: Path) -> None:
     assert addresses
     assert all(address.startswith(("data:", "#")) for address in addresses)
     assert page.stat().st_size < 10_000_000
+
+
+def test_a_run_from_before_a_technique_is_shown_without_it(tmp_path: Path) -> None:
+    config = make_config(recipes.load("face-64"), RunSettings(), {}, {})
+    del config["values"]["self_modulation"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    old = report.Run(tmp_path)
+    assert "--no-self-modulation" in report.reproduce(old)[2]
+    (line,) = [line for line in tables.configuration([old]) if line["name"] == "self_modulation"]
+    assert line["cells"] == [("false", "")]
 
 
 def test_the_commands_reproduce_the_run(run: Path) -> None:

@@ -301,3 +301,8 @@ def test_a_run_folder_from_before_cuda_graphs_had_a_flag_is_read(before: str, no
     stored = {"precision": "fp32", "compile": before, "threads": 3}
     (tmp_path / "config.json").write_text(json.dumps({"settings": stored}), encoding="utf-8")
     assert keep_resolved(RunSettings(run_dir=str(tmp_path))).cuda_graphs == now
+
+
+def test_a_damaged_config_is_written_anew_by_the_next_start(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{")
+    assert keep_resolved(RunSettings(run_dir=str(tmp_path))) == RunSettings(run_dir=str(tmp_path))

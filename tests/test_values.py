@@ -7,6 +7,7 @@ import pytest
 
 from facegan.errors import UsageError
 from facegan.recipes import Range, Size, from_values, recipe_classes, to_values
+from facegan.run.folder import make_config
 from facegan.run.settings import RunSettings
 from jobs.values import Value, build, defaults, parse_set, read_config, resolve
 
@@ -89,6 +90,17 @@ def test_a_config_from_before_cuda_graphs_had_a_flag_gives_the_same_run(tmp_path
     path.write_text(json.dumps({"recipe": "dcgan-64", "values": {}, "settings": {"compile": "graph", "seed": 3}}))
     _, settings = build(DCGAN, resolve(DCGAN, read_config(path, DCGAN)))
     assert settings == RunSettings(seed=3, cuda_graphs="on")
+
+
+def test_a_run_s_config_from_before_a_technique_gives_the_same_run(tmp_path: Path) -> None:
+    face = recipe_classes()["face-64"]
+    config = make_config(face(self_modulation=False), RunSettings(), {}, {})
+    del config["values"]["self_modulation"]
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config))
+    assert build(face, resolve(face, read_config(path, face)))[0] == face(self_modulation=False)
+    path.write_text(json.dumps({"recipe": "face-64", "values": {"g_lr": 1e-4}}))
+    assert build(face, resolve(face, read_config(path, face)))[0] == face(g_lr=1e-4), "no run: else as published"
 
 
 def test_a_config_of_another_recipe_or_form_is_refused(tmp_path: Path) -> None:

@@ -91,8 +91,8 @@ def _config(program: Program, snapshot: Snapshot) -> dict[str, Any]:
 def _card(snapshot: Snapshot, title: str, page: Page) -> dict[str, Any]:
     """What the model card says."""
     recipe = snapshot.recipe
-    sources = {f.name: recipe.source(f.name) for f in recipe.__dataclass_fields__.values() if f.name in _SHOWN}
-    values = recipes.to_values(recipe)
+    values, usual = recipes.to_values(recipe), recipes.to_values(recipes.load(recipe.name))
+    sources = {name: recipe.source(name) if values[name] == usual[name] else "this run" for name in _SHOWN}
     return {
         "title": title,
         "quoted_title": json.dumps(title),

@@ -19,7 +19,7 @@ class Face64(Recipe):
 
     name = "face-64"
     reference = "ours"
-    summary = "DCGAN with upsampling, lazy R1, EMA, flip; CelebA crop 150, 64 px"
+    summary = "DCGAN with upsampling, self-modulation, lazy R1, EMA, flip; CelebA crop 150, 64 px"
     notes: ClassVar[tuple[str, ...]] = (
         "Ours: the combination is unpublished; each technique's evidence is its source.",
         "The discriminator has no BatchNorm, so the penalty is on each sample's own gradient.",
@@ -76,7 +76,7 @@ class Face128(Face64):
     """The same networks, one stage deeper, and the same settings at 128 px."""
 
     name = "face-128"
-    summary = "DCGAN with upsampling, lazy R1, EMA, flip; CelebA crop 150, 128 px"
+    summary = "DCGAN with upsampling, self-modulation, lazy R1, EMA, flip; CelebA crop 150, 128 px"
 
     resolution: Size = cite(Size(128, 128), "ours")
     r1_gamma: float = cite(12.0, "face-64's, by the pixels, as the rule of NVlabs/stylegan3 has it")

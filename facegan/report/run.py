@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from facegan import recipes
 from facegan.errors import FaceganError
 from facegan.files import json_lines, read_object
 from facegan.metrics import protocol
@@ -98,7 +99,7 @@ def read_config(run_dir: Path) -> Row:
     config = read_object(run_dir / "config.json")
     if not isinstance(config.get("values"), dict) or not isinstance(config.get("settings"), dict):
         raise FaceganError(f"{run_dir}: no run of facegan train here (expected a config.json); give a run folder")
-    return config
+    return config | {"values": recipes.stored(config["values"])}
 
 
 def _is_number(value: object) -> bool:
