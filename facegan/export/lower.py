@@ -281,7 +281,7 @@ def _require(module: nn.Module, holds: bool, possible: str) -> None:
 
 
 def _unknown(operation: str, where: str) -> FaceganError:
-    kinds = "Linear, Conv2d, ConvTranspose2d, BatchNorm, Upsample, ReLU, LeakyReLU, Tanh, Sigmoid, sums, products, crops"
+    layers = "Linear, Conv2d, ConvTranspose2d, BatchNorm, Upsample, ReLU, LeakyReLU, Tanh, Sigmoid"
     return FaceganError(
-        f"export: the generator's {where} is {operation}, which no export can run; it may hold {kinds}"
+        f"export: the generator's {where} is {operation}, which no export can run; it may hold {layers}, sums, products, crops"
     )

@@ -117,7 +117,8 @@ def check_resume(stored: dict[str, Any], recipe: Recipe, settings: RunSettings, 
         lines = "".join(f"\n  {name}: stored {kept.get(name)!r}, given {given[name]!r}" for name in changed)
         raise FaceganError(
             f"{settings.run_dir} holds a run with another configuration:{lines}\n"
-            "Give the stored values to continue it, or another --run-dir to start a new run"
+            f"Give the stored values to continue it, as --config {settings.run_dir}/config.json does, "
+            "or another --run-dir to start a new run"
         )
 
 
