@@ -79,5 +79,5 @@ def test_a_run_from_before_a_technique_goes_on_without_it_and_not_with_it() -> N
     unknown = ("self_modulation", "real_labels")  # of these the second is stored in words
     stored = config | {"values": {k: v for k, v in config["values"].items() if k not in unknown}}
     check_resume(stored, recipe, settings, {})
-    with pytest.raises(FaceganError, match=r"self_modulation: stored False, given True\n.*--config old/config.json"):
+    with pytest.raises(FaceganError, match=r"self_modulation: stored False, given True\n.*--config old/"):
         check_resume(stored, dataclasses.replace(recipe, self_modulation=True), settings, {})

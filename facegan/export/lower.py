@@ -283,5 +283,6 @@ def _require(module: nn.Module, holds: bool, possible: str) -> None:
 def _unknown(operation: str, where: str) -> FaceganError:
     layers = "Linear, Conv2d, ConvTranspose2d, BatchNorm, Upsample, ReLU, LeakyReLU, Tanh, Sigmoid"
     return FaceganError(
-        f"export: the generator's {where} is {operation}, which no export can run; it may hold {layers}, sums, products, crops"
+        f"export: the generator's {where} is {operation}, which no export can run; it may hold {layers}, sums, "
+        "products, crops"
     )
