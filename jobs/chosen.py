@@ -10,6 +10,7 @@ from facegan.errors import UsageError
 from facegan.run.settings import RunSettings
 from shards import ShardSet
 from shards.format.columns import Ints
+from shards.read.choice import Choice
 from shards.read.images import Images
 from shards.read.labels import Subset
 
@@ -50,8 +51,8 @@ def chosen_images(shard_set: ShardSet, settings: RunSettings) -> Images:
     images = shard_set.split(settings.split)
     if not settings.where and not settings.hold_out:
         return images
-    named = shard_set.where(settings.split, settings.where) if settings.where else np.arange(len(images))
-    chosen = np.setdiff1d(named, held_out(len(images), settings.hold_out))
+    named = shard_set.choose(settings.split, settings.where) if settings.where else Choice.all(len(images))
+    chosen = named.without(held_out(len(images), settings.hold_out))
     if not len(chosen):
         named_by = f"--where {settings.where}: all that it names" if settings.where else f"all of {settings.split}"
         raise UsageError(f"{named_by} are held out (--hold-out {settings.hold_out}): give a smaller --hold-out")
@@ -78,7 +79,7 @@ def held_out_images(shard_set: ShardSet, settings: RunSettings) -> Tensor | None
 def of_first_shard(images: Images) -> Images:
     """The images of the split's first shard: what a stage that holds only some shards can give at any time."""
     later = images.firsts[images.firsts > 0]
-    return Subset(images, np.arange(later.min(initial=len(images)), dtype=np.int64))
+    return Subset(images, Choice.all(int(later.min(initial=len(images)))))
 
 
 def first_images(images: Images, n: int) -> Tensor:

@@ -15,6 +15,7 @@ from shards.errors import ShardError
 from shards.format.columns import Ints, SideTable, Table
 from shards.format.index import ShardIndex
 from shards.format.mapping import Bytes
+from shards.read.choice import Choice
 from shards.read.files import Files
 from shards.read.images import Images
 
@@ -155,8 +156,9 @@ def _chosen_lines(path: Path, table: Table, chosen: NDArray[np.bool_]) -> Iterat
 class Subset(Images):
     """Some images of a split, numbered anew in its order; its shards are shards of the split."""
 
-    def __init__(self, images: Images, chosen: Ints) -> None:
-        self.images, self.chosen = images, chosen
+    def __init__(self, images: Images, chosen: Choice | Ints) -> None:
+        self.images = images
+        self.chosen = chosen = chosen if isinstance(chosen, Choice) else Choice.of(chosen)
         self.height, self.width, self.channels = images.height, images.width, images.channels
         self.shards, self.split, self.files, self.version = (
             images.shards,
@@ -164,7 +166,7 @@ class Subset(Images):
             images.files,
             images.version,
         )
-        self.firsts = np.searchsorted(chosen, images.firsts)
+        self.firsts = chosen.before(images.firsts)
 
     def places(self, indices: Ints) -> Ints:
         """See `Images.places`."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from shards.errors import ShardError
 from shards.format.columns import Ints
 from shards.format.index import ShardIndex, Split
+from shards.read.choice import Choice
 from shards.read.files import Files
 from shards.read.images import Images, StoredImages
 from shards.read.labels import Labels, parse_conditions, read_labels
@@ -46,3 +47,7 @@ class ShardSet:
         self.counts(split)
         names = [name for name, _ in parse_conditions(conditions, self.index.attributes)]
         return read_labels(self.index, self.folder, self.files, split, names).where(conditions)
+
+    def choose(self, split: str, conditions: str) -> Choice:
+        """The same samples as `where` gives, a bit for each of the split's."""
+        return Choice.of(self.where(split, conditions))
