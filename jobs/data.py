@@ -14,6 +14,7 @@ from facegan.run.settings import RunSettings
 from jobs.chosen import chosen_images
 from shards import ShardSet, Stream, open_set, verify_set
 from shards.errors import ShardError
+from shards.read.files import Folder
 from shards.read.images import Images
 from shards.read.mixture import MixedImages, MixtureOrder
 
@@ -141,6 +142,9 @@ def _open(path: str, recipe: Recipe, settings: RunSettings, limit: int | None) -
 
 def _verify(opened: ShardSet) -> None:
     """Once a node, before anything else: the ranks that do not look wait for this one to join them."""
+    if not isinstance(opened.files, Folder):
+        log.info("%s: --verify adds nothing, as each shard is hashed once a start", opened.folder)
+        return
     log.info("verifying %s", opened.folder)
     damages = verify_set(opened.folder)
     if damages:

@@ -160,6 +160,15 @@ def test_wrong_columns_are_refused_even_with_a_fitting_checksum(tmp_path: Path, 
         load_index(tmp_path)
 
 
+def test_a_shard_is_found_by_its_name() -> None:
+    shuffled = np.random.default_rng(0).permutation(3000).tolist()
+    names = [*(f"train-{number:05d}.tar" for number in shuffled), "ü.tar", "x" * 30]
+    several = Shards.of(Shard(name, "train", 1, 1, "0" * 64) for name in names)
+    assert [several.find(name) for name in names] == list(range(len(names)))
+    assert [several.find(name) for name in ("", "train-03000.tar", "train-00000", "x" * 31)] == [None] * 4
+    assert Shards.of([]).find("train-00000.tar") is None
+
+
 def test_the_fingerprint_is_of_the_data_not_of_the_software() -> None:
     other = make(software={"facegan": "9"}, source=Source("moved.zip", "zip", 14, "c" * 64))
     assert other.fingerprint == make().fingerprint

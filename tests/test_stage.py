@@ -198,7 +198,7 @@ def test_a_small_stage_holds_a_few_shards_at_a_time_and_reads_the_whole_set(serv
 def test_a_stage_too_small_for_two_windows_says_how_much_is_needed(server: Server, tmp_path: Path) -> None:
     make_set(server.folder, {"train": [8] * 20})
     opened = shards.open_set(server.address, stage=tmp_path / "stage", stage_limit=20_000)
-    with pytest.raises(ShardError, match=r"too small: this rank reads .* raise --stage-gb to"):
+    with pytest.raises(ShardError, match=r"too small: this rank reads .* raise --stage-gb to .* fewer --streams"):
         next(shards.Stream(opened.split("train"), batch_size=8, seed=4))
 
 
@@ -233,6 +233,19 @@ def test_each_shard_is_fetched_once_however_many_ranks_ask(server: Server, tmp_p
     ranks = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(3)]
     assert [int(rank.communicate()[0]) for rank in ranks] == [int(written.astype(np.int64).sum())] * 3
     assert set(server.fetched().values()) == {1} and len(server.fetched()) == 12
+    assert [name for name, _ in server.requests].count("index.npy") == 1, "a million shards are 66 MB of it"
+
+
+def test_the_ranks_of_a_node_map_one_file_of_columns(server: Server, tmp_path: Path) -> None:
+    make_set(server.folder, {"train": [5, 4]})
+    first = shards.open_set(server.address, stage=tmp_path / "stage")
+    columns = first.folder / "index.npy"
+    inode = columns.stat().st_ino
+    second = shards.open_set(server.address, stage=tmp_path / "stage")
+    assert columns.stat().st_ino == inode and second.index.shards == first.index.shards
+    columns.write_bytes(b"\0" * columns.stat().st_size)
+    third = shards.open_set(server.address, stage=tmp_path / "stage")
+    assert columns.stat().st_ino != inode and third.index.shards == load_index(server.folder).shards
 
 
 def staged(server: Server, tmp_path: Path) -> tuple[Path, Any]:

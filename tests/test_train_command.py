@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,14 +19,17 @@ from click.testing import CliRunner, Result
 from shard_sets import make_set
 from tiny import tiny_recipe
 
+from facegan import recipes
 from facegan.errors import UsageError
 from facegan.recipes import recipe_classes
 from facegan.run.machine import Machine
 from facegan.run.settings import RunSettings
 from jobs.chosen import holding_out
 from jobs.cli import main
+from jobs.data import open_data
 from jobs.training import check_batch, keep_resolved
 from shards import open_set
+from shards.errors import ShardError
 
 TINY = ("--resolution", "16", "--ngf", "4", "--ndf", "4", "--batch-size", "6", "--samples", "4", "--wandb", "off")
 
@@ -282,6 +286,20 @@ def test_verify_finds_a_flipped_bit_before_the_training(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "train-00000.tar" in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_verify_of_a_staged_set_leaves_it_to_the_stage_which_hashes_every_shard(tmp_path: Path) -> None:
+    make_set(tmp_path / "16", {"train": [12]}, 16, 16)
+    settings = RunSettings(data=str(tmp_path), stage=str(tmp_path / "stage"), verify=True)
+    recipe = recipes.from_values("dcgan-64", {"resolution": "16"})
+    open_data(recipe, settings).images(settings)
+    shard = tmp_path / "16/train-00000.tar"
+    content = bytearray(shard.read_bytes())
+    content[600] ^= 1
+    shard.write_bytes(content)
+    shutil.rmtree(tmp_path / "stage")
+    with pytest.raises(ShardError, match=r"train-00000\.tar: fetched twice"):
+        open_data(recipe, settings).images(settings)
 
 
 def test_what_the_first_start_resolved_is_kept_but_for_recordings_that_need_one_gpu(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import re
 import tokenize
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 
@@ -140,6 +141,27 @@ class Shards(Sequence[Shard]):
     def names(self) -> list[str]:
         """The name of each shard."""
         return [_decoded(name) for name in self.rows["name"].tolist()]
+
+    def find(self, name: str) -> int | None:
+        """Which shard has that name, None where none has; the first call sorts hashes, 16 bytes a shard."""
+        raw, width = _encoded(name), self.rows.dtype["name"].itemsize
+        if not 0 < len(raw) <= width:
+            return None
+        hashes, order = self._by_hash
+        wanted = _hashes(np.array([raw], f"S{width}").view(np.uint8).reshape(1, width))[0]
+        alike = order[slice(*(int(np.searchsorted(hashes, wanted, side=side)) for side in ("left", "right")))]
+        return next((at for at in alike.tolist() if self.rows["name"][at] == raw), None)
+
+    @cached_property
+    def _by_hash(self) -> tuple[NDArray[np.uint64], Ints]:
+        """The hashes of the names, ascending, and whose each is."""
+        width = self.rows.dtype["name"].itemsize
+        hashes = np.empty(len(self), np.uint64)
+        for start in range(0, len(self), BLOCK):
+            names = np.ascontiguousarray(self.rows["name"][start : start + BLOCK])
+            hashes[start : start + BLOCK] = _hashes(names.view(np.uint8).reshape(-1, width))
+        order = np.argsort(hashes)
+        return hashes[order], order
 
     def check_names(self, others: Sequence[str]) -> None:
         """ShardError where a name is no plain file name (a path, a hidden file), or a file is named twice.

@@ -9,7 +9,6 @@ import os
 import queue
 import random
 import stat
-import tempfile
 import threading
 import time
 from collections import defaultdict
@@ -18,32 +17,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from facegan.files import disk_full_said, private_folder, sha256_file
+from facegan.files import disk_full_said, sha256_file
 from facegan.owner import process_identity
 from shards.errors import ShardError
 from shards.format.columns import Shard, Table
-from shards.format.index import MAX_INDEX_BYTES, NAME, ShardIndex, columns_of, load_index, read_summary
-from shards.read.locks import FIRST_FILE, LOCK_FILE, ROOM, Locks
-from shards.read.node import make_room
-from shards.read.remote import Source, fetch, read_whole
-from shards.read.sets import ShardSet
+from shards.format.index import ShardIndex
+from shards.read.locks import FIRST_FILE, ROOM, Locks
+from shards.read.remote import Source, fetch
 
 CONNECTIONS, ROOM_TIMEOUT, ROOM_PAUSE = 4, 600.0, 0.2  # threads, seconds, seconds
 Progress = Callable[[int], None]
-
-
-def open_staged(source: Source, folder: Path, limit: int | None, progress: Progress | None = None) -> ShardSet:
-    """The set at `source`, its shards staged into a subfolder of `folder` that is this user's own.
-
-    Without a limit, or with one that the set fits in, a split is fetched whole when it is opened. With a smaller
-    limit (bytes, over all splits) shards come ahead of need and go when they are done with.
-    Raises ShardError where there is no set, or no room for it.
-    """
-    index, place, locks = _fetch_index(source, private_folder(folder))
-    stage = Stage(source, place, locks, index, limit, progress or (lambda count: None))
-    if not stage.partial:
-        make_room(place, stage.missing())
-    return ShardSet(index, place, stage)
 
 
 class Stage:
@@ -53,11 +36,10 @@ class Stage:
         self, source: Source, folder: Path, locks: Locks, index: ShardIndex, limit: int | None, progress: Progress
     ) -> None:
         self.source, self.folder, self.locks, self.limit, self.progress = source, folder, locks, limit, progress
-        self.sizes: dict[str, int] = dict(zip(index.shards.names, index.shards.bytes.tolist(), strict=True))
-        self.partial = limit is not None and limit < sum(self.sizes.values())
+        self.shards = index.shards
+        self.partial = limit is not None and limit < int(self.shards.bytes.sum())
         tables = [*index.side_tables, *index.member_parts]
-        names = [*self.sizes, *(table.name for table in tables)]
-        self._numbers = {name: FIRST_FILE + 2 * place for place, name in enumerate(names)}  # held shared; fetched
+        self._tables = {table.name: len(self.shards) + place for place, table in enumerate(tables)}
         self._thread_locks: defaultdict[str, threading.Lock] = defaultdict(
             threading.Lock
         )  # of this process's threads
@@ -81,7 +63,8 @@ class Stage:
 
     def missing(self) -> int:
         """Bytes that the folder lacks of the set."""
-        return sum(size for name, size in self.sizes.items() if not (self.folder / name).exists())
+        sizes = zip(self.shards.names, self.shards.bytes.tolist(), strict=True)
+        return sum(size for name, size in sizes if not (self.folder / name).exists())
 
     def prepare(self, shards: Sequence[Shard]) -> None:
         """Fetch all of them, unless the stage has room for some at a time only."""
@@ -101,9 +84,10 @@ class Stage:
             raise ShardError(
                 f"a stage of {self.limit / 1e9:.2f} GB is too small: this rank reads {len(now)} shards at a time "
                 f"and needs the next {len(then)} beside them: raise --stage-gb to {needed / 1e9:.2f} GB for each "
-                "rank of a node"
+                "rank of a node, or begin a new run with fewer --streams, which read fewer shards at a time"
             )
-        for name in self._held & set(self.sizes) - {shard.name for shard in now}:
+        kept = {*self._tables, *(shard.name for shard in now)}
+        for name in self._held - kept:
             self._release(name)
         for shard in (*now, *then):
             if not (self.folder / shard.name).exists():
@@ -116,7 +100,14 @@ class Stage:
         with self._thread_locks[name]:
             os.utime(self._seal_path(name), (0, 0))  # done with: the first to go when room is needed
             self._held.discard(name)
-            self.locks.free(self._numbers[name])
+            self.locks.free(self._lock_of(name))
+
+    def _lock_of(self, name: str) -> int:
+        """The number of the lock that who uses a file holds shared; the next is his who fetches it."""
+        number = self._tables[name] if name in self._tables else self.shards.find(name)
+        if number is None:
+            raise ShardError(f"{name}: no file of the set at {self.source.address}")
+        return FIRST_FILE + 2 * number
 
     def _fetch_ahead(self) -> None:
         while True:
@@ -124,13 +115,13 @@ class Stage:
             try:
                 with self._thread_locks[shard.name]:
                     if shard.name not in self._held and self._obtain(shard, patient=False):
-                        self.locks.free(self._numbers[shard.name])
+                        self.locks.free(self._lock_of(shard.name))
             except (ShardError, OSError):
                 continue  # whoever needs the shard meets the same error, and is told
 
     def _obtain(self, file: Shard | Table, patient: bool) -> bool:
         """Take a shared lock on a file that is there and whole; False where there is no room and no patience."""
-        number = self._numbers[file.name]
+        number = self._lock_of(file.name)
         self.locks.share(number)
         try:
             there = self._is_sealed(file) or self._check_or_fetch(file, patient)
@@ -146,7 +137,7 @@ class Stage:
 
         Who reads a file that is replaced keeps the one it has mapped.
         """
-        number = self._numbers[file.name] + 1
+        number = self._lock_of(file.name) + 1
         self.locks.alone(number)
         try:
             if self._is_sealed(file):
@@ -217,39 +208,41 @@ class Stage:
     def _reserve(self, file: Shard | Table, everything: bool) -> bool:
         """Evict shards until the file fits: those done with, or any that nobody reads."""
         with self._locked_room():
-            if self.limit is not None and file.name in self.sizes:
+            if self.limit is not None and file.name not in self._tables:
                 present = self._present(leave_out=file.name)
-                room = self.limit - sum(self.sizes[name] for name in present)
-                for name, used in sorted(present.items(), key=lambda item: item[1]):
+                room = self.limit - sum(size for _, size in present.values())
+                for name, (used, size) in sorted(present.items(), key=lambda item: item[1][0]):
                     if room < file.bytes and (everything or used < self._born):
-                        room += self._evict(name)
+                        room += size * self._evict(name)
                 if room < file.bytes:
                     return False
             self._part_path(file.name).touch()
             return True
 
-    def _present(self, leave_out: str) -> dict[str, float]:
-        """Shards that take room, fetched or being fetched, and when each was last of use."""
-        times: dict[str, float] = {}
+    def _present(self, leave_out: str) -> dict[str, tuple[float, int]]:
+        """Shards that take room, fetched or being fetched: when each was last of use, and its bytes."""
+        present: dict[str, tuple[float, int]] = {}
         for entry in os.scandir(self.folder):
             name = entry.name.removeprefix(".").removesuffix(".part")
-            if name in self.sizes and name != leave_out:
+            place = None if name == leave_out else self.shards.find(name)
+            if place is not None:
                 seal = self._seal_path(name)
-                times[name] = seal.stat().st_mtime if seal.exists() else entry.stat().st_mtime
-        return times
+                used = seal.stat().st_mtime if seal.exists() else entry.stat().st_mtime
+                present[name] = used, int(self.shards.bytes[place])
+        return present
 
-    def _evict(self, name: str) -> int:
-        """Remove a shard that nobody reads or fetches; the bytes gained."""
+    def _evict(self, name: str) -> bool:
+        """Remove a shard, unless somebody reads or fetches it; whether it is gone."""
         lock = self._thread_locks[name]
         if not lock.acquire(blocking=False):
-            return 0
+            return False
         try:
-            if name in self._held or not self.locks.try_alone(self._numbers[name]):
-                return 0
+            if name in self._held or not self.locks.try_alone(self._lock_of(name)):
+                return False
             for path in (self.folder / name, self._part_path(name), self._seal_path(name)):
                 path.unlink(missing_ok=True)
-            self.locks.free(self._numbers[name])
-            return self.sizes[name]
+            self.locks.free(self._lock_of(name))
+            return True
         finally:
             lock.release()
 
@@ -267,23 +260,3 @@ class Stage:
 
     def _seal_path(self, name: str) -> Path:
         return self.folder / f".{name}.hashed"
-
-
-def _fetch_index(source: Source, folder: Path) -> tuple[ShardIndex, Path, Locks]:
-    """Fetch and check the index, into the subfolder of `folder` for data of that fingerprint."""
-    raw = read_whole(source, NAME, MAX_INDEX_BYTES)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".index-") as scratch:
-        (Path(scratch) / NAME).write_bytes(raw)
-        try:
-            columns = columns_of(read_summary(Path(scratch) / NAME))
-            if columns is not None:
-                (Path(scratch) / columns.name).write_bytes(read_whole(source, columns.name, MAX_INDEX_BYTES))
-            index = load_index(Path(scratch))
-        except ShardError as error:
-            raise ShardError(str(error).replace(scratch, source.address)) from None
-        place = folder / index.fingerprint[:16]
-        locks = Locks(place)
-        os.utime(place / LOCK_FILE)
-        for file in (*([columns.name] if columns else []), NAME):  # the index last, as ever
-            (Path(scratch) / file).replace(place / file)
-    return index, place, locks
