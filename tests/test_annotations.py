@@ -146,6 +146,23 @@ def test_a_picture_without_attributes_is_kept_and_said(tmp_path: Path) -> None:
     assert "leaves 1 pictures out" in found.notes[0]
 
 
+def test_an_empty_field_loses_its_own_value_and_no_other(tmp_path: Path) -> None:
+    lines = ("000001.jpg,,1", "000002.jpg,-1.0,", "000003.jpg,,", "000004.jpg,True,NA", "000001.jpg,,1")
+    text = "\n".join(("image_id,Male,Smiling", *lines))
+    folder = source(tmp_path, **{"list_attr_celeba.csv": text})
+    found = read(folder)
+    assert [found.row(i)["attributes"] for i in range(4)] == [[None, 1], [-1, None], None, [1, None]]
+    assert found.notes[:2] == [
+        f"{folder}/list_attr_celeba.csv leaves 1 pictures out: they have no such annotation",
+        f"{folder}/list_attr_celeba.csv lacks values of 3 pictures: their others are kept",
+    ]
+    assert max(len(found.member(i)) for i in range(4)) <= found.member_bytes
+    contradiction = f"{text}\n000001.jpg,2,1"
+    (folder / "list_attr_celeba.csv").write_text(contradiction)
+    with pytest.raises(ShardError, match=r"000001\.jpg comes twice, with different values"):
+        read(folder)
+
+
 def test_a_picture_without_a_split_is_an_error_unless_held_out(tmp_path: Path) -> None:
     folder = source(tmp_path, **FILES | {"list_eval_partition.txt": PARTITION.replace("000003", "900003")})
     with pytest.raises(ShardError, match=r"1 pictures without a split.*000003\.jpg.*--holdout"):

@@ -1,12 +1,16 @@
 """Folders of a bucket and lists of addresses: the same shards as from the files, and every row accounted for."""
 
+import csv
 import io
 import json
+import random
 import re
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow
 import pytest
 from file_server import Server, serving
@@ -14,18 +18,22 @@ from pictures import jpegs, write_folder
 from pyarrow import parquet
 from test_addresses import SECRET, make, tree
 
+import shards
 from facegan.files import json_lines
 from shards.errors import ShardError
 from shards.format.index import load_index
 from shards.format.transform import PictureError
-from shards.make import buckets, urls
+from shards.make import annotations, attributed, buckets, sorting, urls
 from shards.make.address import Address, parse_where
 from shards.make.ahead import read_ahead
+from shards.make.attributed import annotate_list
 from shards.make.closing import close_set
 from shards.make.listing import Place
 from shards.make.sources import list_source, open_reader
 from shards.make.writer import Options, preprocess
 from shards.read import remote
+from shards.read.labels import UNKNOWN
+from shards.read.verify import verify_set
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # aiohttp's sessions outlive the tests
 COUNT = 12
@@ -175,6 +183,81 @@ def test_columns_of_a_list_become_attributes_identities_and_splits(server: Serve
         trees.append({name: value for name, value in tree(out).items() if name.endswith((".tar", ".jsonl"))})
         assert not [path for path in out.rglob("*") if path.is_file() and b"5ecr37" in path.read_bytes()]
     assert trees[0] == trees[1] == trees[2]
+
+
+GAPS = {"smiling": [1, 0, None, None], "age": [None, 71, 8, None], "male": [True, None, False, None]}
+
+
+@pytest.mark.parametrize("kind", ["csv", "pandas.csv", "tsv", "parquet"])
+def test_an_empty_cell_loses_its_own_value_and_no_other(server: Server, tmp_path: Path, kind: str) -> None:
+    rows = [{"url": f"{server.address}/{name}", "name": name} for name in jpegs(4)]
+    table, source = pyarrow.table({name: [row[name] for row in rows] for name in rows[0]} | GAPS), tmp_path / kind
+    if kind == "parquet":
+        numbers = pyarrow.array(GAPS["age"], pyarrow.float64(), from_pandas=True)  # as pandas keeps what has gaps
+        parquet.write_table(table.set_column(3, "age", numbers), source)
+    else:
+        said = {None: "NaN" if kind == "pandas.csv" else "", 71: "71.0", True: "True"}
+        with source.open("w", newline="") as stream:
+            writer = csv.writer(stream, delimiter="\t" if kind == "tsv" else ",")
+            cells = ([said.get(cell, cell) for cell in row.values()] for row in table.to_pylist())
+            writer.writerows([table.column_names, *cells])
+    outcome = preprocess(Options(source, tmp_path / "out", ((16, 16),), attributes=True))
+    assert outcome.notes == [
+        f"{source}: of 4 rows some lack a value, and keep the others: smiling 2, age 2, male 2"
+    ]
+    found = [row["attributes"] for row in json_lines(tmp_path / "out" / "16" / "samples.jsonl")]
+    assert found == [[1, None, 1], [0, 71, None], [None, 8, 0], None]
+    opened = shards.open_set(tmp_path / "out" / "16")
+    labels = opened.labels("train")
+    assert labels.values.tolist() == [[1, UNKNOWN, 1], [0, 71, UNKNOWN], [UNKNOWN, 8, 0], [UNKNOWN] * 3]
+    assert labels.where("male=1").tolist() == [0]
+    assert not verify_set(tmp_path / "out" / "16")
+
+
+def test_columns_that_are_not_used_are_named_and_whole_numbers_are_taken_in_any_form(tmp_path: Path) -> None:
+    plain = {"url": [f"https://host/{i}.jpg" for i in range(3)]}
+    taken = {"whole": [1.0, float("nan"), -3.0], "flag": [True, None, False], "half": pyarrow.array([2, 3, None])}
+    kinds = pyarrow.array(["val", "train", "test"]).dictionary_encode()
+    others = {"similarity": [0.3, 0.5, 1.0], "large": [1, 2, 1 << 15], "infinite": [1.0, 2.0, float("inf")]}
+    others |= {"least": [0, 1, -(1 << 15)], "nothing": [float("nan")] * 3, "caption": ["a", "b", "c"]}
+    unread = {"embedding": [[0.1], [0.2], [0.3]], "face": [{"x": 1}] * 3}
+    table = pyarrow.table(plain | taken | {"split": kinds} | others | unread)
+    parquet.write_table(table, tmp_path / "list.parquet")
+    listing = list_source(tmp_path / "list.parquet", tmp_path)
+    told = annotate_list(listing, tmp_path / "list.parquet", None)
+    assert told.names == ("whole", "flag", "half")
+    assert [told.row(i)["attributes"] for i in range(3)] == [[1, 1, 2], [None, None, 3], [-3, 0, None]]
+    assert told.splits.tolist() == [1, 0, 2]
+    assert told.notes[0].endswith(f"are not used: {', '.join([*others, *unread])}")
+
+
+def test_what_a_list_says_goes_to_its_pictures_in_little_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw, count, columns = random.Random(0), 20_000, [f"a{i}" for i in range(30)]
+    numbers = draw.sample(range(10**6), count)
+    told = {f"{number:07d}": [draw.randrange(-9, 9) for _ in columns] for number in numbers}
+    with (tmp_path / "list.csv").open("w") as stream:
+        stream.write(f"url,name,identity,split,{','.join(columns)}\n")
+        for name, values in told.items():
+            stream.write(f"https://host/{name},{name},{name},{int(name) % 3},{','.join(map(str, values))}\n,,,,1\n")
+    monkeypatch.setattr(sorting, "RUN_BYTES", 1 << 14)
+    monkeypatch.setattr(annotations, "BLOCK", 1 << 10)
+    monkeypatch.setattr(attributed, "BLOCK", 1 << 10)
+    monkeypatch.setattr(attributed, "AT_ONCE", 1 << 8)
+    listing = list_source(tmp_path / "list.csv", tmp_path)
+    tracemalloc.start()
+    found = annotate_list(listing, tmp_path / "list.csv", None)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 << 20  # the attributes alone, as numbers of 64 bits: 4.6 MB
+    assert isinstance(found.values, np.memmap)
+    names = sorted(told)
+    assert [*listing.names] == names
+    assert found.values.tolist() == [told[name] for name in names]
+    assert found.identities is not None
+    assert [*found.identities] == [*map(int, names)]
+    assert found.splits.tolist() == [int(name) % 3 for name in names]
 
 
 def test_every_row_is_a_sample_or_a_reject_with_its_reason(server: Server, tmp_path: Path) -> None:

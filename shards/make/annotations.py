@@ -50,11 +50,12 @@ class Annotations:
         return Annotations(self.splits[positions], self.names, values, identities)
 
     def row(self, position: int) -> dict[str, Any]:
-        """The attributes and identity of one picture, as the side table has them."""
-        values = self.values[position].tolist() if self.values is not None else None
-        complete = values is not None and UNKNOWN not in values
+        """The attributes and identity of one picture, as the side table has them: None for what is not known."""
+        stated = self.values[position].tolist() if self.values is not None else []
+        values = [None if value == UNKNOWN else value for value in stated]
+        known = any(value is not None for value in values)
         identity = self.identities[position] if self.identities is not None else None
-        return {"attributes": values if complete else None, "identity": identity}
+        return {"attributes": values if known else None, "identity": identity}
 
     def member(self, position: int) -> bytes:
         """The JSON member of one picture: its attributes by name, and its identity."""
@@ -74,12 +75,15 @@ class Annotations:
         empty = len(self._member(widest))
         if self.values is None:
             return empty
-        ends = np.zeros((2, len(self.names)), np.int16)
+        ends, gaps = np.zeros((2, len(self.names)), np.int16), np.zeros(len(self.names), bool)
         for start in range(0, len(self.values), BLOCK):
             some = self.values[start : start + BLOCK]
-            ends[0] = np.minimum(ends[0], some.min(axis=0, where=some != UNKNOWN, initial=0))
+            known = some != UNKNOWN
+            ends[0] = np.minimum(ends[0], some.min(axis=0, where=known, initial=0))
             ends[1] = np.maximum(ends[1], some.max(axis=0, initial=0))
-        longest = [int(max(pair, key=lambda value: len(str(value)))) for pair in zip(*ends, strict=True)]
+            gaps |= ~known[known.any(axis=1)].all(axis=0)
+        told = [(*pair, None) if gap else pair for *pair, gap in zip(*ends.tolist(), gaps.tolist(), strict=True)]
+        longest = [max(some, key=lambda value: len(json.dumps(value))) for some in told]
         return max(empty, len(self._member(widest | {"attributes": longest})))
 
     @property

@@ -1,6 +1,8 @@
 """What a list of addresses says of its pictures beside where they are: attributes, identity, split."""
 
-from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -8,32 +10,60 @@ from numpy.typing import NDArray
 
 from shards.errors import ShardError
 from shards.make.address import Where
-from shards.make.annotations import SPLITS, Annotations, Identities, held_out
+from shards.make.annotations import BLOCK, SPLITS, Annotations, Identities, held_out
 from shards.make.listing import Listing
 from shards.make.ranges import open_stream
-from shards.make.slots import UNKNOWN
-from shards.make.urls import read_table
+from shards.make.slots import UNKNOWN, whole_number
+from shards.make.sorting import collected, filled
+from shards.make.urls import Table, read_table
 
 IDENTITY, SPLIT = "identity", "split"  # columns, in any letter case
 SPLIT_NAMES = {"train": 0, "training": 0, "val": 1, "valid": 1, "validation": 1, "test": 2}
-LARGEST = 32767
+AT_ONCE = 1 << 12  # rows in memory
+Rows = NDArray[np.void]
 
 
+@dataclass
 class _Column:
-    """The whole numbers of a column, UNKNOWN where there is none; `values` is None once it holds anything else."""
+    """A column of a list, and what was found in it so far.
 
-    def __init__(self, named: dict[str, int] | None = None) -> None:
-        self.named = named or {}
-        self.values: array[int] | None = array("q")
+    at: its place among the columns; fits: whether all its cells are whole numbers or empty; known: how many are
+    not empty.
+    """
 
-    def add(self, value: Any) -> None:
-        if self.values is None:
-            return
+    name: str
+    at: int
+    fits: bool = True
+    known: int = 0
+
+    @property
+    def role(self) -> str:
+        """What it tells: identity, split, or an attribute of its name."""
+        return self.name.lower() if self.name.lower() in (IDENTITY, SPLIT) else ""
+
+    @property
+    def kind(self) -> str:
+        """Of the numbers that it may have."""
+        return "<i8" if self.role == IDENTITY else "<i2"
+
+    @property
+    def is_used(self) -> bool:
+        """Whether anything is known by it."""
+        return self.fits and self.known > 0
+
+    def numbers(self, cells: Sequence[Any]) -> NDArray[np.int64] | int:
+        """The numbers in some more cells, UNKNOWN for an empty one; no more than UNKNOWN once one did not fit."""
         try:
-            text = str(int(value) if isinstance(value, bool) else "" if value is None else value).strip()
-            self.values.append(self.named[text.lower()] if text.lower() in self.named else int(text or UNKNOWN))
+            found = [*map(_split_of if self.role == SPLIT else whole_number, cells)] if self.fits else []
+            numbers = np.array([UNKNOWN if number is None else number for number in found], np.int64)
         except (ValueError, OverflowError):
-            self.values = None
+            self.fits = False
+            return UNKNOWN
+        known, limits = len(found) - found.count(None), np.iinfo(self.kind)
+        self.known += known
+        outside = (numbers < limits.min) | (numbers > limits.max)
+        self.fits &= not outside.any() and int(np.count_nonzero(numbers != UNKNOWN)) == known
+        return numbers if self.fits else UNKNOWN
 
 
 def annotate_list(listing: Listing, source: Where, holdout: int | None) -> Annotations:
@@ -41,48 +71,67 @@ def annotate_list(listing: Listing, source: Where, holdout: int | None) -> Annot
 
     Raises ShardError where a split is not one of train, val and test, or the list has changed meanwhile.
     """
-    columns = _read(source)
-    # Rows stand in the list as their addresses do in the lines made of it
-    rows = np.argsort(np.argsort(listing.places["offset"], kind="stable"), kind="stable")
-    if any(column.values is not None and len(column.values) != len(rows) for column in columns.values()):
+    with open_stream(source) as stream:
+        table = read_table(source, stream)
+        columns = list({name: _Column(name, at) for at, name in enumerate(table.columns)}.values())
+        rows = collected(_blocks(table, columns), _row_type(columns), listing.scratch)
+    if len(rows) != len(listing):
         raise ShardError(f"{source}: has changed while it was read: run again")
-    special = {name.lower(): column for name, column in columns.items() if name.lower() in (IDENTITY, SPLIT)}
-    numbers = {n: _aligned(c.values, rows) for n, c in columns.items() if c.values and n.lower() not in special}
-    fitting = {n: v for n, v in numbers.items() if v.min() >= UNKNOWN and v.max() <= LARGEST}
-    values = np.stack(list(fitting.values()), axis=1).astype(np.int16) if fitting else None
-    unused = [name for name in columns if name not in fitting and name.lower() != SPLIT]
-    identities = _identities(special.get(IDENTITY), rows)
-    unused = [name for name in unused if identities is None or name.lower() != IDENTITY]
-    notes = [f"{source}: columns without small whole numbers are not used: {', '.join(unused)}"] if unused else []
+    attributes = [column for column in columns if column.is_used and not column.role]
+    identity = [column for column in columns if column.is_used and column.role == IDENTITY][-1:]
+    values = _aligned(rows, attributes, listing) if attributes else None
+    identities = Identities(_aligned(rows, identity, listing)[:, 0]) if identity else None
     if holdout is not None:
         splits = held_out(listing.names, holdout)
     else:
-        splits = _splits(special.get(SPLIT), rows, source)
-    return Annotations(splits, tuple(fitting), values, identities, notes)
+        splits = _splits(rows, [column for column in columns if column.role == SPLIT][-1:], listing, source)
+    told = [*attributes, *identity]
+    unused = [each.name for each in columns if each not in told and each.role != SPLIT] + table.unread
+    notes = [f"{source}: columns without small whole numbers are not used: {', '.join(unused)}"] if unused else []
+    gaps = [f"{each.name} {len(rows) - each.known:,}" for each in told if each.known < len(rows)]
+    if gaps:
+        notes.append(f"{source}: of {len(rows):,} rows some lack a value, and keep the others: {', '.join(gaps)}")
+    return Annotations(splits, tuple(column.name for column in attributes), values, identities, notes)
 
 
-def _read(source: Where) -> dict[str, _Column]:
-    with open_stream(source) as stream:
-        table = read_table(source, stream)
-        columns = [_Column(SPLIT_NAMES if name.lower() == SPLIT else None) for name in table.columns]
-        for row in table.rows:
-            for column, value in zip(columns, row.rest if row else (), strict=False):
-                column.add(value)
-    return dict(zip(table.columns, columns, strict=True))
+def _row_type(columns: list[_Column]) -> "np.dtype[np.void]":
+    """A row's numbers, by the places of their columns; one byte where the list has none."""
+    return np.dtype([(str(column.at), column.kind) for column in columns] or [("", "u1")])
 
 
-def _aligned(values: "array[int]", rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.frombuffer(values, np.int64)[rows]
+def _blocks(table: Table, columns: list[_Column]) -> Iterator[Rows]:
+    """The numbers of the rows that have an address, in the list's order, some at a time."""
+    rows = (row.rest for row in table.rows if row)
+    while some := list(islice(rows, AT_ONCE)):
+        block = np.zeros(len(some), _row_type(columns))
+        cells = [*zip(*some, strict=True)]
+        for column in columns:
+            block[str(column.at)] = column.numbers(cells[column.at])
+        yield block
 
 
-def _identities(column: _Column | None, rows: NDArray[np.int64]) -> Identities | None:
-    return Identities(_aligned(column.values, rows)) if column is not None and column.values else None
+def _aligned(rows: Rows, columns: list[_Column], listing: Listing) -> NDArray[Any]:
+    """The numbers of some columns of one kind, (n, columns), in the order of the listing."""
+    found = filled((len(rows), len(columns)), columns[0].kind, UNKNOWN, listing.scratch)
+    for start in range(0, len(rows), BLOCK):
+        some = rows[listing.places["form"][start : start + BLOCK]]
+        for number, column in enumerate(columns):
+            found[start : start + BLOCK, number] = some[str(column.at)]
+    return found
 
 
-def _splits(column: _Column | None, rows: NDArray[np.int64], source: Where) -> NDArray[np.int8]:
-    if column is None:
+def _split_of(cell: Any) -> int | None:
+    """The number of a split by its name or number; ValueError where it is none."""
+    text = str(cell).strip().lower()
+    number = SPLIT_NAMES[text] if text in SPLIT_NAMES else whole_number(cell)
+    if number not in (None, *range(len(SPLITS))):
+        raise ValueError(f"{cell} is no split")
+    return number
+
+
+def _splits(rows: Rows, column: list[_Column], listing: Listing, source: Where) -> NDArray[np.int8]:
+    if not column:
         return np.zeros(len(rows), np.int8)
-    values = _aligned(column.values, rows) if column.values else None
-    if values is None or values.min() < 0 or values.max() >= len(SPLITS):
+    if not column[0].fits or column[0].known < len(rows):
         raise ShardError(f"{source}: column split: expected train, val or test in each row, or choose --holdout N")
-    return values.astype(np.int8)
+    return _aligned(rows, column, listing)[:, 0].astype(np.int8)

@@ -65,7 +65,10 @@ def state_of(path: Path) -> State:
 
 
 class Place(NamedTuple):
-    """Where a picture lies in its archive: bytes `stored` at `offset`, `size` when unpacked (by `form`)."""
+    """Where a picture lies in its archive: bytes `stored` at `offset`, `size` when unpacked (by `form`).
+
+    form: how it is packed; of a list of addresses its row there.
+    """
 
     offset: int = 0
     stored: int = 0

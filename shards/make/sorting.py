@@ -5,7 +5,7 @@ import math
 import os
 import struct
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import islice, pairwise
 from pathlib import Path
@@ -160,6 +160,14 @@ def filled(shape: tuple[int, ...], kind: Any, value: int, folder: Path | None) -
         made = np.memmap(file, kind, "r+", shape=shape)
     made[...] = value
     return made
+
+
+def collected(blocks: Iterable[NDArray[Any]], kind: Any, folder: Path | None) -> NDArray[Any]:
+    """Arrays of `kind` one behind the other, mapped from a file without a name: one of them in memory at a time."""
+    with _temporary(folder) as file:
+        for block in blocks:
+            file.write(block.tobytes())
+        return _mapped(file, kind)
 
 
 def _temporary(folder: Path | None) -> IO[bytes]:

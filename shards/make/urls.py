@@ -28,6 +28,7 @@ ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 PAUSES = (1.0, 5.0)  # seconds before another attempt
 SILENT = 64  # addresses that may fail without any answer before this machine is taken to be without a network
 PARQUET = b"PAR1"
+BATCH = 1 << 12  # rows of a Parquet file in memory
 
 
 class Row(NamedTuple):
@@ -39,10 +40,14 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A list: the names of the columns beside address and name, and its rows (without address: left out)."""
+    """A list: the names of the columns beside address and name, its rows, None for those without an address.
+
+    unread: the names of columns of a kind that nothing is made of.
+    """
 
     columns: list[str]
     rows: Iterator[Row | None]
+    unread: list[str]
 
 
 def is_list(start: bytes) -> bool:
@@ -67,14 +72,14 @@ def read_table(where: Where, stream: BinaryIO) -> Table:
     start = stream.read(len(PARQUET))
     stream.seek(0)
     with _damage_told(where):
-        columns, rows = _parquet(where, stream) if start == PARQUET else _text(stream)
+        columns, rows, unread = _parquet(where, stream) if start == PARQUET else (*_text(stream), [])
     lower = [column.lower() for column in columns]
     url = next((lower.index(name) for name in URL if name in lower), None)
     if url is None:
         raise ShardError(f"{where}: no column {' or '.join(URL)}, it has {', '.join(columns)}")
     name = next((lower.index(name) for name in NAME if name in lower), None)
     others = [i for i in range(len(columns)) if i not in (url, name)]
-    return Table([columns[i] for i in others], _rows(where, (_row(row, url, name, others) for row in rows)))
+    return Table([columns[i] for i in others], _rows(where, (_row(row, url, name, others) for row in rows)), unread)
 
 
 def _rows(where: Where, rows: Iterator[Row | None]) -> Iterator[Row | None]:
@@ -119,18 +124,26 @@ def _text(stream: BinaryIO) -> tuple[list[str], Iterator[Sequence[Any]]]:
     return _fields(first), (row for row in rows if row)
 
 
-def _parquet(where: Where, stream: BinaryIO) -> tuple[list[str], Iterator[Sequence[Any]]]:
+def _parquet(where: Where, stream: BinaryIO) -> tuple[list[str], Iterator[Sequence[Any]], list[str]]:
+    """Columns and rows, and the names of the columns that hold neither texts nor numbers."""
     try:
         from pyarrow import parquet, types  # type: ignore[import-untyped]
     except ImportError as error:
         raise ShardError(f"{where}: {error}. Type: pip install 'facegan[parquet]'") from None
+    kinds = (types.is_integer, types.is_floating, types.is_boolean, types.is_string, types.is_large_string)
+
+    def is_read(kind: Any) -> bool:
+        kind = kind.value_type if types.is_dictionary(kind) else kind  # what pandas makes of categories
+        return any(fits(kind) for fits in kinds)
+
     file = parquet.ParquetFile(stream)
-    kinds = (types.is_integer, types.is_boolean, types.is_string, types.is_large_string)
-    names = [field.name for field in file.schema_arrow if any(fits(field.type) for fits in kinds)]
+    read = {field.name: is_read(field.type) for field in file.schema_arrow}
+    names = [name for name in read if read[name]]
     batches = (
-        zip(*(batch[name].to_pylist() for name in names), strict=True) for batch in file.iter_batches(columns=names)
+        zip(*(batch[name].to_pylist() for name in names), strict=True)
+        for batch in file.iter_batches(BATCH, columns=names)
     )
-    return names, (row for batch in batches for row in batch)
+    return names, (row for batch in batches for row in batch), [name for name in read if not read[name]]
 
 
 def addresses_of(where: Where, scratch: Path) -> Path:
@@ -153,14 +166,18 @@ def write_addresses(where: Where, target: Path) -> None:
 
 
 def list_addresses(lines: Where) -> Iterator[tuple[str, Place]]:
-    """Name and place of each address of the lines that were written; empty lines are rows without one."""
-    offset = 0
+    """Name and place of each address of the lines that were written; empty lines are rows without one.
+
+    The form of a place is the number of its row among those with an address.
+    """
+    offset = row = 0
     with open_stream(lines) as stream:
         for line in stream:
             name, _, url = line[:-1].partition(b"\t")
             crc = zlib.crc32(shown(url.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape"))
-            yield name.decode("utf-8", "surrogateescape"), Place(offset + len(name) + 1, len(url), 0, crc)
+            yield name.decode("utf-8", "surrogateescape"), Place(offset + len(name) + 1, len(url), 0, crc, row)
             offset += len(line)
+            row += len(name) > 0
 
 
 class AddressReader(FileReader):

@@ -22,7 +22,7 @@ from shards.read.images import Images
 if TYPE_CHECKING:
     import torch
 
-UNKNOWN = -(1 << 15)  # an attribute of a sample of which none are known
+UNKNOWN = -(1 << 15)  # an attribute of a sample of which it is not known
 CONDITION = re.compile(r"\s*(?P<name>[^=,]+?)\s*=\s*(?P<value>-?\d+)\s*")
 
 
@@ -108,7 +108,8 @@ def read_labels(
     try:
         for place, row in enumerate(_rows(index, files, split)):
             if columns and row["attributes"]:
-                values[place] = [row["attributes"][column] for column in columns]
+                stated = [row["attributes"][column] for column in columns]
+                values[place] = [UNKNOWN if value is None else value for value in stated]
             if names is None:
                 identities[place] = codes.setdefault(row["identity"], len(codes) - 1)
     except (KeyError, TypeError, IndexError, ValueError, OverflowError) as error:
