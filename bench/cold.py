@@ -2,8 +2,9 @@
 
     python bench/cold.py             150 shards of 13 MB, 30 batches of 128 a round, in turns; under a minute
     python bench/cold.py --data DIR  on the disk of that folder
+    python bench/cold.py --members jpeg --shards 300     decoded members, as a site with a slow file system has them
 
-Before each round the set's pages are given back to the system. The bytes are random, the columns made up.
+Before each round the set's pages are given back to the system. Stored PNG has random bytes and made-up columns.
 """
 
 import argparse
@@ -18,7 +19,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 
+import numpy as np  # noqa: E402
 from loader import machine  # noqa: E402
+from loader_peers import build_ours  # noqa: E402
 
 import shards  # noqa: E402
 from shards.format.columns import Shard, Shards  # noqa: E402
@@ -26,6 +29,16 @@ from shards.format.index import Record, ShardIndex, Source, Split  # noqa: E402
 from shards.format.png import Geometry  # noqa: E402
 
 GEOMETRY, SAMPLES, BATCH, BATCHES = Geometry(64, 64, 3), 1000, 128, 30
+
+
+def make_encoded(folder: Path, members: str, count: int) -> None:
+    """A set of as many shards of a few noisy pictures, encoded."""
+    noise = np.random.default_rng(0)
+    pictures = [noise.integers(low, low + 64, (64, 64, 3), np.uint8) for low in range(0, 192, 8)]
+    build_ours(members)(folder, pictures, [], count * SAMPLES)
+    for path in folder.glob("*.tar"):
+        with path.open("rb") as stream:
+            os.fsync(stream.fileno())
 
 
 def make(folder: Path, count: int) -> None:
@@ -70,14 +83,21 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=150)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--data", type=Path, help="a folder on the disk to measure")
+    parser.add_argument("--members", default="png", choices=("png", "jpeg", "webp"))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="facegan-cold-", dir=options.data) as scratch:
-        make(Path(scratch), options.shards)
+        if options.members == "png":
+            make(Path(scratch), options.shards)
+        else:
+            make_encoded(Path(scratch) / "set", options.members, options.shards)
         rounds = [
-            [rate(Path(scratch), 2 * number + index, announced) for index, announced in enumerate((False, True))]
+            [
+                rate(next(Path(scratch).rglob("index.json")).parent, 2 * number + index, announced)
+                for index, announced in enumerate((False, True))
+            ]
             for number in range(options.rounds)
         ]
-    print(f"{machine()}; {options.shards} shards of {GEOMETRY.shard_bytes(SAMPLES) / 1e6:.1f} MB on disk\n")
+    print(f"{machine()}; {options.shards} shards of {SAMPLES} images as {options.members} on disk\n")
     print("| 64 px, cold | images/s |\n|---|---:|")
     for name, rates in zip(("as faults come", "next batch announced"), zip(*rounds, strict=True), strict=True):
         print(f"| {name} | {statistics.median(rates):,.0f} |")

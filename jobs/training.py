@@ -26,6 +26,8 @@ from jobs.measuring import during_training
 from jobs.progress import Progress
 from shards import Stream
 from shards.read.images import Images
+from shards.read.mapped import MAX_MAPPINGS
+from shards.read.order import window_shape
 
 log = logging.getLogger("facegan")
 
@@ -65,6 +67,7 @@ def _train(data: Data, recipe: Recipe, settings: RunSettings, sources: dict[str,
     ranks, order = (machine.rank, machine.world), data.order(settings, chosen)
     streams = settings.streams or None
     stream = Stream(images, recipe.batch_size, settings.seed, *ranks, order=order or "auto", streams=streams)
+    _warn_of_remapping(stream, settings)
     measure = during_training(data.main, recipe, settings, machine.device) if settings.eval_kimg else None
     with _ShownProgress(recipe.name, is_shown=machine.is_main) as progress:
         return train(
@@ -81,6 +84,18 @@ def _train(data: Data, recipe: Recipe, settings: RunSettings, sources: dict[str,
                 evaluate=measure,
             )
         )
+
+
+def _warn_of_remapping(stream: Stream, settings: RunSettings) -> None:
+    shards = len(stream.images.shards)
+    if stream.order.name != "global" or shards <= MAX_MAPPINGS or settings.cache == "device":
+        return
+    streams, _ = window_shape(shards, stream.batch_size)
+    log.warning(
+        "Warning: %d shards are shuffled as one, and %d are mapped at a time: nearly every image maps a file anew. "
+        "A new run with --streams %d reads a few shards at a time",
+        *(shards, MAX_MAPPINGS, streams),
+    )
 
 
 def keep_resolved(settings: RunSettings) -> RunSettings:

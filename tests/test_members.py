@@ -5,6 +5,8 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ from shards.format.tar import members
 from shards.format.transform import decode
 from shards.make import closing, groups
 from shards.make.writer import Options, close_set
+from shards.read import encoded
 from shards.read.labels import Subset
 from shards.read.verify import verify_set
 
@@ -312,3 +315,27 @@ def test_parts_of_a_member_table_that_do_not_fit_are_refused(sets: dict[str, Pat
     encoding = index.encoding if wrong == "beside a whole one" else Encoding(95, None)
     with pytest.raises(ShardError, match=r"table: expected none beside|tables: expected 22 samples in all"):
         ShardIndex(**fields | {"encoding": encoding, "member_tables": (part,)})
+
+
+def test_after_a_wait_for_the_disk_the_bytes_of_the_next_members_are_announced(
+    sets: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits, announced = [getrusage(RUSAGE_SELF).ru_majflt], list[bytes]()
+    monkeypatch.setattr(encoded, "getrusage", lambda whose: SimpleNamespace(ru_majflt=waits[0]))
+
+    def note(space: Any, starts: Any, sizes: Any) -> None:
+        spans = zip(starts.tolist(), sizes.tolist(), strict=True)
+        announced.extend(space[start : start + size].tobytes() for start, size in spans)
+
+    monkeypatch.setattr(encoded, "will_need", note)
+    images: Any = shards.open_set(sets["jpeg"]).split("train")
+    images.will_need(np.array([3, 0]))
+    assert not announced, "from memory nothing is"
+    waits[0] += 1
+    images.will_need(np.array([3, 0]))
+    assert np.array_equal([decode(data, 3) for data in announced], images.gather(np.array([3, 0])))
+    for _ in range(encoded.WARM):
+        images.will_need(np.array([1]))
+    assert len(announced) == 2 + encoded.WARM, "well announced batches wait for nothing"
+    images.will_need(np.array([1]))
+    assert len(announced) == 2 + encoded.WARM, "until the disk is long done"

@@ -24,11 +24,12 @@ from facegan.errors import UsageError
 from facegan.recipes import recipe_classes
 from facegan.run.machine import Machine
 from facegan.run.settings import RunSettings
+from jobs import training
 from jobs.chosen import holding_out
 from jobs.cli import main
 from jobs.data import open_data
 from jobs.training import check_batch, keep_resolved
-from shards import open_set
+from shards import Stream, open_set
 from shards.errors import ShardError
 
 TINY = ("--resolution", "16", "--ngf", "4", "--ndf", "4", "--batch-size", "6", "--samples", "4", "--wandb", "off")
@@ -324,3 +325,17 @@ def test_a_run_folder_from_before_cuda_graphs_had_a_flag_is_read(before: str, no
 def test_a_damaged_config_is_written_anew_by_the_next_start(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     assert keep_resolved(RunSettings(run_dir=str(tmp_path))) == RunSettings(run_dir=str(tmp_path))
+
+
+def test_one_shuffle_of_more_shards_than_are_mapped_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_set(tmp_path, {"train": [2] * 16})
+    images = open_set(tmp_path).split("train")
+    training._warn_of_remapping(Stream(images, 4, seed=0), RunSettings())
+    monkeypatch.setattr(training, "MAX_MAPPINGS", 15)
+    training._warn_of_remapping(Stream(images, 4, seed=0, streams=2), RunSettings())
+    assert not caplog.records
+    training._warn_of_remapping(Stream(images, 4, seed=0), RunSettings())
+    assert "16 shards are shuffled as one, and 15 are mapped at a time" in caplog.text
+    assert "--streams 2" in caplog.text

@@ -55,11 +55,12 @@ def unmap_at(space: Bytes, offset: int, size: int) -> None:
     _mmap(space.ctypes.data + offset, size, PROT_NONE, RESERVED | MAP_FIXED, -1, "address space")
 
 
-def will_need(space: Bytes, starts: Ints, size: int) -> None:
-    """Have the system begin to read `size` bytes from each of these offsets; nothing is waited for."""
-    for start in (starts + space.ctypes.data).tolist():
-        page = start - start % mmap.PAGESIZE
-        _libc.madvise(page, start + size - page, mmap.MADV_WILLNEED)
+def will_need(space: Bytes, starts: Ints, sizes: Ints | int) -> None:
+    """Have the system begin to read so many bytes from each of these offsets; nothing is waited for."""
+    begins = starts + space.ctypes.data
+    pages = begins - begins % mmap.PAGESIZE
+    for page, size in zip(pages.tolist(), (begins - pages + sizes).tolist(), strict=True):
+        _libc.madvise(page, size, mmap.MADV_WILLNEED)
 
 
 class _Memory:

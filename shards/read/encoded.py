@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from facegan.cores import usable_cores
 from shards.errors import ShardError
 from shards.format.columns import Ints
 from shards.format.index import ShardIndex, Transform
-from shards.format.mapping import Bytes
+from shards.format.mapping import Bytes, will_need
 from shards.format.png import Geometry
 from shards.format.transform import MAX_PICTURE_BYTES, Crop, PictureError, decode, parse_crop, resize
 from shards.read.files import Files
@@ -18,6 +19,7 @@ from shards.read.images import Images
 from shards.read.mapped import Mapped
 from shards.read.members import MemberRows
 
+WARM = 16  # batches: a well announced one waits for nothing, and the disk is still behind the next
 SQUARE = "square"  # the crop "as large a centred square as the picture has"
 
 
@@ -36,6 +38,7 @@ class EncodedImages(Images):
         firsts = np.cumsum(index.shards.samples) - index.shards.samples
         self._rows = firsts[index.shards.numbers(split)]  # of the member table, where each shard's begin
         self.mapped = Mapped(self.shards, files)
+        self._waits, self._calls_since_wait = getrusage(RUSAGE_SELF).ru_majflt, WARM
 
     def gather_at(self, places: Ints) -> Bytes:
         """See `Images.gather_at`."""
@@ -68,6 +71,29 @@ class EncodedImages(Images):
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
+
+    def will_need(self, places: Ints) -> None:
+        """See `Images.will_need`; only after batches that waited for a disk: decoding is slow from memory too."""
+        if self.files.partial or not self._is_cold():
+            return
+        shards, numbers = self.locate(places)
+        members = [
+            self._member(shard, number) for shard, number in zip(shards.tolist(), numbers.tolist(), strict=True)
+        ]
+        offsets, sizes = (np.array([int(member[name]) for member in members]) for name in ("offset", "size"))
+        whole = (
+            (offsets >= 0) & (sizes > 0) & (offsets + sizes <= self.shards.bytes[shards])
+        )  # the others are told when read
+        with self.mapped.lock:
+            self.mapped.need(shards)
+            will_need(self.mapped.bytes, (self.mapped.starts[shards] + offsets)[whole], sizes[whole])
+
+    def _is_cold(self) -> bool:
+        """Whether this process waited for a disk since the last call, or in one of the WARM calls before."""
+        waits = getrusage(RUSAGE_SELF).ru_majflt
+        self._calls_since_wait = 0 if waits > self._waits else self._calls_since_wait + 1
+        self._waits = waits
+        return self._calls_since_wait <= WARM
 
     def _decode(self, samples: list[tuple[Bytes, int, int]]) -> None:
         for out, shard, place in samples:

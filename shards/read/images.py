@@ -74,7 +74,7 @@ class Images(ABC):
         """Announce the numbers of the shards that are being read, and of those that follow."""
         self.files.expect([self.shards[i] for i in now], [self.shards[i] for i in then])
 
-    def will_need(self, places: Ints) -> None:  # noqa: B027 - most kinds have nothing to do
+    def will_need(self, places: Ints) -> None:  # noqa: B027 - some kinds have nothing to do
         """Announce that the images at these places are gathered next, where their files have still to be read."""
 
     def locate(self, indices: Ints) -> tuple[Ints, Ints]:

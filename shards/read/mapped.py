@@ -10,7 +10,7 @@ from shards.format.columns import Ints, Shards
 from shards.format.mapping import Bytes, map_at, reserve, unmap_at
 from shards.read.files import Files
 
-MAX_MAPPINGS = 4096  # Linux allows a process 65,530 of all kinds
+MAX_MAPPINGS = 1 << 15  # Linux allows a process 65,530 of all kinds
 
 
 class Mapped:
