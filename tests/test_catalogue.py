@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,11 +18,12 @@ from shard_sets import pictures as random_pictures
 
 from jobs.shards import command
 from shards.errors import ShardError
-from shards.make import catalogue, claims, survey
+from shards.make import catalogue, claims, folders, survey
 from shards.make.annotations import annotate
 from shards.make.catalogue import pictures, read_catalogue, write_catalogue
 from shards.make.claims import claimed
 from shards.make.closing import close_set
+from shards.make.listing import Listing
 from shards.make.sources import list_source
 from shards.make.writer import Options, preprocess
 
@@ -100,7 +103,7 @@ def test_two_may_close_a_set_at_once(source: Path, tmp_path: Path, monkeypatch: 
 
     def glob(folder: Path, pattern: str) -> list[Path]:
         found = list(real(folder, pattern))
-        if pattern.startswith(".listing-"):  # the other one is faster
+        if pattern == ".listing-*":  # the other one is faster
             monkeypatch.setattr(Path, "glob", real)
             close_set(tmp_path / "out")
         return found
@@ -120,23 +123,110 @@ def test_closing_takes_no_slice(source: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "8" / "index.json").exists()
 
 
+def read_by(source: Path, out: Path, part: tuple[int, int]) -> set[str]:
+    """The folders that a slice's pictures lie in."""
+    with survey.survey(Options(source, out, ((8, 8),), "none", slice=part, shard_size=2, holdout=3)) as found:
+        plans = {out: found.plan((8, 8))}
+        names = [name for task in found.tasks(found.todo(plans), plans) for name in task.pictures.names]
+        return {name.rpartition("/")[0] for name in names}
+
+
 def test_pictures_that_came_deep_in_the_source_are_seen(source: Path, tmp_path: Path) -> None:
     """Refused where shards of fewer exist; a folder that has other times and the same pictures is not."""
+    assert "Ada" in read_by(source, tmp_path / "looked", (0, 2))
     first = sorted((source / "Ada").iterdir())[0]
     make(source, tmp_path / "out", (0, 2))
     (source / "Ada" / "thumbs.txt").write_text("no picture")
+    make(source, tmp_path / "out", (0, 2))
     make(source, tmp_path / "out", (1, 2))
     shutil.copy(first, source / "Ada" / "more.png")
-    with pytest.raises(ShardError, match=r"begun with other options or another source \(pictures: 9 there, 10"):
-        make(source, tmp_path / "out", (1, 2))
-    with pytest.raises(ShardError, match="pictures: 9 there, 10"):
-        make(source, tmp_path / "out", (1, 2))
+    for _ in range(2):
+        with pytest.raises(ShardError, match=r"begun with other options or another source \(pictures: 9 there, 10"):
+            make(source, tmp_path / "out", (0, 2))
     shutil.rmtree(tmp_path / "out" / "8")
     for index in (0, 1):
         make(source, tmp_path / "out", (index, 2))
     (whole,) = close_set(tmp_path / "out").values()
     assert whole.source is not None
     assert whole.source.samples == 10
+
+
+@pytest.mark.parametrize("where", ["Ada", "Bo/deeper", "."])
+def test_pictures_that_came_after_the_slices_are_seen_at_closing(source: Path, tmp_path: Path, where: str) -> None:
+    for index in (0, 1):
+        make(source, tmp_path / "out", (index, 2))
+    (source / where).mkdir(exist_ok=True)
+    shutil.copy(source / "Cy" / "Cy_0001.png", source / where / "more.png")
+    with pytest.raises(ShardError, match=r"has other pictures than when its slices were made \(10 now, 9 then\)"):
+        close_set(tmp_path / "out")
+    assert not (tmp_path / "out" / "8" / "index.json").exists()
+    (source / where / "more.png").unlink()
+    (whole,) = close_set(tmp_path / "out").values()
+    assert whole.source is not None
+    assert whole.source.samples == 9
+
+
+def test_a_source_that_is_gone_when_its_slices_are_closed_is_taken_as_it_was(source: Path, tmp_path: Path) -> None:
+    for index in (0, 1):
+        make(source, tmp_path / "out", (index, 2))
+    shutil.rmtree(source)
+    (whole,) = close_set(tmp_path / "out").values()
+    assert whole.splits["train"].samples == 6
+
+
+@pytest.mark.parametrize("rows", [1, 1000])
+def test_a_slice_asks_for_the_folders_of_its_own_pictures_and_closing_for_all(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    (source / "Di" / "empty").mkdir(parents=True)
+    monkeypatch.setattr(folders, "BLOCK_ROWS", rows)
+    options = Options(source, tmp_path / "out", ((8, 8),), "none", shard_size=3)
+    made = {part: dataclasses.replace(options, slice=(part, 3)) for part in range(3)}
+    preprocess(made[0])
+    asked: list[str] = []
+    real = folders._time_of
+    monkeypatch.setattr(folders, "_time_of", lambda name: asked.append(Path(os.fsdecode(name)).name) or real(name))
+    for part, own in enumerate(("Ada", "Bo", "Cy")):
+        asked.clear()
+        preprocess(made[part])
+        assert asked == [own]
+    asked.clear()
+    close_set(tmp_path / "out")
+    assert asked == ["faces", "Ada", "Bo", "Cy", "Di", "empty"]
+
+
+def test_folders_are_kept_in_blocks_and_damage_of_one_is_named(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (source / "Ada" / "\udcff").mkdir()
+    monkeypatch.setattr(folders, "BLOCK_ROWS", 3)
+    names, times = list_source(source, tmp_path).folders
+    blocks = folders.write_folders(tmp_path / "kept", names, times)
+    wanted = {b"", b"Ada/", b"Ada/\xff/", b"Bo/", b"Cy/"}
+    assert [first for first, _ in blocks] == ["", "Bo/"]
+    for some in (wanted, {b"Bo/"}, {b"Cy/"}, {b"A/"}, {b"Z/"}, set()):
+        found = dict(folders.some_folders(tmp_path / "kept", blocks, some))
+        assert found == {name: (source / os.fsdecode(name)).stat().st_mtime_ns for name in some & wanted}
+    assert set(dict(folders.all_folders(tmp_path / "kept", blocks))) == wanted
+    assert folders.above([b"a/b/c.png", b"a/d.png", b"e.png"]) == {b"a/", b"a/b/"}
+    (tmp_path / "kept" / "folders-00001.npy").write_bytes(b"damaged")
+    folders._times.cache_clear()
+    with pytest.raises(ShardError, match=r"folders-00001\.npy: missing or damaged: remove"):
+        list(folders.all_folders(tmp_path / "kept", blocks))
+
+
+def test_a_source_that_never_stays_as_it_is_is_said(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def listed(*given: Any) -> Listing:
+        listing = list_source(*given)
+        (source / "Ada" / f"{len(listing)}.png").write_bytes(b"another")
+        os.utime(source / "Ada", ns=(len(listing), len(listing)))  # clocks may tick slowly
+        return listing
+
+    monkeypatch.setattr(survey, "list_source", listed)
+    with pytest.raises(ShardError, match="changes while it is listed"):
+        make(source, tmp_path / "out", (0, 2))
 
 
 def test_annotations_in_the_source_that_changed_are_seen(source: Path, tmp_path: Path) -> None:

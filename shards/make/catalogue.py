@@ -6,7 +6,7 @@ those of its own shards and nothing else. Nothing is pickled.
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +19,8 @@ from facegan.files import sha256_file, whole_file, write_json
 from shards.errors import ShardError
 from shards.make.address import full_name
 from shards.make.annotations import SPLITS, Annotations
-from shards.make.listing import PLACE, Listing, State, folder_of, stem
+from shards.make.folders import Block, above, all_folders, have_changed, some_folders, write_folders
+from shards.make.listing import PLACE, Listing, State, folder_of, state_of, stem
 from shards.make.slots import UNKNOWN
 from shards.make.sorting import name_bytes
 
@@ -51,8 +52,9 @@ class Catalogue:
     identities: str | None
     notes: list[str]
     left_out: dict[str, int]
-    seen: dict[str, State] = field(default_factory=dict)  # what is to be as it was for the listing to hold
+    seen: dict[str, State] = field(default_factory=dict)  # files that are to be as they were for it to hold
     blocks: list[tuple[int, str]] = field(default_factory=list)  # rows, SHA-256
+    folders: list[Block] = field(default_factory=list)  # that are to be as they were, too
     state: tuple[int, str] | None = None  # of the address to read from; None for a path
 
     def __len__(self) -> int:
@@ -88,6 +90,7 @@ def write_catalogue(target: Path, listing: Listing, annotations: Annotations) ->
         left_out=dict(listing.left_out),
         seen=listing.seen,
         blocks=blocks,
+        folders=write_folders(folder, *listing.folders),
         state=None if isinstance(where, Path) else where.state,
     )
     write_json(target, asdict(whole))
@@ -142,8 +145,9 @@ def read_catalogue(target: Path) -> Catalogue:
     try:
         content = json.loads(target.read_text(encoding="utf-8"))
         blocks = [(int(rows), str(sha256)) for rows, sha256 in content.pop("blocks")]
+        folders = [(str(first), str(sha256)) for first, sha256 in content.pop("folders", [])]
         state = content.pop("state", None)
-        return Catalogue(**content, blocks=blocks, state=state and (int(state[0]), str(state[1])))
+        return Catalogue(**content, blocks=blocks, folders=folders, state=state and (int(state[0]), str(state[1])))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ShardError(f"{target}: damaged ({error}): remove it, then run again") from None
 
@@ -160,7 +164,8 @@ class Pictures:
 
 def pictures(target: Path, whole: Catalogue, split: str, start: int, stop: int) -> Pictures:
     """Pictures [start, stop) of a split; ShardError where a block of theirs is damaged."""
-    blocks = _read_rows(target.with_suffix(""), whole, whole.first_of(split) + start, whole.first_of(split) + stop)
+    first = whole.first_of(split)
+    blocks = list(_read_rows(target.with_suffix(""), whole, first + start, first + stop))
     names = [name.decode("utf-8", "surrogateescape") for rows in blocks for name in rows["name"].tolist()]
     places, numbers, identities = (_joined(blocks, name) for name in ("place", "number", "identity"))
     keys = [stem(name) for name in names] if whole.plain_stems else [f"{number:09d}" for number in numbers.tolist()]
@@ -180,15 +185,13 @@ def _joined(blocks: list[Rows], column: str) -> NDArray[Any]:
     return np.concatenate([rows[column] for rows in blocks])
 
 
-def _read_rows(folder: Path, whole: Catalogue, start: int, stop: int) -> list[Rows]:
+def _read_rows(folder: Path, whole: Catalogue, start: int, stop: int) -> Iterator[Rows]:
     """Rows [start, stop), from each block that has some of them."""
     firsts = np.cumsum([0, *(rows for rows, _ in whole.blocks)])
     first, last = np.searchsorted(firsts, (start, stop - 1), side="right").tolist()
-    blocks = []
     for number in range(first - 1, last):
         rows = _block(folder / f"{number:05d}.npy", whole.blocks[number][1])
-        blocks.append(rows[max(0, start - int(firsts[number])) : stop - int(firsts[number])])
-    return blocks
+        yield rows[max(0, start - int(firsts[number])) : stop - int(firsts[number])]
 
 
 @lru_cache(maxsize=4)
@@ -201,6 +204,24 @@ def _block(path: Path, sha256: str) -> Rows:
     except ValueError:  # not what NumPy writes
         pass
     raise ShardError(f"{path}: missing or damaged: remove {path.parent} and the .json of that name, then run again")
+
+
+def has_changed(target: Path, whole: Catalogue, spans: Iterable[tuple[str, int, int]] | None = None) -> bool:
+    """Whether annotation files in a folder of pictures, or folders in it, are not as they were when it was listed.
+
+    spans: splits, with the first and the last but one of the pictures whose folders are looked at; None for all.
+    """
+    source, kept = Path(whole.path), target.with_suffix("")
+    if any(state_of(source / name) != state for name, state in whole.seen.items()):
+        return True
+    if spans is None or not whole.folders:
+        return have_changed(source, all_folders(kept, whole.folders))
+    wanted: set[bytes] = set()
+    for split, start, stop in spans:
+        first = whole.first_of(split)
+        for rows in _read_rows(kept, whole, first + start, first + stop):
+            wanted |= above(rows["name"].tolist())
+    return have_changed(source, some_folders(kept, whole.folders, wanted))
 
 
 def remove_catalogues(out: Path) -> None:

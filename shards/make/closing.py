@@ -17,6 +17,7 @@ from shards.make.claims import forget, refuse_live
 from shards.make.groups import Group, count_groups, group_of, names_of, rejects_of, size_of
 from shards.make.parts import CONTENT_MODULUS, FOLDER, read_part
 from shards.make.plan import MAX_REJECTS, PLAN, Plan, read_plan
+from shards.make.survey import refuse_changed
 
 REJECTS = "rejects.jsonl"
 
@@ -30,13 +31,14 @@ def close_set(out: Path) -> dict[Path, ShardIndex]:
     """Close every size of a set made in slices: side table, rejects, and the index last.
 
     out: OUT or OUT/64. Closing again changes nothing. Raises ShardError where a slice is missing, naming it
-    and its shards, where too many pictures were rejected, or where no set was begun.
+    and its shards, where the source has other pictures by now, where too many pictures were rejected, or where no
+    set was begun.
     """
     folders = sets_begun(out)
     if not folders:
         raise ShardError(f"{out}: no set was begun here by `facegan preprocess` (no {PLAN})")
     refuse_live(_out_of(out))
-    indices = {folder: close_folder(folder) for folder in folders}
+    indices = {folder: close_folder(folder, of_slices=True) for folder in folders}
     remove_made_once(out)
     forget(_out_of(out))
     return indices
@@ -55,11 +57,16 @@ def clean_closed(out: Path) -> None:
         forget(out)
 
 
-def close_folder(folder: Path) -> ShardIndex:
-    """Close the set of one size; its index, the old one where it is closed and whole already."""
+def close_folder(folder: Path, of_slices: bool = False) -> ShardIndex:
+    """Close the set of one size; its index, the old one where it is closed and whole already.
+
+    of_slices: each has looked at the folders of its own pictures: look at all of them now.
+    """
     finished, plan = whole_index(folder), read_plan(folder)
     if finished is None and plan is not None:
         groups = _groups(folder, plan)
+        if of_slices:
+            refuse_changed(_out_of(folder), folder, plan)
         _refuse_rejects(folder, plan, groups)
         finished = _index(folder, plan, groups)
         finished.write(folder)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from shards.format.transform import EXTENSIONS, MAX_PICTURE_BYTES, PictureError
 from shards.make.address import Address, Where
 from shards.make.celeba import kind_of
+from shards.make.folders import TIME, Times
 from shards.make.ranges import RangeFile
 from shards.make.sorting import Distinct, Sorter, name_bytes
 
@@ -49,7 +50,7 @@ BLOCK = 1 << 18  # names looked at together
 PAUSES = (0.1, 2.0)  # seconds before another attempt
 
 PLACE = np.dtype([("offset", "<i8"), ("stored", "<i8"), ("size", "<i8"), ("crc", "<u4"), ("form", "<u4")])
-PLACE_STRUCT = struct.Struct("<qqqII")
+PLACE_STRUCT, TIME_STRUCT = struct.Struct("<qqqII"), struct.Struct("<q")
 
 
 State = list[int | str] | None
@@ -75,6 +76,13 @@ class Place(NamedTuple):
     size: int = 0
     crc: int = 0
     form: int = 0
+
+
+class Seen(NamedTuple):
+    """A folder that is about to be read, as it was then; its name ends in `/`; that of the source is empty."""
+
+    folder: str
+    time: int  # nanoseconds
 
 
 class Reader(Protocol):
@@ -149,7 +157,8 @@ class Listing:
     places: NDArray[np.void]
     left_out: Counter[str] = field(default_factory=Counter)  # files that are no pictures, by extension
     tables: dict[str, tuple[str, Place]] = field(default_factory=dict)  # of these, annotation files by kind
-    seen: dict[str, State] = field(default_factory=dict)  # of a folder: the folders in it, and such files
+    seen: dict[str, State] = field(default_factory=dict)  # of a folder: such files in it
+    folders: tuple[Sequence[str], Times] = ((), np.empty(0, TIME))  # and the folders, by name
     scratch: Path | None = None  # folder for what memory should not hold
 
     def __len__(self) -> int:
@@ -187,15 +196,21 @@ class Listing:
         return all(LFW_NAME.fullmatch(name) for name in self.names)
 
 
-def collect(kind: str, path: Where, entries: Iterable[tuple[str, Place]], scratch: Path | None = None) -> Listing:
+def collect(
+    kind: str, path: Where, entries: Iterable[tuple[str, Place] | Seen], scratch: Path | None = None
+) -> Listing:
     """Sort the pictures among `entries` by the bytes of their names (equal names in the order they come).
 
     scratch: folder for what memory should not hold (see `Sorter`).
     """
     left_out: Counter[str] = Counter()
     tables: dict[str, tuple[str, Place]] = {}
-    with closing(Sorter(PLACE, scratch)) as pictures:
-        for name, place in entries:
+    with closing(Sorter(PLACE, scratch)) as pictures, closing(Sorter(TIME, scratch)) as folders:
+        for entry in entries:
+            if isinstance(entry, Seen):
+                folders.add(entry.folder, TIME_STRUCT.pack(entry.time))
+                continue
+            name, place = entry
             if why := _left_out(kind, name):
                 left_out[why] += 1
                 if why != HIDDEN_FILE and (table := kind_of(name)):
@@ -203,7 +218,7 @@ def collect(kind: str, path: Where, entries: Iterable[tuple[str, Place]], scratc
                 continue
             pictures.add(name, PLACE_STRUCT.pack(*place))
         names, places = pictures.sorted()
-    return Listing(kind, path, names, places, left_out, tables, scratch=scratch)
+        return Listing(kind, path, names, places, left_out, tables, folders=folders.sorted(), scratch=scratch)
 
 
 def _left_out(kind: str, name: str) -> str | None:

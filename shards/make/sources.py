@@ -12,7 +12,7 @@ from shards.format.transform import EXTENSIONS, MAX_PICTURE_BYTES, PictureError
 from shards.make.address import Address, Where, look
 from shards.make.buckets import BucketReader, list_bucket
 from shards.make.idx import IdxReader, is_images_file, list_idx
-from shards.make.listing import Listing, Place, Reader, State, collect, is_hidden, patiently, state_of
+from shards.make.listing import Listing, Place, Reader, Seen, collect, is_hidden, patiently, state_of
 from shards.make.tarfiles import TarReader, list_tar, recognise
 from shards.make.urls import AddressReader, list_addresses
 from shards.make.zipfiles import ZipReader, list_zip
@@ -70,23 +70,27 @@ def _list_archive(path: Where, scratch: Path) -> Listing:
 def _list_folder(path: Path, scratch: Path) -> Listing:
     if any(is_images_file(entry) for entry in path.iterdir()):
         return collect("idx", path, list_idx(path), scratch)
-    states: dict[str, State] = {}
-    names = _walk(path, "", frozenset(), states)
-    listing = collect("folder", path, ((name, Place()) for name in names), scratch)
-    states |= {name: state_of(path / name) for name, _ in listing.tables.values()}
-    written = scratch.resolve()  # changes all the time, where it is in there
-    kept = {name: state for name, state in states.items() if not (path / name).resolve().is_relative_to(written)}
-    return replace(listing, seen=kept)
+    # Changes all the time, where it is in there
+    written = None if scratch.resolve() in path.resolve().parents else scratch.resolve()
+    listing = collect("folder", path, _walk(path, "", frozenset(), written), scratch)
+    tables = [name for name, _ in listing.tables.values() if not _is_in(written, path / name)]
+    return replace(listing, seen={name: state_of(path / name) for name in tables})
 
 
-def _walk(root: Path, folder: str, parents: frozenset[tuple[int, int]], states: dict[str, State]) -> Iterator[str]:
+def _is_in(written: Path | None, path: Path) -> bool:
+    return written is not None and path.resolve().is_relative_to(written)
+
+
+def _walk(
+    root: Path, folder: str, parents: frozenset[tuple[int, int]], written: Path | None
+) -> Iterator[tuple[str, Place] | Seen]:
     """Names of all files below root/folder, with `/` between; links are followed, loops are not.
 
-    `states` is given the state of each folder below root, but for hidden ones, before it is read.
+    Each folder is told with its time before it is read, but for hidden ones and what is `written` to.
     """
     facts = (root / folder).stat()
-    if folder and not is_hidden(folder):
-        states[folder] = state_of(root / folder)
+    if not is_hidden(folder) and not _is_in(written, root / folder):
+        yield Seen(folder, facts.st_mtime_ns)
     here = facts.st_dev, facts.st_ino
     if here in parents:
         return
@@ -95,13 +99,13 @@ def _walk(root: Path, folder: str, parents: frozenset[tuple[int, int]], states: 
             for entry in entries:
                 name = f"{folder}{entry.name}"
                 if entry.is_dir():
-                    yield from _walk(root, f"{name}/", parents | {here}, states)
+                    yield from _walk(root, f"{name}/", parents | {here}, written)
                 else:
-                    yield name
+                    yield name, Place()
     except OSError as error:
         if not is_hidden(folder[:-1]):
             raise ShardError(f"{root / folder}: cannot be listed: {error.strerror}") from None
-        yield folder  # nobody else may look into it: counted as one that is hidden
+        yield folder, Place()  # nobody else may look into it: counted as one that is hidden
 
 
 class FolderReader(Reader):

@@ -20,6 +20,7 @@ from shards.make.attributed import annotate_list
 from shards.make.catalogue import (
     CATALOGUE,
     Catalogue,
+    has_changed,
     pictures,
     read_catalogue,
     remove_catalogues,
@@ -27,11 +28,13 @@ from shards.make.catalogue import (
 )
 from shards.make.celeba import find_files
 from shards.make.claims import made_once
+from shards.make.folders import have_changed
 from shards.make.layout import samples_per_shard
-from shards.make.listing import State, state_of
+from shards.make.listing import Listing, State, state_of
 from shards.make.packing import Task
 from shards.make.parts import read_part
 from shards.make.plan import Options, Plan, asked, read_plan
+from shards.make.sorting import name_bytes
 from shards.make.sources import list_source
 from shards.make.tarfiles import recognise
 
@@ -109,6 +112,19 @@ class Survey:
                 shards.append(Todo(name, split, number * size, min((number + 1) * size, counts[split]), folders))
         return shards
 
+    def has_changed(self) -> bool:
+        """Whether any folder that pictures of this run's slice lie in is not as it was when it was listed."""
+        if not isinstance(self.options.source, Path):
+            return False
+        size, counts = self.shard_size, self.catalogue.counts
+        plan = self.plan(self.options.sizes[0])
+        span = cut(len(plan), *self.options.slice)
+        spans: dict[str, tuple[int, int]] = {}
+        for _, split, number in plan.shards_between(span.start, span.stop):
+            first, _ = spans.get(split, (number * size, 0))
+            spans[split] = first, min((number + 1) * size, counts[split])
+        return has_changed(self.file, self.catalogue, [(split, *places) for split, places in spans.items()])
+
     def tasks(self, todo: list[Todo], plans: dict[Path, Plan]) -> Iterator[Task]:
         """What the workers are given, a shard at a time."""
         source = self.catalogue.kind, self.where
@@ -137,27 +153,27 @@ def survey(options: Options) -> Iterator[Survey]:
 
 
 def _survey(options: Options) -> Survey:
-    changes: list[list[State]] = []  # each a state in which a listing did not hold any more
-    made = 0
-    while made < ATTEMPTS:
-        source = options.source
+    source, file = options.source, catalogue_file(options)
+    for _ in range(ATTEMPTS):
         state = state_of(source) if isinstance(source, Path) and source.is_file() else None
-        file = catalogue_file(options, changes)
         known = file.exists()
-        made += not known
         made_once(file, partial(_catalogue, options, file))
         try:
-            whole = read_catalogue(file)
+            found = Survey(options, _readable(read_catalogue(file), options), file, state)
         except FileNotFoundError:  # another process has just closed the set
             continue
-        now = {name: state_of(source / name) for name in whole.seen} if isinstance(source, Path) else {}
-        if now == whole.seen:
-            if known:
-                log.warning("%s: %s pictures, as they were listed before", options.source, f"{len(whole):,}")
-            return Survey(options, _readable(whole, options), file, state)
-        log.warning("%s: a folder in it has changed since it was listed: listed again", options.source)
-        changes.append(list(now.values()))
-    raise ShardError(f"{options.source}: changes while it is listed: run again when all its pictures are there")
+        if not known:
+            return found
+        if not found.has_changed():
+            log.warning("%s: %s pictures, as they were listed before", source, f"{len(found.catalogue):,}")
+            return found
+        log.warning("%s: a folder in it has changed since it was listed: listed again", source)
+        file = _successor(file)
+    raise _changing(source)
+
+
+def _changing(source: Where) -> ShardError:
+    return ShardError(f"{source}: changes while it is listed: run again when all its pictures are there")
 
 
 def _readable(whole: Catalogue, options: Options) -> Catalogue:
@@ -167,23 +183,60 @@ def _readable(whole: Catalogue, options: Options) -> Catalogue:
     return replace(whole, path=full_name(recognise(options.source, options.out)[1]))
 
 
-def catalogue_file(options: Options, changes: list[list[State]] | None = None) -> Path:
-    """Where the catalogue of a source is kept, with a name for what it depends on.
+def catalogue_file(options: Options) -> Path:
+    """Where the newest catalogue of a source is kept, or the first will be, with a name for what it depends on."""
+    conditions = [full_name(options.source), str(options.annotations), options.holdout, _facts(options)]
+    name = hashlib.sha256(json.dumps(conditions).encode()).hexdigest()[:16]
+    file = options.out / f"{CATALOGUE}{name}-0.json"
+    while (newer := _successor(file)).exists():
+        file = newer
+    return file
 
-    changes: states in which those listed before did not hold; slices at work may still read them.
+
+def _successor(file: Path) -> Path:
+    """What takes a catalogue's place where it does not hold any more; slices at work may still read the old one."""
+    name, _, number = file.stem.rpartition("-")
+    return file.with_name(f"{name}-{int(number) + 1}.json")
+
+
+def refuse_changed(out: Path, folder: Path, plan: Plan) -> None:
+    """Raise ShardError where other pictures are in the folder that a set was made of than when it was listed.
+
+    It is listed again only where a folder in it has another time. One that is gone is taken as it was.
     """
-    conditions = [
-        full_name(options.source),
-        str(options.annotations),
-        options.holdout,
-        _facts(options),
-        changes or [],
-    ]
-    return options.out / f"{CATALOGUE}{hashlib.sha256(json.dumps(conditions).encode()).hexdigest()[:16]}.json"
+    files = [file for file in out.glob(f"{CATALOGUE}*.json") if not file.name.endswith(".owner.json")]
+    try:
+        kept = [(file, read_catalogue(file)) for file in files]
+    except FileNotFoundError:  # another process has just closed the set
+        return
+    known = [(file, whole) for file, whole in kept if whole.listing == plan.fixed["listing"]]
+    source = Path(known[0][1].path) if known else None
+    if source is None or not source.is_dir() or not all(has_changed(*each) for each in known):
+        return
+    log.warning("%s: a folder in it has changed since it was listed: listed again", source)
+    now = list_source(source, out)
+    if now.fingerprint != plan.fixed["listing"]:
+        raise ShardError(
+            f"{folder}: {source} has other pictures than when its slices were made ({len(now):,} now, "
+            f"{plan.fixed['pictures']:,} then): put it as it was, then close the set; or make one with another OUT"
+        )
 
 
 def _catalogue(options: Options, file: Path) -> None:
-    listing = list_source(options.source, options.out)
+    """List the source, all of which has to be as it was found when that is done."""
+    for _ in range(ATTEMPTS):
+        listing = list_source(options.source, options.out)
+        if not (isinstance(options.source, Path) and have_changed(options.source, _folders(listing))):
+            return _annotated(options, file, listing)
+    raise _changing(options.source)
+
+
+def _folders(listing: Listing) -> Iterator[tuple[bytes, int]]:
+    names, times = listing.folders
+    return zip(map(name_bytes, names), times["time"], strict=True)
+
+
+def _annotated(options: Options, file: Path, listing: Listing) -> None:
     if listing.kind == "urls" and options.annotations is None:
         annotations = annotate_list(listing, options.source, options.holdout)
     else:
