@@ -187,6 +187,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=1.0, help="of a loader's turn")
+    parser.add_argument("--quick", action="store_true", help="3 rounds of 0.3 s")
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128])
     parser.add_argument("--data", type=Path, help="keep the sets here between runs")
     parser.add_argument("--json", action="store_true", help="print the rates of each round")
@@ -194,12 +195,13 @@ def main() -> None:
     options = parser.parse_args()
     if options.serve:
         serve(options.serve[0], Path(options.serve[1]), int(options.serve[2]))
+    rounds, seconds = (3, 0.3) if options.quick else (options.rounds, options.seconds)
     rates, missing = {}, {}
     with tempfile.TemporaryDirectory(prefix="facegan-bench-") as scratch:
         for size in options.sizes:
             folder = (options.data or Path(scratch)) / str(size)
             folder.mkdir(parents=True, exist_ok=True)
-            rates[size], reasons = race(folder, size, options.rounds, options.seconds)
+            rates[size], reasons = race(folder, size, rounds, seconds)
             missing |= reasons
     if options.json:
         print(json.dumps({"machine": machine(), "rates": rates, "missing": missing}))
