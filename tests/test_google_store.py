@@ -14,7 +14,7 @@ from test_addresses import make
 
 import shards
 from shards.errors import ShardError
-from shards.make.address import Address, look
+from shards.make.address import Address, look, objects_below
 from shards.make.ranges import RangeFile
 from shards.make.upload import upload
 from shards.make.writer import Options, preprocess
@@ -83,6 +83,17 @@ def test_errors_and_cut_answers_are_got_over(
 ) -> None:
     troubled.faults = {"GET /o/troubled": ["503", ""], "GET download": ["", "cut", "503", ""]}
     assert make(archive, tmp_path / "store") == make(tmp_path / "faces.zip", tmp_path / "file")
+    assert not any(troubled.faults.values())
+
+
+def test_a_page_of_a_listing_that_fails_is_asked_for_again(
+    gs: Any, troubled: Troubled, pauses: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shards.make.address.PAGE", 3)
+    gs.pipe({f"gs://faces/listed/{number}.jpg": b"x" * number for number in range(1, 9)})
+    troubled.faults = {"GET maxResults=3": ["", "cut"]}
+    found = [(name, facts["size"]) for name, facts in objects_below(Address("gs://faces/listed"))]
+    assert found == [(f"{number}.jpg", number) for number in range(1, 9)]
     assert not any(troubled.faults.values())
 
 

@@ -24,7 +24,7 @@ from shards.errors import ShardError
 from shards.format.index import load_index
 from shards.format.transform import PictureError
 from shards.make import annotations, attributed, buckets, sorting, urls
-from shards.make.address import Address, parse_where
+from shards.make.address import Address, objects_below, parse_where
 from shards.make.ahead import read_ahead
 from shards.make.attributed import annotate_list
 from shards.make.closing import close_set
@@ -78,6 +78,31 @@ def test_a_folder_of_a_bucket_gives_the_same_set_as_the_folder(
         make(f"{faces}/all/", tmp_path / "slices", slice=(part, 2))
     close_set(tmp_path / "slices")
     assert tree(tmp_path / "slices") == found
+
+
+def test_a_folder_of_more_objects_than_a_page_is_listed_page_by_page(
+    store: Any, faces: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = f"{faces}/pages"
+    names = [f"{part}{number:02d}.jpg" for part in ("", "b/", "b/c d/", "ü/") for number in range(8)]
+    store.pipe({f"{root}/{name}": name.encode() for name in [*names, "b/"]} | {f"{root}x.jpg": b"beside it"})
+    whole = dict(objects_below(Address(root)))
+    assert sorted(whole) == sorted(names)
+    listing = list_source(Address(root), tmp_path)
+    asked: list[str] = []
+    attempt = remote.attempt
+    monkeypatch.setattr(
+        "shards.make.address.attempt", lambda read, where: asked.append(where) or attempt(read, where)
+    )
+    for page in (5, 33):
+        monkeypatch.setattr("shards.make.address.PAGE", page)
+        asked.clear()
+        assert dict(objects_below(Address(f"{root}/"))) == whole
+        assert len(asked) == -(-33 // page)  # the marker of a folder is the 33rd
+        again = list_source(Address(root), tmp_path)
+        assert [*again.names] == [*listing.names] == sorted(names, key=str.encode)
+        assert again.fingerprint == listing.fingerprint
+    assert not dict(objects_below(Address(f"{faces}/no such folder")))
 
 
 def test_objects_that_changed_or_went_after_they_were_listed_are_refused(

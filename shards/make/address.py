@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from shards.read.remote import attempt, cause_of, file_system, is_remote, shown,
 
 VERSIONS = ("ETag", "generation", "etag", "Last-Modified", "LastModified")  # the first that a server tells
 FOLDER = "folder"  # in place of a version
+PAGE = 1000  # objects that a store is asked for at once
 
 
 @dataclass(frozen=True, repr=False)
@@ -102,13 +103,40 @@ def refuse_changed(where: Where, then: Sequence[int | str] | None, now: Sequence
 
 
 def objects_below(folder: Address) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Name below a folder of a bucket, and what the store says of it, of every object but markers of folders."""
+    """Name below a folder of a bucket, and what the store says of it, of every object but markers of folders.
+
+    A page of them is in memory at a time.
+    """
     system = system_of(folder)
-    root = f"{str(system._strip_protocol(folder.url)).rstrip('/')}/"
-    found = attempt(lambda piece: [system.find(folder.url, detail=True)], str(folder))[0]
-    for name, facts in found.items():
-        if facts["type"] == "file" and not name.endswith("/") and name.startswith(root):
-            yield name.removeprefix(root), facts
+    bucket, key, _ = system.split_path(system._strip_protocol(folder.url).rstrip("/"))
+    root, token = f"{key}/" if key else "", ""
+    page = _s3_page if folder.url.startswith("s3:") else _gs_page
+    while True:
+        objects, token = attempt(partial(page, system, bucket, root, token), str(folder))
+        for name, facts in objects:
+            if not name.endswith("/"):
+                yield name.removeprefix(root), facts
+        if not token:
+            return
+
+
+Page = tuple[
+    list[tuple[str, dict[str, Any]]], str
+]  # key and facts of each object, and what to ask for the next with
+
+
+def _s3_page(system: Any, bucket: str, root: str, token: str, _: int) -> Page:
+    more = {"ContinuationToken": token} if token else {}
+    found = system.call_s3("list_objects_v2", Bucket=bucket, Prefix=root, MaxKeys=PAGE, **more)
+    objects = [(facts["Key"], facts | {"size": facts["Size"]}) for facts in found.get("Contents", ())]
+    return objects, found.get("NextContinuationToken", "")
+
+
+def _gs_page(system: Any, bucket: str, root: str, token: str, _: int) -> Page:
+    more = {"pageToken": token} if token else {}
+    found = system.call("GET", "b/{}/o", bucket, prefix=root, maxResults=PAGE, json_out=True, **more)
+    objects = [(facts["name"], facts | {"size": int(facts["size"])}) for facts in found.get("items", ())]
+    return objects, found.get("nextPageToken", "")
 
 
 def _state(facts: dict[str, Any], address: Address) -> tuple[int, str]:
