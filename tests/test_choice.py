@@ -54,7 +54,7 @@ def test_a_run_learns_from_the_pictures_it_learned_from_before(
     make_set(tmp_path, {"train": [70, 30, 90]})
     opened = shards.open_set(tmp_path)
     named = np.sort(RNG.permutation(190)[:150]) if where else np.arange(190)
-    monkeypatch.setattr(shards.ShardSet, "where", lambda *_: named)
+    monkeypatch.setattr(shards.ShardSet, "choose", lambda *_: Choice.of(named))
     images = chosen_images(opened, RunSettings(where=where, hold_out=hold_out))
     expected = np.setdiff1d(named, held_out(190, hold_out))
     assert len(images) == len(expected)

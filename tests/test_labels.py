@@ -1,5 +1,6 @@
 """Labels come with the pixels, and choose which samples are read."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -18,8 +19,17 @@ from shards.read.labels import Subset
 COUNT = 12
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def from_before(folder: Path) -> Path:
+    """The set as it was made before there were columns of labels."""
+    index = shards.load_index(folder)
+    for table in index.labels:
+        (folder / table.name).unlink()
+    dataclasses.replace(index, labels=()).write(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", params=["columns", "side table"])
+def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     """Twelve pictures; every second smiles, the first five are male, identities 7 and 9 in turn; ten are train."""
     where = tmp_path_factory.mktemp("labelled")
     names = [f"{i:06d}.jpg" for i in range(1, COUNT + 1)]
@@ -34,7 +44,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     source = write_zip(where / "img_align_celeba.zip", jpegs(COUNT))
     preprocess(Options(source, where / "out", ((16, 16),), shard_size=4))
-    return where / "out" / "16"
+    made = where / "out" / "16"
+    return from_before(made) if request.param == "side table" else made
 
 
 def test_labels_are_those_of_the_annotation_files(folder: Path) -> None:
@@ -94,7 +105,7 @@ def test_a_set_without_a_side_table_says_so(tmp_path: Path) -> None:
 
 
 def test_a_value_that_no_attribute_has_is_damage(folder: Path, tmp_path: Path) -> None:
-    shutil.copytree(folder, tmp_path / "16")
+    from_before(shutil.copytree(folder, tmp_path / "16"))
     table = tmp_path / "16" / "samples.jsonl"
     table.write_text(table.read_text().replace("-1", "99999", 1).replace('"0000', '"0', 1))  # as long as before
     with pytest.raises(ShardError, match="a row of the side table is damaged"):
@@ -106,6 +117,7 @@ def test_labels_are_read_from_the_parts_that_tell_of_the_split_alone(
 ) -> None:
     monkeypatch.setattr(groups, "GROUP_SAMPLES", 5)
     preprocess(Options(folder.parent.parent / "img_align_celeba.zip", tmp_path, ((16, 16),), shard_size=2))
+    from_before(tmp_path / "16")
     opened, whole = shards.open_set(tmp_path / "16"), shards.open_set(folder)
     assert [table.samples for table in opened.index.side_tables] == [4, 4, 4]
     for split in ("train", "val"):

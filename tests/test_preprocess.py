@@ -498,6 +498,7 @@ def test_side_tables_in_parts_are_written_by_the_slices_and_closing_reads_no_sam
     index = close_set(out)[out / "64"]
     assert tree(out) == tree(tmp_path / "whole")
     assert [table.name for table in index.tables] == tables
+    assert [table.name for table in index.labels] == [f"labels-{number:05d}.npy" for number in range(4)]
     assert load_index(out / "64") == index
     names = [row["source"] for part in tables for row in json_lines(out / "64" / part)]
     assert names == [row["source"] for row in table(tmp_path / "single" / "64")]

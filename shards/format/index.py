@@ -99,6 +99,7 @@ class ShardIndex:
     tables: tuple[SideTable, ...] = ()  # a large set's side table, in parts
     encoding: Encoding | None = None  # of JPEG and WebP
     member_tables: tuple[SideTable, ...] = ()  # where each member lies, of a large set, in parts
+    labels: tuple[SideTable, ...] = ()  # what the side table says of attributes and identity, in columns
     rejects: Rejects | None = None
     software: dict[str, str] = dataclasses.field(default_factory=dict)
     version: int = VERSION  # of the form of the index, and with it of the order: see `window_shape`
@@ -131,7 +132,7 @@ class ShardIndex:
     def side_files(self) -> "list[Table | Rejects]":
         """The files beside the shards, those of the index aside."""
         encoded = self.encoding and self.encoding.table
-        files = (self.table, *self.tables, encoded, *self.member_tables, self.rejects)
+        files = (self.table, *self.tables, encoded, *self.member_tables, *self.labels, self.rejects)
         return [file for file in files if file]
 
     @cached_property
@@ -148,7 +149,7 @@ class ShardIndex:
 
     def to_json(self) -> dict[str, Any]:
         """The content of `index.json`, with the SHA-256 of its own canonical form; without the shards' columns."""
-        new = ("tables", "encoding", "member_tables")
+        new = ("tables", "encoding", "member_tables", "labels")
         absent = [name for name in new if not getattr(self, name)]  # as before there were any
         left_out = ("shards", "version", *absent)
         fields = [field.name for field in dataclasses.fields(self) if field.name not in left_out]
@@ -285,7 +286,7 @@ def _check_counts(index: ShardIndex) -> None:
     unknown = sorted(set(counted) - set(index.splits))
     expect(not unknown, "split", f"one of {sorted(index.splits)}", unknown)
     encoded = index.encoding.table if index.encoding else index.table
-    for parts, whole in ((index.tables, index.table), (index.member_tables, encoded)):
+    for parts, whole in ((index.tables, index.table), (index.member_tables, encoded), (index.labels, None)):
         expect(not (parts and whole), "table", "none beside its parts", whole)
         lines, samples = sum(table.samples for table in parts), int(rows["samples"].sum())
         expect(not parts or lines == samples, "tables", f"{samples} samples in all", lines)

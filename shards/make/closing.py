@@ -141,7 +141,8 @@ def _index(folder: Path, plan: Plan, groups: list[Group]) -> ShardIndex:
     shards = Shards.joined([group.shards for group in groups])
     tables = tuple(group.table for group in groups)
     members = tuple(group.members for group in groups if group.members)
-    remove_stale_of(folder, [REJECTS, *(table.name for table in (*tables, *members))])
+    labels = tuple(group.labels for group in groups if group.labels)
+    remove_stale_of(folder, [REJECTS, *(table.name for table in (*tables, *members, *labels))])
     geometry = plan.geometry
     content = sum(group.content for group in groups) % CONTENT_MODULUS
     form = plan.form
@@ -163,6 +164,7 @@ def _index(folder: Path, plan: Plan, groups: list[Group]) -> ShardIndex:
         if form.quality
         else None,
         member_tables=members if len(tables) > 1 else (),
+        labels=labels if len(labels) == len(groups) else (),
         rejects=_write_rejects(folder, groups),
         software={name: _version(name) for name in ("facegan", "torch", "pillow", "simplejpeg")} | form.codec(),
     )

@@ -24,7 +24,7 @@ Block = tuple[str, str]  # its first folder, SHA-256
 
 
 def have_changed(source: Path, folders: Iterable[tuple[bytes, int]]) -> bool:
-    """Whether any of these folders is gone or has another time; names below the source end in `/`, its own is empty."""
+    """Whether any of these folders is gone or has another time; names end in `/`, the name of the source is ""."""
     return any(_time_of(os.fsencode(source) + b"/" + name) != time for name, time in folders)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from facegan.files import whole_file, write_text
 from shards.errors import ShardError
 from shards.format.columns import Shard, Shards, SideTable, cut
+from shards.format.labels import LabelWriter
 from shards.format.members import NAME as MEMBERS
 from shards.format.members import part_name, write_member_table
 from shards.make.parts import CONTENT_MODULUS, FOLDER, Part, members_path, part_path, read_lines, read_part
@@ -31,6 +32,7 @@ class Group:
     by_reason: dict[str, int]  # pictures that could not be used
     content: int  # the sum of `content_of` its pictures
     members: SideTable | None = None  # where each encoded member lies
+    labels: SideTable | None = None  # None in one that an earlier version wrote
 
 
 def shards_a_group(plan: Plan) -> int:
@@ -102,7 +104,7 @@ def _write(path: Path, plan: Plan, number: int, parts: list[Part]) -> Group:
     """Two slices that end together may both do this: they write the same bytes."""
     folder, single = path.parent.parent, count_groups(plan) == 1
     table = folder / ("samples.jsonl" if single else f"samples-{number:05d}.jsonl")
-    digest, size = hashlib.sha256(), 0
+    digest, size, labels = hashlib.sha256(), 0, LabelWriter(len(plan.attributes))
     with (
         whole_file(table) as samples,
         whole_file(rejects_path(path)) as rejects,
@@ -111,6 +113,7 @@ def _write(path: Path, plan: Plan, number: int, parts: list[Part]) -> Group:
     ):
         for part in parts:
             mine, left_out = read_lines(folder, part)
+            labels.add(mine)
             size += kept.write(mine)
             digest.update(mine)
             others.write(left_out)
@@ -121,6 +124,7 @@ def _write(path: Path, plan: Plan, number: int, parts: list[Part]) -> Group:
         dict(sorted(sum((Counter(part.by_reason) for part in parts), Counter[str]()).items())),
         sum(int(part.content, 16) for part in parts) % CONTENT_MODULUS,
         None if plan.form.is_stored or not kept_parts else _write_members(folder, kept_parts, number, single),
+        labels.write(folder / ("labels.npy" if single else f"labels-{number:05d}.npy")),
     )
     write_group(path, group)
     return group
@@ -135,9 +139,9 @@ def write_group(path: Path, group: Group) -> None:
     """Write the summary of a group, whose tables are there."""
     rows = [list(asdict(shard).values()) for shard in group.shards]
     table_row, content = asdict(group.table), hex(group.content)
-    members = asdict(group.members) if group.members else None
+    members, labels = (asdict(table) if table else None for table in (group.members, group.labels))
     known = {"by_reason": group.by_reason, "content": content}
-    summary = {"shards": rows, "table": table_row, "members": members, **known}
+    summary = {"shards": rows, "table": table_row, "members": members, "labels": labels, **known}
     write_text(path, json.dumps(summary) + "\n")
 
 
@@ -150,7 +154,7 @@ def _read(path: Path) -> Group:
             SideTable(**summary["table"]),
             summary["by_reason"],
             int(summary["content"], 16),
-            SideTable(**summary["members"]) if summary.get("members") else None,
+            *(SideTable(**summary[name]) if summary.get(name) else None for name in ("members", "labels")),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ShardError(f"{path}: damaged ({error}): remove it, then run again") from None

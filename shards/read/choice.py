@@ -58,11 +58,17 @@ class Choice:
 
     def __getitem__(self, places: Ints) -> Ints:
         """The chosen numbers at these places (int64, any shape, from 0 to below the length), of the same shape."""
-        flat = places.reshape(-1)
-        at = np.searchsorted(self._before, flat, side="right") - 1
-        bits = np.unpackbits(self.words[at, None].view(np.uint8), axis=1, bitorder="little")
-        passed = np.cumsum(bits, axis=1, dtype=np.uint8) <= (flat - self._before[at])[:, None]
-        return np.asarray(at * WORD + np.count_nonzero(passed, axis=1), np.int64).reshape(places.shape)
+        at = np.searchsorted(self._before, places, side="right") - 1
+        words, left = self.words[at], places - self._before[at]  # set bits still to be passed
+        numbers = at * WORD
+        for half in (32, 16, 8, 4, 2, 1):
+            passed = np.bitwise_count(words & ((ONE << np.uint64(half)) - ONE))
+            beyond = left >= passed
+            left -= passed * beyond
+            step = beyond * half
+            numbers += step
+            words >>= step.astype(np.uint64)
+        return numbers
 
     def before(self, numbers: Ints) -> Ints:
         """How many chosen numbers are below each of `numbers`."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from shards.errors import ShardError
 from shards.format.columns import Ints, SideTable, Table
 from shards.format.index import ShardIndex
+from shards.format.labels import UNKNOWN
 from shards.format.mapping import Bytes
 from shards.read.choice import Choice
 from shards.read.files import Files
@@ -22,7 +23,6 @@ from shards.read.images import Images
 if TYPE_CHECKING:
     import torch
 
-UNKNOWN = -(1 << 15)  # an attribute of a sample of which it is not known
 CONDITION = re.compile(r"\s*(?P<name>[^=,]+?)\s*=\s*(?P<value>-?\d+)\s*")
 
 
@@ -42,7 +42,7 @@ class Labels:
     def __len__(self) -> int:
         return len(self.values)
 
-    def __getitem__(self, samples: Ints) -> "Labels":
+    def __getitem__(self, samples: Ints | slice) -> "Labels":
         return Labels(self.names, self.values[samples], self.identities[samples])
 
     def where(self, conditions: str) -> Ints:
@@ -53,9 +53,28 @@ class Labels:
         chosen = np.ones(len(self), bool)
         for name, value in parse_conditions(conditions, self.names):
             chosen &= self.values[:, self.names.index(name)] == value
-        if not chosen.any():
-            raise ShardError(f"--where {conditions}: no sample of {len(self):,} meets it")
+        refuse_none(int(chosen.sum()), conditions, len(self))
         return np.flatnonzero(chosen)
+
+
+class AnyLabels(Protocol):
+    """Labels of a split, in memory (`Labels`) or where they lie (`shards.read.columns.LabelColumns`)."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+    @property
+    def values(self) -> NDArray[np.int16]: ...
+    @property
+    def identities(self) -> Ints: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, samples: Ints) -> Labels: ...
+    def where(self, conditions: str) -> Ints: ...
+
+
+def refuse_none(chosen: int, conditions: str, samples: int) -> None:
+    """Raise ShardError where none of a split's samples are chosen."""
+    if not chosen:
+        raise ShardError(f"--where {conditions}: no sample of {samples:,} meets it")
 
 
 def parse_conditions(conditions: str, known: Sequence[str]) -> list[tuple[str, int]]:
@@ -70,7 +89,7 @@ def parse_conditions(conditions: str, known: Sequence[str]) -> list[tuple[str, i
     return found
 
 
-def join_labels(parts: Sequence[Labels]) -> Labels:
+def join_labels(parts: Sequence[AnyLabels]) -> Labels:
     """The labels of a mixture's images: those of its sets one after the other, their identities kept apart.
 
     Raises ShardError where the sets have other attributes.
@@ -91,7 +110,7 @@ def join_labels(parts: Sequence[Labels]) -> Labels:
 def read_labels(
     index: ShardIndex, folder: Path, files: Files, split: str, names: Sequence[str] | None = None
 ) -> Labels:
-    """The labels of a split, from the parts of the side table that tell of it, a line in memory at a time.
+    """The labels of a split of a set made before there were columns of them: from its side table, a line at a time.
 
     names: only these attributes, and no identities. Raises ShardError where the set has no side table, or it is
     damaged.

@@ -2,13 +2,16 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from shards.errors import ShardError
 from shards.format.columns import Ints
 from shards.format.index import ShardIndex, Split
 from shards.read.choice import Choice
+from shards.read.columns import LabelColumns
 from shards.read.files import Files
 from shards.read.images import Images, StoredImages
-from shards.read.labels import Labels, parse_conditions, read_labels
+from shards.read.labels import AnyLabels, parse_conditions, read_labels, refuse_none
 
 
 class ShardSet:
@@ -37,17 +40,25 @@ class ShardSet:
 
         return EncodedImages(self.index, name, self.files, self.folder)
 
-    def labels(self, split: str) -> Labels:
+    def labels(self, split: str) -> AnyLabels:
         """Attributes and identities of a split's samples; ShardError where the set has no side table."""
-        self.split(split)
+        self.counts(split)
+        if self.index.labels:
+            return LabelColumns(self.index, split, self.files)
         return read_labels(self.index, self.folder, self.files, split)
 
     def where(self, split: str, conditions: str) -> Ints:
         """The samples of a split that meet conditions, as `Labels.where` has it, of which alone labels are read."""
-        self.counts(split)
-        names = [name for name, _ in parse_conditions(conditions, self.index.attributes)]
-        return read_labels(self.index, self.folder, self.files, split, names).where(conditions)
+        chosen = self.choose(split, conditions)
+        return chosen[np.arange(len(chosen))]
 
     def choose(self, split: str, conditions: str) -> Choice:
         """The same samples as `where` gives, a bit for each of the split's."""
-        return Choice.of(self.where(split, conditions))
+        self.counts(split)
+        if not self.index.labels:
+            names = [name for name, _ in parse_conditions(conditions, self.index.attributes)]
+            return Choice.of(read_labels(self.index, self.folder, self.files, split, names).where(conditions))
+        labels = LabelColumns(self.index, split, self.files)
+        chosen = Choice.where(labels.masks(conditions))
+        refuse_none(len(chosen), conditions, len(labels))
+        return chosen

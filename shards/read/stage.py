@@ -38,7 +38,7 @@ class Stage:
         self.source, self.folder, self.locks, self.limit, self.progress = source, folder, locks, limit, progress
         self.shards = index.shards
         self.partial = limit is not None and limit < int(self.shards.bytes.sum())
-        tables = [*index.side_tables, *index.member_parts]
+        tables = [*index.side_tables, *index.member_parts, *index.labels]
         self._tables = {table.name: len(self.shards) + place for place, table in enumerate(tables)}
         self._thread_locks: defaultdict[str, threading.Lock] = defaultdict(
             threading.Lock

@@ -9,7 +9,7 @@ import numpy as np
 from shards.errors import ShardError
 from shards.format.columns import Ints
 from shards.read.images import Images
-from shards.read.labels import Labels
+from shards.read.labels import AnyLabels, Labels
 from shards.read.order import GlobalOrder, Order, WindowOrder, window_shape
 
 if TYPE_CHECKING:
@@ -93,10 +93,14 @@ class Stream(Iterator["torch.Tensor"]):
         self.nimg += self.batch_size
         return batch
 
-    def labelled(self, labels: Labels) -> Iterator[tuple["torch.Tensor", Labels]]:
+    def labelled(self, labels: AnyLabels) -> Iterator[tuple["torch.Tensor", Labels]]:
         """Batches, for ever, each with the labels of its samples; `labels` are those of the stream's images."""
+        samples, known = self._samples, labels[self._samples.reshape(-1)]  # of many batches at once: that is faster
         for batch in self:
-            yield batch, labels[self.read]
+            if self._samples is not samples:
+                samples, known = self._samples, labels[self._samples.reshape(-1)]
+            first = (self._ahead - 1) * self.batch_per_rank
+            yield batch, known[first : first + self.batch_per_rank]
 
     def keys_at(self, positions: Ints) -> list[str]:
         """The keys of the samples read at these positions (int64, (n,))."""
