@@ -43,7 +43,9 @@ class Pipeline(click.Command):
     context_settings={"ignore_unknown_options": True},
 )
 @click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="")
-@click.option("--source", required=True, help="Folder, zip or tar of pictures.")
+@click.option(
+    "--source", required=True, help="SRC of facegan preprocess: folder, zip, tar, list of addresses, or an address."
+)
 @click.option("--recipe", default="dcgan-128", show_default=True, help="What to train.")
 @click.option("--sizes", default="64,128", show_default=True, help="Sides of the images, in pixels.")
 @click.option("--data", default="data/shards", show_default=True, help="Where the shards go.")

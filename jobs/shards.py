@@ -15,7 +15,29 @@ if TYPE_CHECKING:
     from shards.make.address import Address
     from shards.make.foreign import ForeignTars
 
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+COPIES = {"s3": "aws s3 sync", "gs": "gcloud storage rsync -r"}
+
+
+class LocalFolder(click.Path):
+    """A folder of this machine; an address is refused in a line that says what to do."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        scheme, is_address, _ = str(value).partition("://")
+        if not is_address:
+            return super().convert(value, param, ctx)
+        from shards.read.remote import shown
+
+        address, copy = shown(str(value)), COPIES.get(scheme)
+        return self.fail(
+            f"{address}: this needs a folder of this machine: copy the set first"
+            f"{f' ({copy} {address} DIR)' if copy else ''}, then give the copy. Training takes addresses as they "
+            "are, and checks the hash of each shard that it fetches",
+            param,
+            ctx,
+        )
+
+
+FOLDER = LocalFolder(exists=True, file_okay=False, path_type=Path)
 
 
 @click.group(short_help="Index, verify, describe or send a set of shards.")
@@ -39,7 +61,7 @@ def command() -> None:
 @click.option(
     "--index",
     "index_folder",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=LocalFolder(file_okay=False, path_type=Path),
     metavar="DIR",
     help="Put the index of foreign tars there, with links to them, where DIR of the tars cannot be written.",
 )

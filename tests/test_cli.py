@@ -79,6 +79,11 @@ def test_every_command_has_help_with_examples(name: str) -> None:
         assert f"facegan {' '.join(path)}" in result.output, path
 
 
+def test_the_pipeline_says_what_its_source_may_be() -> None:
+    said = " ".join(CliRunner().invoke(cli.main, ["submit", "pipeline", "--help"]).output.split())
+    assert "folder, zip, tar, list of addresses, or an address" in said
+
+
 def test_the_short_help_of_the_table_belongs_to_each_command() -> None:
     lines = list(cli.COMMANDS.values())
     assert len(set(lines)) == len(lines)

@@ -39,6 +39,10 @@ def test_a_shard_cut_while_it_is_read_is_named_by_the_next_start(tmp_path: Path)
     assert "rank-0 died of bus error" in said
     assert "`facegan shards verify data/shards` or `facegan shards verify data/mixed` names it" in said
     assert last_crash(tmp_path, "data/shards") == ""
+    subprocess.run([sys.executable, "-c", CUT_WHILE_READ, str(tmp_path)], capture_output=True)
+    assert last_crash(tmp_path, "s3://faces/64").endswith(
+        "(SIGBUS); the stage, hashed anew by this start, names it"
+    )
 
 
 @pytest.mark.parametrize("home_is", ["unknown", "missing"])

@@ -368,6 +368,23 @@ def test_a_damaged_header_in_a_tar_does_not_end_the_listing_in_silence(tmp_path:
         list_source(path, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("files", "hint"),
+    [
+        (("000.tar", "000.parquet", "000_stats.json"), r"1 \.tar\. WebDataset.*: facegan shards index FOLDER"),
+        (("part-1.zip", "part-2.zip"), r"2 \.zip\. Give one of the archives itself"),
+        (("a.csv", "b.tsv"), r"Give one list of addresses itself"),
+        (("a.gif",), r"only: 1 \.gif$"),
+    ],
+)
+def test_a_folder_of_what_is_a_source_itself_ends_with_a_hint(
+    tmp_path: Path, files: tuple[str, ...], hint: str
+) -> None:
+    write_folder(tmp_path / "s", dict.fromkeys(files, b"x"))
+    with pytest.raises(ShardError, match=hint):
+        list_source(tmp_path / "s", tmp_path)
+
+
 def test_no_pictures_and_no_source_are_clear_errors(tmp_path: Path) -> None:
     write_folder(tmp_path / "s", {"a.txt": b"", "b.gif": b""})
     with pytest.raises(ShardError, match=r"no picture .* 1 \.gif, 1 \.txt"):

@@ -106,7 +106,10 @@ def test_a_server_without_ranges_will_do(server: Server, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("faults", "message"),
     [
-        (["corrupt"] * 9, "train-00000.tar: fetched twice, and its SHA-256 is .*damaged at its source"),
+        (
+            ["corrupt"] * 9,
+            "train-00000.tar: fetched twice, and its SHA-256 is .*damaged at its source; copy the set",
+        ),
         (["500"] * 99, "train-00000.tar: 8 attempts in a row failed, .*run the same command again"),
         (["403"], "train-00000.tar: refused"),
     ],
@@ -119,6 +122,14 @@ def test_what_cannot_be_got_over_is_an_error_and_leaves_no_shard(
     with pytest.raises(ShardError, match=message):
         shards.open_set(server.address, stage=tmp_path / "stage").split("train")
     assert not list((tmp_path / "stage").rglob("train-*.tar"))
+
+
+def test_a_shard_that_is_damaged_on_a_file_system_names_the_command_that_tells_where(tmp_path: Path) -> None:
+    make_set(tmp_path / "set", {"train": [4]})
+    path = tmp_path / "set" / "train-00000.tar"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(ShardError, match=f"damaged at its source; `facegan shards verify {tmp_path}/set` says"):
+        shards.open_set(tmp_path / "set", stage=tmp_path / "stage").split("train")
 
 
 def test_a_shard_missing_at_its_source_is_said(server: Server, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Folders of a bucket and lists of addresses: the same shards as from the files, and every row accounted for."""
 
 import csv
+import dataclasses
 import io
 import json
 import random
@@ -237,6 +238,31 @@ def test_an_empty_cell_loses_its_own_value_and_no_other(server: Server, tmp_path
     assert labels.values.tolist() == [[1, UNKNOWN, 1], [0, 71, UNKNOWN], [UNKNOWN, 8, 0], [UNKNOWN] * 3]
     assert labels.where("male=1").tolist() == [0]
     assert not verify_set(tmp_path / "out" / "16")
+
+
+def test_a_folder_of_parquet_parts_is_one_list(server: Server, folder: Path, tmp_path: Path) -> None:
+    rows, laion = rows_of(server), tmp_path / "laion"
+    laion.mkdir()
+    whole = tmp_path / "list.parquet"
+    parquet.write_table(pyarrow.Table.from_pylist(rows), whole)
+    for number, part in enumerate((rows[:5], rows[5:6], rows[6:])):
+        file = laion / f"{number % 2}" / f"part-{number}.snappy.PARQUET"
+        file.parent.mkdir(exist_ok=True)
+        parquet.write_table(pyarrow.Table.from_pylist(part), file)
+    write_folder(laion, {"_SUCCESS": b"", ".part-0.parquet.crc": b"", "0/stats.json": b"{}"})
+    expected, found = make(whole, tmp_path / "whole"), make(laion, tmp_path / "out")
+    assert found.keys() == expected.keys()
+    assert {name for name in found if found[name] != expected[name]} == {"16/index.json"}  # the source's name
+    first = Options(laion, tmp_path / "slices", ((16, 16),), shard_size=5, holdout=3, slice=(1, 2))
+    assert preprocess(first).left_out == {".json": 1, "hidden": 1, "without extension": 1}
+    for lines in (tmp_path / "slices").glob(".source-*"):
+        lines.unlink()  # cleaned away meanwhile
+    preprocess(dataclasses.replace(first, slice=(0, 2)))
+    close_set(tmp_path / "slices")
+    assert tree(tmp_path / "slices") == found
+    parquet.write_table(pyarrow.Table.from_pylist(rows[:1]).drop_columns(["identity"]), laion / "2.parquet")
+    with pytest.raises(ShardError, match=r"2\.parquet: columns .*; the first part of this list has .*identity"):
+        list_source(laion, tmp_path)
 
 
 def test_columns_that_are_not_used_are_named_and_whole_numbers_are_taken_in_any_form(tmp_path: Path) -> None:

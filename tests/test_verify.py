@@ -1,6 +1,7 @@
 """verify: whatever single thing is wrong with a set is found, and the sample named."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -178,6 +179,26 @@ def test_the_command_exits_1_where_a_set_is_damaged_and_lists_the_findings(whole
     (tmp_path / "64" / "index.json").unlink()
     result = runner.invoke(command, ["verify", str(tmp_path / "64")])
     assert result.exit_code == 1 and "there is no such file" in result.stdout
+
+
+@pytest.mark.parametrize("name", ["verify", "info", "index"])
+@pytest.mark.parametrize(
+    ("address", "copy"),
+    [
+        (
+            "s3://faces/celeba/64",
+            r"s3://faces/celeba/64: .* folder of this machine.*\(aws s3 sync s3://faces/celeba/64",
+        ),
+        ("gs://faces/64", r"gcloud storage rsync -r gs://faces/64 DIR"),
+        ("https://me:pa55@host/64?5ecr37", r"https://host/64\?\.\.\.: .*copy the set first, then give the copy"),
+    ],
+)
+def test_commands_that_need_a_folder_say_so_of_an_address(name: str, address: str, copy: str) -> None:
+    result = CliRunner().invoke(command, [name, address])
+    said = result.stderr.strip().splitlines()[-1]
+    assert result.exit_code == 2
+    assert re.search(copy, said)
+    assert not re.search("pa55|5ecr37", result.output)
 
 
 def test_info_describes_a_set_and_draws_random_samples(whole: Path, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ def last_crash(run_dir: Path, *sets: str) -> str:
         path.unlink()
         for name, meaning in MEANING.items():
             if name in text:
-                commands = " or ".join(f"`facegan shards verify {each}`" for each in sets)
+                folders = [f"`facegan shards verify {each}`" for each in sets if "://" not in each]
+                commands = " or ".join(folders) or "the stage, hashed anew by this start,"
                 return f"{path.stem} died of {name.lower()}: {meaning.format(commands=commands)}"
     return ""

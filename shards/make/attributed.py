@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,9 @@ from shards.errors import ShardError
 from shards.make.address import Where
 from shards.make.annotations import BLOCK, SPLITS, Annotations, Identities, held_out
 from shards.make.listing import Listing
-from shards.make.ranges import open_stream
 from shards.make.slots import UNKNOWN, whole_number
 from shards.make.sorting import collected, filled
-from shards.make.urls import Table, read_table
+from shards.make.urls import Table, open_table
 
 IDENTITY, SPLIT = "identity", "split"  # columns, in any letter case
 SPLIT_NAMES = {"train": 0, "training": 0, "val": 1, "valid": 1, "validation": 1, "test": 2}
@@ -71,8 +71,7 @@ def annotate_list(listing: Listing, source: Where, holdout: int | None) -> Annot
 
     Raises ShardError where a split is not one of train, val and test, or the list has changed meanwhile.
     """
-    with open_stream(source) as stream:
-        table = read_table(source, stream)
+    with open_table([*map(Path, listing.seen)] or [source]) as table:
         columns = list({name: _Column(name, at) for at, name in enumerate(table.columns)}.values())
         rows = collected(_blocks(table, columns), _row_type(columns), listing.scratch)
     if len(rows) != len(listing):

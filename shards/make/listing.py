@@ -157,7 +157,7 @@ class Listing:
     places: NDArray[np.void]
     left_out: Counter[str] = field(default_factory=Counter)  # files that are no pictures, by extension
     tables: dict[str, tuple[str, Place]] = field(default_factory=dict)  # of these, annotation files by kind
-    seen: dict[str, State] = field(default_factory=dict)  # of a folder: such files in it
+    seen: dict[str, State] = field(default_factory=dict)  # of a folder: such files in it; of a list: all its parts
     folders: tuple[Sequence[str], Times] = ((), np.empty(0, TIME))  # and the folders, by name
     scratch: Path | None = None  # folder for what memory should not hold
 

@@ -2,6 +2,7 @@
 
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,18 @@ from shards.make.buckets import BucketReader, list_bucket
 from shards.make.idx import IdxReader, is_images_file, list_idx
 from shards.make.listing import Listing, Place, Reader, Seen, collect, is_hidden, patiently, state_of
 from shards.make.tarfiles import TarReader, list_tar, recognise
-from shards.make.urls import AddressReader, list_addresses
+from shards.make.urls import AddressReader, addresses_of, list_addresses
 from shards.make.zipfiles import ZipReader, list_zip
+
+PART = ".parquet"  # of a list in a folder
+ARCHIVES = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zip")
+HINTS = {
+    ".tar": "WebDataset's tars in a folder here become a set where they lie: facegan shards index FOLDER. "
+    "To crop and resize the pictures of a tar, give the tar itself",
+    **dict.fromkeys(ARCHIVES[1:], "Give one of the archives itself"),
+    PART: "Give one of the lists itself; in a folder of this machine they are taken together",
+    **dict.fromkeys((".csv", ".tsv"), "Give one list of addresses itself, or join them to one"),
+}
 
 
 def list_source(path: Where, scratch: Path) -> Listing:
@@ -32,7 +43,9 @@ def list_source(path: Where, scratch: Path) -> Listing:
         listing = _list_folder(path, scratch) if path.is_dir() else _list_file(path, scratch)
     if not len(listing):
         others = ", ".join(f"{count} {kind}" for kind, count in sorted(listing.left_out.items()))
-        raise ShardError(f"{path}: no picture ({' '.join(EXTENSIONS)}) in it, only: {others or 'nothing'}")
+        hints = (HINTS[kind] for kind in HINTS if kind in listing.left_out and listing.kind in ("folder", "bucket"))
+        hint = next((f". {hint}" for hint in hints), "")
+        raise ShardError(f"{path}: no picture ({' '.join(EXTENSIONS)}) in it, only: {others or 'nothing'}{hint}")
     return listing
 
 
@@ -72,9 +85,29 @@ def _list_folder(path: Path, scratch: Path) -> Listing:
         return collect("idx", path, list_idx(path), scratch)
     # Changes all the time, where it is in there
     written = None if scratch.resolve() in path.resolve().parents else scratch.resolve()
-    listing = collect("folder", path, _walk(path, "", frozenset(), written), scratch)
+    parts: list[str] = []
+    listing = collect("folder", path, _noted(parts, _walk(path, "", frozenset(), written)), scratch)
+    if parts and not len(listing) and listing.left_out.keys().isdisjoint(ARCHIVES):
+        return _list_parts(path, sorted(parts), listing.left_out, scratch)
     tables = [name for name, _ in listing.tables.values() if not _is_in(written, path / name)]
     return replace(listing, seen={name: state_of(path / name) for name in tables})
+
+
+def _noted(parts: list[str], entries: Iterator[tuple[str, Place] | Seen]) -> Iterator[tuple[str, Place] | Seen]:
+    """The entries of a folder; the names of Parquet files among them are noted."""
+    for entry in entries:
+        if not isinstance(entry, Seen) and entry[0].lower().endswith(PART) and not is_hidden(entry[0]):
+            parts.append(entry[0])
+        yield entry
+
+
+def _list_parts(path: Path, names: list[str], others: Counter[str], scratch: Path) -> Listing:
+    """A folder that has a list of addresses in it, in parts, and no pictures."""
+    seen = {str(path.absolute() / name): state_of(path / name) for name in names}
+    lines = addresses_of([*map(Path, seen)], scratch)
+    listing = collect("urls", lines, list_addresses(lines), scratch)
+    left_out = listing.left_out + Counter({kind: count for kind, count in others.items() if kind != PART})
+    return replace(listing, seen=seen, left_out=left_out)
 
 
 def _is_in(written: Path | None, path: Path) -> bool:

@@ -37,6 +37,7 @@ from shards.make.plan import Options, Plan, asked, read_plan
 from shards.make.sorting import name_bytes
 from shards.make.sources import list_source
 from shards.make.tarfiles import recognise
+from shards.make.urls import addresses_of
 
 ATTEMPTS = 3  # listings of a source that changes meanwhile
 
@@ -180,7 +181,9 @@ def _readable(whole: Catalogue, options: Options) -> Catalogue:
     """The catalogue with a file to read from: a packed tar's plain one may have been cleaned away, or OUT moved."""
     if whole.state is not None or Path(whole.path).exists():
         return whole
-    return replace(whole, path=full_name(recognise(options.source, options.out)[1]))
+    parts = [*map(Path, whole.seen)] if whole.kind == "urls" else []
+    made = addresses_of(parts, options.out) if parts else recognise(options.source, options.out)[1]
+    return replace(whole, path=full_name(made))
 
 
 def catalogue_file(options: Options) -> Path:

@@ -44,7 +44,7 @@ def recognise(path: Where, scratch: Path) -> tuple[str, Where]:
     if is_tar(start) or path.name.endswith(".tar"):
         return "tar", path
     if is_list(start):
-        return "urls", addresses_of(path, scratch)
+        return "urls", addresses_of([path], scratch)
     raise ShardError(
         f"{path}: neither a folder nor a zip, tar (plain, gz, bz2 or xz), MNIST idx file or list of addresses (one "
         "a line, or csv or parquet with a column url) by its content. "

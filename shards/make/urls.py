@@ -67,6 +67,24 @@ def _fields(line: str) -> list[str]:
     return [field.strip().strip('"') for field in fields]
 
 
+@contextmanager
+def open_table(parts: Sequence[Where]) -> Iterator[Table]:
+    """The rows of a list, those of its parts one after the other; ShardError where one has other columns."""
+    with open_stream(parts[0]) as stream:
+        first = read_table(parts[0], stream)
+        yield first._replace(rows=chain(first.rows, _rows_of(parts[1:], first)))
+
+
+def _rows_of(parts: Sequence[Where], first: Table) -> Iterator[Row | None]:
+    for part in parts:
+        with open_stream(part) as stream:
+            table = read_table(part, stream)
+            if (table.columns, table.unread) != (first.columns, first.unread):
+                have, wanted = (", ".join((*each.columns, *each.unread)) for each in (table, first))
+                raise ShardError(f"{part}: columns {have}; the first part of this list has {wanted}")
+            yield from table.rows
+
+
 def read_table(where: Where, stream: BinaryIO) -> Table:
     """The rows of an open list; ShardError where it is damaged or has no column of addresses."""
     start = stream.read(len(PARQUET))
@@ -146,21 +164,24 @@ def _parquet(where: Where, stream: BinaryIO) -> tuple[list[str], Iterator[Sequen
     return names, (row for batch in batches for row in batch), [name for name in read if not read[name]]
 
 
-def addresses_of(where: Where, scratch: Path) -> Path:
-    """The list as lines in `scratch`, made once; see `write_addresses`."""
-    with open_stream(where) as stream:
-        target = scratch / f".source-{hashlib.file_digest(stream, 'sha256').hexdigest()[:16]}.urls"  # type: ignore[arg-type]
-    made_once(target, partial(write_addresses, where, target))
+def addresses_of(parts: Sequence[Where], scratch: Path) -> Path:
+    """A list, in one file or in parts, as lines in `scratch`, made once; see `write_addresses`."""
+    digest = hashlib.sha256()
+    for part in parts:
+        with open_stream(part) as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())  # type: ignore[arg-type]
+    target = scratch / f".source-{digest.hexdigest()[:16]}.urls"
+    made_once(target, partial(write_addresses, parts, target))
     return target
 
 
-def write_addresses(where: Where, target: Path) -> None:
+def write_addresses(parts: Sequence[Where], target: Path) -> None:
     """Write a list as lines of name, tab, address, readable by this user alone: signatures may be in it."""
     remove_stale(target)
-    with open_stream(where) as stream, whole_file(target) as part:
+    with open_table(parts) as table, whole_file(target) as part:
         part.touch(0o600)
         with part.open("wb") as out:
-            for row in read_table(where, stream).rows:
+            for row in table.rows:
                 line = f"{row.name}\t{''.join(row.url.split())}\n" if row else "\n"
                 out.write(line.encode("utf-8", "surrogateescape"))
 

@@ -23,7 +23,7 @@ from shards.errors import ShardError
 from shards.format.columns import Shard, Table
 from shards.format.index import ShardIndex
 from shards.read.locks import FIRST_FILE, ROOM, Locks
-from shards.read.remote import Source, fetch
+from shards.read.remote import Source, fetch, is_remote
 
 CONNECTIONS, ROOM_TIMEOUT, ROOM_PAUSE = 4, 600.0, 0.2  # threads, seconds, seconds
 Progress = Callable[[int], None]
@@ -166,9 +166,16 @@ class Stage:
                 os.truncate(part, 0)  # perhaps a line's fault, or another version's remains: again from the start
         raise ShardError(
             f"{self.source.address}/{file.name}: fetched twice, and its SHA-256 is {sha256[:12]}..., the index "
-            f"says {file.sha256[:12]}...: the shard is damaged at its source; `facegan shards verify` there says "
-            "where"
+            f"says {file.sha256[:12]}...: the shard is damaged at its source; {self._advice}"
         )
+
+    @property
+    def _advice(self) -> str:
+        """How to see what is wrong with the set: only a folder can be verified."""
+        address = self.source.address
+        if is_remote(address):
+            return "copy the set into a folder: `facegan shards verify FOLDER` says which samples are hit"
+        return f"`facegan shards verify {address}` says which samples are hit"
 
     def _seal(self, file: Shard | Table) -> None:
         """Note that the file as it is now was hashed by this start."""
