@@ -37,6 +37,7 @@ from shards.make.catalogue import (  # noqa: E402
     remove_catalogues,
     write_catalogue,
 )
+from shards.make.collecting import collect  # noqa: E402
 from shards.make.groups import (  # noqa: E402
     Group,
     count_groups,
@@ -45,7 +46,7 @@ from shards.make.groups import (  # noqa: E402
     rejects_path,
     write_group,
 )
-from shards.make.listing import Place, collect  # noqa: E402
+from shards.make.listing import Place  # noqa: E402
 from shards.make.parts import FOLDER  # noqa: E402
 from shards.make.plan import Plan  # noqa: E402
 

@@ -5,6 +5,8 @@
 #   sbatch --array=0-31 slurm/preprocess.sh /scratch/me/pictures data/shards --recipe dcgan-128
 #
 # The same command again does only what is missing. Give the whole array each time: slices that are done end at once.
+# The first element lists SRC, the others wait: 10 s a million pictures, longer on a slow file system. For 10^9 give
+# --time=12:00:00, or list them before, in one job (docs/cluster.md, "What it costs"); ended by its limit, it goes on.
 #SBATCH --job-name=preprocess
 #SBATCH --comment=facegan
 #SBATCH --output=%x-%A_%a.out

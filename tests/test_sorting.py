@@ -9,7 +9,8 @@ import pytest
 from shards.make import catalogue, listing, sorting
 from shards.make.annotations import annotate
 from shards.make.catalogue import write_catalogue
-from shards.make.listing import Place, collect
+from shards.make.collecting import collect
+from shards.make.listing import Place
 from shards.make.sorting import Distinct, name_bytes
 
 

@@ -41,6 +41,11 @@ class Member:
         """Whether its bytes are a file's."""
         return self.form == "file"
 
+    @property
+    def end(self) -> int:
+        """Where the next header is, unless it is a hard link."""
+        return self.offset - BLOCK + member_bytes(self.size)
+
 
 @dataclass
 class _Extended:
@@ -61,8 +66,11 @@ class _Header:
     more: bool  # whether a block of a sparse file's map follows
 
 
-def members(path: Path) -> Iterator[Member]:
-    """The entries of a tar in order. Raises ShardError, naming the place, at the first thing amiss."""
+def members(path: Path, first: int = 0) -> Iterator[Member]:
+    """The entries of a tar in order, from the header at a byte on.
+
+    Raises ShardError, naming the place, at the first thing amiss.
+    """
     with path.open("rb", buffering=0) as stream:  # a buffer would read the pictures between the headers
         start = stream.read(BLOCK)
         if len(start) < BLOCK:
@@ -72,7 +80,7 @@ def members(path: Path) -> Iterator[Member]:
                 raise ShardError(
                     f"{path}: compressed as a whole, so no sample can be read by its place: {tool} it first"
                 )
-        yield from read_members(stream, str(path))
+        yield from read_members(stream, str(path), first)
 
 
 def is_tar(start: bytes) -> bool:
@@ -83,12 +91,12 @@ def is_tar(start: bytes) -> bool:
         return False
 
 
-def read_members(stream: Stream, where: str) -> Iterator[Member]:
+def read_members(stream: Stream, where: str, first: int = 0) -> Iterator[Member]:
     """The entries of an open tar; see `members`. `where` names it in errors."""
     known: dict[str, Member] | None = None  # what hard links may name; kept only where there is one
-    for member, link in _entries(stream, where):
+    for member, link in _entries(stream, where, first):
         if link is not None and known is None:
-            known = {each.name: each for each, _ in _entries(stream, where, before=member.offset)}
+            known = {each.name: each for each, _ in _entries(stream, where, 0, member.offset)}
         if known is not None:
             target = known.get(link) if link is not None else None
             member = Member(member.name, target.offset, target.size, target.form) if target else member
@@ -96,9 +104,11 @@ def read_members(stream: Stream, where: str) -> Iterator[Member]:
         yield member
 
 
-def _entries(stream: Stream, where: str, before: int | None = None) -> Iterator[tuple[Member, str | None]]:
-    """Each entry, and the name that it is a hard link to; `before`: only those whose bytes begin before."""
-    offset, last, extended, length = 0, "the start", _Extended(), stream.seek(0, 2)
+def _entries(
+    stream: Stream, where: str, offset: int, before: int | None = None
+) -> Iterator[tuple[Member, str | None]]:
+    """Each entry from a header on, and the name that it is a hard link to; `before`: whose bytes begin before."""
+    last, extended, length = "those before" if offset else "the start", _Extended(), stream.seek(0, 2)
     while (block := _at(stream, offset, BLOCK)).strip(b"\0"):
         place = f"{where}: header at byte {offset:,}, after {last}"
         header = _parse(block, place)

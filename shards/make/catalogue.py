@@ -224,7 +224,12 @@ def has_changed(target: Path, whole: Catalogue, spans: Iterable[tuple[str, int, 
     return have_changed(source, some_folders(kept, whole.folders, wanted))
 
 
-def remove_catalogues(out: Path) -> None:
-    """Remove all that is kept in OUT; for when nobody else is at work there, but for another who closes the set."""
+def remove_catalogues(out: Path, but: str | None = None) -> None:
+    """Remove all that is kept in OUT; for when nobody else is at work there, but for another who closes the set.
+
+    but: the end of the names of what stays.
+    """
     for path in out.glob(f"{CATALOGUE}*"):
+        if but and path.suffix == but:
+            continue
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

@@ -8,23 +8,22 @@ import stat
 import struct
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shards.format.transform import EXTENSIONS, MAX_PICTURE_BYTES, PictureError
 from shards.make.address import Address, Where
-from shards.make.celeba import kind_of
 from shards.make.folders import TIME, Times
 from shards.make.ranges import RangeFile
-from shards.make.sorting import Distinct, Sorter, name_bytes
+from shards.make.sorting import Distinct, name_bytes
 
 PLAIN_STEM = re.compile(r"[A-Za-z0-9_-]{1,90}")
 LFW_NAME = re.compile(r"(?:.*/)?([^/]+)/\1_\d{4}\.\w+", re.DOTALL)
@@ -50,7 +49,7 @@ BLOCK = 1 << 18  # names looked at together
 PAUSES = (0.1, 2.0)  # seconds before another attempt
 
 PLACE = np.dtype([("offset", "<i8"), ("stored", "<i8"), ("size", "<i8"), ("crc", "<u4"), ("form", "<u4")])
-PLACE_STRUCT, TIME_STRUCT = struct.Struct("<qqqII"), struct.Struct("<q")
+PLACE_STRUCT = struct.Struct("<qqqII")
 
 
 State = list[int | str] | None
@@ -83,6 +82,12 @@ class Seen(NamedTuple):
 
     folder: str
     time: int  # nanoseconds
+
+
+class Mark(NamedTuple):
+    """All entries before it have been given; a source that is asked to begin `at` it gives those behind it."""
+
+    at: Any  # as JSON has it
 
 
 class Reader(Protocol):
@@ -196,32 +201,7 @@ class Listing:
         return all(LFW_NAME.fullmatch(name) for name in self.names)
 
 
-def collect(
-    kind: str, path: Where, entries: Iterable[tuple[str, Place] | Seen], scratch: Path | None = None
-) -> Listing:
-    """Sort the pictures among `entries` by the bytes of their names (equal names in the order they come).
-
-    scratch: folder for what memory should not hold (see `Sorter`).
-    """
-    left_out: Counter[str] = Counter()
-    tables: dict[str, tuple[str, Place]] = {}
-    with closing(Sorter(PLACE, scratch)) as pictures, closing(Sorter(TIME, scratch)) as folders:
-        for entry in entries:
-            if isinstance(entry, Seen):
-                folders.add(entry.folder, TIME_STRUCT.pack(entry.time))
-                continue
-            name, place = entry
-            if why := _left_out(kind, name):
-                left_out[why] += 1
-                if why != HIDDEN_FILE and (table := kind_of(name)):
-                    tables.setdefault(table, (name, place))
-                continue
-            pictures.add(name, PLACE_STRUCT.pack(*place))
-        names, places = pictures.sorted()
-        return Listing(kind, path, names, places, left_out, tables, folders=folders.sorted(), scratch=scratch)
-
-
-def _left_out(kind: str, name: str) -> str | None:
+def why_left_out(kind: str, name: str) -> str | None:
     """Why an entry is not one of the pictures; None where it is one, as all addresses of a list are taken to be."""
     if kind == "urls":
         return None if name else "rows without an address"

@@ -5,6 +5,7 @@ import math
 import os
 import struct
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import islice, pairwise
@@ -14,9 +15,12 @@ from typing import IO, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from facegan.files import whole_file
+from shards.errors import ShardError
+
 RUN_ROWS, RUN_BYTES = 1 << 19, 64 << 20  # sorted in memory: whichever is less
 CHUNK = 1024  # rows of a run in memory while it is merged
-HEAD = struct.Struct("<II")  # rows of a chunk, bytes of their names
+HEAD = struct.Struct("<III")  # rows of a chunk, bytes of their names, CRC-32 of all of it
 Rows = NDArray[np.void]
 
 
@@ -63,16 +67,24 @@ class Sorter:
     """Sorts rows by the bytes of their names; those of equal names keep the order in which they come.
 
     kind: of what goes with each name. folder: where runs go when there are more rows than memory should hold, as
-    files without a name: killed, they are gone.
+    files without a name: killed, they are gone. kept: the file for them, and the beginning of the names of those
+    that they are merged into, where they should stay; runs: those that are in it.
     """
 
-    def __init__(self, kind: "np.dtype[np.void]", folder: Path | None = None) -> None:
-        self.kind, self.folder = kind, folder
+    def __init__(
+        self,
+        kind: "np.dtype[np.void]",
+        folder: Path | None = None,
+        kept: Path | None = None,
+        runs: list[tuple[int, int]] | None = None,
+    ) -> None:
+        self.kind, self.folder, self.kept = kind, folder, kept
         self._names: list[bytes] = []
         self._packed = bytearray()
         self._bytes = 0
-        self._file: IO[bytes] | None = None
-        self._runs: list[tuple[int, int]] = []  # where each begins and ends in the file
+        self.runs = list(runs or [])  # where each begins and ends in the file
+        self._known = len(self.runs)
+        self._file = _begun(kept, self.runs[-1][1]) if kept and self.runs else None
 
     def add(self, name: str, packed: bytes) -> None:
         """One more row; `packed` are the bytes of what goes with its name."""
@@ -82,6 +94,21 @@ class Sorter:
         if len(self._names) >= RUN_ROWS or self._bytes >= RUN_BYTES:
             self._spill()
 
+    @property
+    def has_new(self) -> bool:
+        """Whether there are runs that `keep` has not told of."""
+        return len(self.runs) > self._known
+
+    def keep(self) -> list[tuple[int, int]]:
+        """See that all rows are on the disk; where each run begins and ends."""
+        if self._names:
+            self._spill()
+        if self._file is not None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        self._known = len(self.runs)
+        return list(self.runs)
+
     def sorted(self) -> tuple[Sequence[str], Rows]:
         """All names in order, and what goes with each: (n,) of `kind`."""
         if self._file is None:
@@ -89,8 +116,11 @@ class Sorter:
             return [_text(name) for name in names], rows
         if self._names:
             self._spill()
-        runs = [_read(self._file, self.kind, number, *extent) for number, extent in enumerate(self._runs)]
-        return _written(heapq.merge(*runs), self.kind, self.folder)
+        parts = [self.kept.with_suffix(f".{part}") for part in ("text", "ends", "rows")] if self.kept else []
+        if parts and all(part.exists() for part in parts):
+            return _read_parts(parts, self.kind)
+        runs = [_read(self._file, self.kind, number, *extent) for number, extent in enumerate(self.runs)]
+        return _written(heapq.merge(*runs), self.kind, self.folder, parts)
 
     def close(self) -> None:
         """Drop the runs."""
@@ -105,15 +135,15 @@ class Sorter:
         return names, rows
 
     def _spill(self) -> None:
-        self._file = self._file or _temporary(self.folder)
+        self._file = self._file or (_begun(self.kept, 0) if self.kept else _temporary(self.folder))
         names, rows = self._run()
         begun = self._file.tell()
         for start in range(0, len(names), CHUNK):
             some = names[start : start + CHUNK]
             lengths = np.array([len(name) for name in some], "<u4")
-            self._file.write(HEAD.pack(len(some), int(lengths.sum())) + lengths.tobytes())
-            self._file.write(rows[start : start + CHUNK].tobytes() + b"".join(some))
-        self._runs.append((begun, self._file.tell()))
+            data = lengths.tobytes() + rows[start : start + CHUNK].tobytes() + b"".join(some)
+            self._file.write(HEAD.pack(len(some), int(lengths.sum()), zlib.crc32(data)) + data)
+        self.runs.append((begun, self._file.tell()))
         self._names, self._packed, self._bytes = [], bytearray(), 0
 
 
@@ -123,9 +153,11 @@ def _read(
     """Name, run and row of each of a run's rows: what comes first was added first."""
     file.flush()
     while start < stop:
-        rows, size = HEAD.unpack(os.pread(file.fileno(), HEAD.size, start))
+        rows, size, crc = HEAD.unpack(os.pread(file.fileno(), HEAD.size, start))
         length = rows * (4 + kind.itemsize) + size
         data = os.pread(file.fileno(), length, start + HEAD.size)
+        if len(data) != length or zlib.crc32(data) != crc:
+            raise ShardError(f"{file.name}: damaged at byte {start:,}: run again, which lists the source anew")
         start += HEAD.size + length
         row, name = 4 * rows, rows * (4 + kind.itemsize)
         for width in np.frombuffer(data, "<u4", rows).tolist():
@@ -133,19 +165,27 @@ def _read(
             name, row = name + width, row + kind.itemsize
 
 
+def _kinds(kind: "np.dtype[np.void]") -> tuple[Any, Any, Any]:
+    """Of the bytes of all names, where each of them ends, and what goes with it."""
+    return np.uint8, np.int64, kind
+
+
 def _written(
-    merged: Iterator[tuple[bytes, int, bytes]], kind: "np.dtype[np.void]", folder: Path | None
+    merged: Iterator[tuple[bytes, int, bytes]], kind: "np.dtype[np.void]", folder: Path | None, parts: list[Path]
 ) -> tuple[Names, Rows]:
-    """The rows in files that are mapped."""
-    kinds, size = (np.uint8, np.int64, kind), 0
+    """The rows in files that are mapped: the `parts`, if there are any, where they stay."""
+    kinds, size = _kinds(kind), 0
     with ExitStack() as stack:
-        files = [stack.enter_context(_temporary(folder)) for _ in kinds]
+        named = [stack.enter_context(whole_file(part)) for part in parts]
+        opened: list[IO[bytes]] = [part.open("w+b") for part in named]
+        opened = opened or [_temporary(folder) for _ in kinds]
+        files = [stack.enter_context(file) for file in opened]
         while some := list(islice(merged, 64 * CHUNK)):
             ends = size + np.cumsum([len(name) for name, _, _ in some])
             size = int(ends[-1])
-            parts = b"".join(name for name, _, _ in some), ends.tobytes(), b"".join(row for _, _, row in some)
-            for file, part in zip(files, parts, strict=True):
-                file.write(part)
+            columns = b"".join(name for name, _, _ in some), ends.tobytes(), b"".join(row for _, _, row in some)
+            for file, column in zip(files, columns, strict=True):
+                file.write(column)
         text, ends, rows = (_mapped(file, each) for file, each in zip(files, kinds, strict=True))
     return Names(text, ends), rows
 
@@ -170,6 +210,23 @@ def collected(blocks: Iterable[NDArray[Any]], kind: Any, folder: Path | None) ->
         return _mapped(file, kind)
 
 
+def _read_parts(parts: list[Path], kind: "np.dtype[np.void]") -> tuple[Names, Rows]:
+    """What `_written` left."""
+    with ExitStack() as stack:
+        files = [stack.enter_context(part.open("rb")) for part in parts]
+        text, ends, rows = (_mapped(file, each) for file, each in zip(files, _kinds(kind), strict=True))
+    return Names(text, ends), rows
+
+
+def _begun(file: Path, size: int) -> IO[bytes]:
+    """A file of which so many bytes are known to be whole, to be written on from there."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    stream = file.open("r+b" if size else "w+b")
+    stream.truncate(size)
+    stream.seek(size)
+    return stream
+
+
 def _temporary(folder: Path | None) -> IO[bytes]:
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -178,7 +235,7 @@ def _temporary(folder: Path | None) -> IO[bytes]:
 
 def _mapped(file: IO[bytes], kind: Any) -> NDArray[Any]:
     file.flush()
-    return np.memmap(file, kind, "r") if file.tell() else np.empty(0, kind)
+    return np.memmap(file, kind, "r") if os.fstat(file.fileno()).st_size else np.empty(0, kind)
 
 
 class Distinct:

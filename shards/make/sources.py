@@ -12,8 +12,9 @@ from shards.errors import ShardError
 from shards.format.transform import EXTENSIONS, MAX_PICTURE_BYTES, PictureError
 from shards.make.address import Address, Where, look
 from shards.make.buckets import BucketReader, list_bucket
+from shards.make.collecting import begun_in, collect
 from shards.make.idx import IdxReader, is_images_file, list_idx
-from shards.make.listing import Listing, Place, Reader, Seen, collect, is_hidden, patiently, state_of
+from shards.make.listing import Listing, Mark, Place, Reader, Seen, is_hidden, patiently, state_of
 from shards.make.tarfiles import TarReader, list_tar, recognise
 from shards.make.urls import AddressReader, addresses_of, list_addresses
 from shards.make.zipfiles import ZipReader, list_zip
@@ -29,18 +30,20 @@ HINTS = {
 }
 
 
-def list_source(path: Where, scratch: Path) -> Listing:
+def list_source(path: Where, scratch: Path, kept: Path | None = None) -> Listing:
     """List the pictures of `path`, whatever it is, sorted by name.
+
+    kept: a folder for what is listed of a folder, zip or tar, so that the same call goes on where it was killed.
 
     A compressed tar has no places to read from: it is first decompressed into one file in `scratch`, never
     into many. Raises ShardError where there is no picture, or where a folder or archive cannot be read.
     """
     if isinstance(path, Address):
-        listing = _list_address(look(path), scratch)
+        listing = _list_address(look(path), scratch, kept)
     elif not path.exists():
         raise ShardError(f"{path}: there is no such file or folder")
     else:
-        listing = _list_folder(path, scratch) if path.is_dir() else _list_file(path, scratch)
+        listing = _list_folder(path, scratch, kept) if path.is_dir() else _list_file(path, scratch, kept)
     if not len(listing):
         others = ", ".join(f"{count} {kind}" for kind, count in sorted(listing.left_out.items()))
         hints = (HINTS[kind] for kind in HINTS if kind in listing.left_out and listing.kind in ("folder", "bucket"))
@@ -62,41 +65,49 @@ def open_reader(kind: str, path: Where) -> Reader:
     return readers[kind](path)
 
 
-def _list_file(path: Path, scratch: Path) -> Listing:
+def _list_file(path: Path, scratch: Path, kept: Path | None) -> Listing:
     if is_images_file(path):
         return collect("idx", path, list_idx(path), scratch)
-    return _list_archive(path, scratch)
+    return _list_archive(path, scratch, kept)
 
 
-def _list_address(address: Address, scratch: Path) -> Listing:
+def _list_address(address: Address, scratch: Path, kept: Path | None) -> Listing:
     if address.is_folder or address.url.endswith("/"):
         return collect("bucket", address, list_bucket(address), scratch)
-    return _list_archive(address, scratch)
+    return _list_archive(address, scratch, kept)
 
 
-def _list_archive(path: Where, scratch: Path) -> Listing:
+def _list_archive(path: Where, scratch: Path, kept: Path | None) -> Listing:
     kind, opened = recognise(path, scratch)
-    entries = {"zip": list_zip, "tar": list_tar, "urls": list_addresses}[kind](opened)
-    return collect(kind, opened, entries, scratch)
+    if kind == "urls":
+        return collect(kind, opened, list_addresses(opened), scratch)
+    begun = begun_in(kept)
+    entries = list_zip(opened, begun.at) if kind == "zip" else list_tar(opened, begun.at or 0)
+    return collect(kind, opened, entries, scratch, begun)
 
 
-def _list_folder(path: Path, scratch: Path) -> Listing:
+def _list_folder(path: Path, scratch: Path, kept: Path | None) -> Listing:
     if any(is_images_file(entry) for entry in path.iterdir()):
         return collect("idx", path, list_idx(path), scratch)
     # Changes all the time, where it is in there
     written = None if scratch.resolve() in path.resolve().parents else scratch.resolve()
-    parts: list[str] = []
-    listing = collect("folder", path, _noted(parts, _walk(path, "", frozenset(), written)), scratch)
+    begun, parts = begun_in(kept), list[str]()
+    is_new, entries = begun.at is None, _walk(path, "", frozenset(), written, begun.at)
+    listing = collect("folder", path, _noted(parts, entries), scratch, begun)
+    if not len(listing) and not is_new:  # what was noted before is not known
+        return _list_folder(path, scratch, None)
     if parts and not len(listing) and listing.left_out.keys().isdisjoint(ARCHIVES):
         return _list_parts(path, sorted(parts), listing.left_out, scratch)
     tables = [name for name, _ in listing.tables.values() if not _is_in(written, path / name)]
     return replace(listing, seen={name: state_of(path / name) for name in tables})
 
 
-def _noted(parts: list[str], entries: Iterator[tuple[str, Place] | Seen]) -> Iterator[tuple[str, Place] | Seen]:
+def _noted(
+    parts: list[str], entries: Iterator[tuple[str, Place] | Seen | Mark]
+) -> Iterator[tuple[str, Place] | Seen | Mark]:
     """The entries of a folder; the names of Parquet files among them are noted."""
     for entry in entries:
-        if not isinstance(entry, Seen) and entry[0].lower().endswith(PART) and not is_hidden(entry[0]):
+        if not isinstance(entry, Seen | Mark) and entry[0].lower().endswith(PART) and not is_hidden(entry[0]):
             parts.append(entry[0])
         yield entry
 
@@ -115,30 +126,38 @@ def _is_in(written: Path | None, path: Path) -> bool:
 
 
 def _walk(
-    root: Path, folder: str, parents: frozenset[tuple[int, int]], written: Path | None
-) -> Iterator[tuple[str, Place] | Seen]:
+    root: Path, folder: str, parents: frozenset[tuple[int, int]], written: Path | None, at: str | None = None
+) -> Iterator[tuple[str, Place] | Seen | Mark]:
     """Names of all files below root/folder, with `/` between; links are followed, loops are not.
 
-    Each folder is told with its time before it is read, but for hidden ones and what is `written` to.
+    Each folder is told with its time before it is read, but for hidden ones and what is `written` to; its files
+    come before the folders in it, these by name. `at`: the folder that was the last to be read, this one or below.
     """
+    known, reached = at is not None, (at or "")[len(folder) :].partition("/")[0]
     facts = (root / folder).stat()
-    if not is_hidden(folder) and not _is_in(written, root / folder):
+    if not known and not is_hidden(folder) and not _is_in(written, root / folder):
         yield Seen(folder, facts.st_mtime_ns)
     here = facts.st_dev, facts.st_ino
     if here in parents:
         return
+    below = []
     try:
         with os.scandir(root / folder) as entries:
             for entry in entries:
-                name = f"{folder}{entry.name}"
                 if entry.is_dir():
-                    yield from _walk(root, f"{name}/", parents | {here}, written)
-                else:
-                    yield name, Place()
+                    below.append(entry.name)
+                elif not known:
+                    yield f"{folder}{entry.name}", Place()
     except OSError as error:
         if not is_hidden(folder[:-1]):
             raise ShardError(f"{root / folder}: cannot be listed: {error.strerror}") from None
         yield folder, Place()  # nobody else may look into it: counted as one that is hidden
+    if not known:
+        yield Mark(folder)
+    for name in sorted(below):
+        if name >= reached:
+            last = at if known and name == reached else None
+            yield from _walk(root, f"{folder}{name}/", parents | {here}, written, last)
 
 
 class FolderReader(Reader):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -39,6 +40,7 @@ from shards.make.sources import list_source
 from shards.make.tarfiles import recognise
 from shards.make.urls import addresses_of
 
+BEGUN = ".begun"  # the end of the name of a folder for a listing that is not finished
 ATTEMPTS = 3  # listings of a source that changes meanwhile
 
 log = logging.getLogger("shards.survey")
@@ -146,11 +148,11 @@ def survey(options: Options) -> Iterator[Survey]:
     if options.slice[1] > 1:
         yield _survey(options)
         return
-    remove_catalogues(options.out)
+    remove_catalogues(options.out, but=BEGUN)
     try:
         yield _survey(options)
     finally:
-        remove_catalogues(options.out)
+        remove_catalogues(options.out, but=BEGUN)
 
 
 def _survey(options: Options) -> Survey:
@@ -226,11 +228,23 @@ def refuse_changed(out: Path, folder: Path, plan: Plan) -> None:
 
 
 def _catalogue(options: Options, file: Path) -> None:
-    """List the source, all of which has to be as it was found when that is done."""
+    """List the source; killed, the next process goes on."""
+    kept = file.with_suffix(BEGUN)
+    try:
+        _annotated(options, file, _listed(options, kept))
+    except ShardError:  # all that is kept would end so again
+        shutil.rmtree(kept, ignore_errors=True)
+        raise
+    shutil.rmtree(kept, ignore_errors=True)
+
+
+def _listed(options: Options, kept: Path) -> Listing:
+    """The listing; all folders are as they were found when it is done."""
     for _ in range(ATTEMPTS):
-        listing = list_source(options.source, options.out)
+        listing = list_source(options.source, options.out, kept)
         if not (isinstance(options.source, Path) and have_changed(options.source, _folders(listing))):
-            return _annotated(options, file, listing)
+            return listing
+        shutil.rmtree(kept, ignore_errors=True)
     raise _changing(options.source)
 
 

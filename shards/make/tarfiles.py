@@ -19,11 +19,12 @@ from shards.format.tar import is_tar, members, read_members
 from shards.format.transform import PictureError
 from shards.make.address import Where
 from shards.make.claims import made_once
-from shards.make.listing import LINK, REFUSED, SPARSE, FileReader, Place
+from shards.make.listing import LINK, REFUSED, SPARSE, FileReader, Mark, Place
 from shards.make.ranges import RangeFile, open_stream
 from shards.make.urls import addresses_of, is_list
 
 FORMS = {"file": 0, "link": LINK, "sparse": SPARSE}
+MARK = 1 << 10  # entries between two marks
 Opener = Callable[[BinaryIO], Any]
 OPENERS: dict[bytes, Opener] = {
     b"\x1f\x8b": gzip.open,
@@ -83,15 +84,22 @@ def _ends_sha256(path: Where, length: int = 1 << 16) -> str:
         return hashlib.sha256(b"%d\0" % size + head + stream.read(length)).hexdigest()
 
 
-def list_tar(path: Where) -> Iterator[tuple[str, Place]]:
-    """Name and place of every entry of an uncompressed tar that is not a folder.
+def list_tar(path: Where, at: int = 0) -> Iterator[tuple[str, Place] | Mark]:
+    """Name and place of every entry of an uncompressed tar that is not a folder, from a mark on.
+
+    There is none behind the first link: which bytes a hard link has is told by all that stands before it.
 
     Raises ShardError where the tar is damaged: what lies behind the damage would be lost without a word.
     """
-    found = members(path) if isinstance(path, Path) else read_members(RangeFile(path), str(path))
-    for member in found:
+    found = members(path, at) if isinstance(path, Path) else read_members(RangeFile(path), str(path), at)
+    linked, before = False, -1
+    for count, member in enumerate(found, 1):
         if member.form != "folder":
             yield member.name, Place(member.offset, member.size, member.size, 0, FORMS[member.form])
+        linked = linked or member.form == "link" or member.offset <= before
+        before = member.offset
+        if not linked and count % MARK == 0:
+            yield Mark(member.end)
 
 
 class TarReader(FileReader):

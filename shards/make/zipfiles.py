@@ -8,12 +8,12 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from shards.errors import ShardError
 from shards.format.transform import MAX_PICTURE_BYTES, PictureError
 from shards.make.address import Where
-from shards.make.listing import ENCRYPTED, REFUSED, FileReader, Place
+from shards.make.listing import ENCRYPTED, REFUSED, FileReader, Mark, Place
 from shards.make.ranges import open_stream
 
 END = struct.Struct("<4s4H2LH")  # signature, disks, counts, size and offset of the directory, length of the comment
@@ -25,11 +25,12 @@ LONGEST_COMMENT = 0xFFFF
 ELSEWHERE = 0xFFFFFFFF  # a 32-bit field whose value is in the zip64 extra field
 LARGEST = 1 << 60  # bytes, of what is believed
 STORED, DEFLATED = 0, 8
+MARK = 1 << 16  # entries between two marks
 UNIX, MAC = 3, 19  # made there, a backslash in a name is one; anywhere else it stands between folders
 
 
-def list_zip(path: Where) -> Iterator[tuple[str, Place]]:
-    """Name and place of every file in a zip; ShardError where it is damaged or cut short.
+def list_zip(path: Where, at: Any = None) -> Iterator[tuple[str, Place] | Mark]:
+    """Name and place of every file in a zip, or behind a mark; ShardError where it is damaged or cut short.
 
     The directory is read to its end, also where the end record's count is less: macOS's Finder writes it modulo
     65,536, and places modulo 4 GiB.
@@ -37,14 +38,16 @@ def list_zip(path: Where) -> Iterator[tuple[str, Place]]:
     with open_stream(path) as stream:
         try:
             directory = _find_directory(stream)
-            stream.seek(directory.start)
-            count, before, wraps = 0, 0, 0
+            position, count, before, wraps = at or (directory.start, 0, 0, 0)
+            stream.seek(position)
             while stream.tell() < directory.end:
                 name, place = _entry(stream)
                 wraps += directory.wrapped and place.offset < before
                 count, before = count + 1, place.offset
                 if not name.endswith("/") or place.size:
                     yield name, place._replace(offset=place.offset + directory.shift + (wraps << 32))
+                if count % MARK == 0:
+                    yield Mark([stream.tell(), count, before, wraps])
             if stream.tell() != directory.end or count < directory.entries:
                 raise ValueError(
                     f"its directory has {count:,} entries, its end record states {directory.entries:,}"
