@@ -2,6 +2,7 @@
 
     pip install loaderx datasets spdl          missing ones are named
     python bench/loader_pairs.py               64 and 128 px, 9 rounds: some three minutes
+    python bench/loader_pairs.py --labels      ours, with 40 attributes and identities, and without
 
 Shuffled uint8 batches of 128 from 16,000 pictures, warm page cache. Each loader lives in a process of its own; in a
 round each is asked in turn for batches for a short while. Two rates are taken: by the clock, and by the processor
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +59,31 @@ def open_memmap(folder: Path, size: int) -> Iterator[Any]:
         yield from (pictures[batch] for batch in beforehand)
 
 
-def open_facegan(folder: Path, size: int) -> Iterator[Any]:
+def open_facegan(folder: Path, size: int) -> Any:
     if not (folder / "ours").exists():
-        build_ours("png")(folder / "ours", list(draw(size)), [], COUNT)
+        annotate(folder / "annotations")
+        build_ours("png", annotations=folder / "annotations")(folder / "ours", list(draw(size)), [], COUNT)
     return open_ours(folder / "ours", size, 0)
+
+
+def annotate(folder: Path) -> None:
+    """CelebA's annotation files with made-up content."""
+    rng, names = np.random.default_rng(0), [f"{i:08d}.ppm" for i in range(COUNT)]
+    values = rng.choice(["-1", "1"], (COUNT, 40))
+    rows = [f"{name} {' '.join(row)}" for name, row in zip(names, values, strict=True)]
+    folder.mkdir()
+    attributes = [str(COUNT), " ".join(f"A{i}" for i in range(40)), *rows]
+    (folder / "list_attr_celeba.txt").write_text("\n".join(attributes) + "\n")
+    identities = [f"{name} {number}\n" for name, number in zip(names, rng.integers(1, 10_178, COUNT), strict=True)]
+    (folder / "identity_CelebA.txt").write_text("".join(identities))
+
+
+def open_labelled(folder: Path, size: int) -> Iterator[Any]:
+    import shards
+
+    stream = open_facegan(folder, size)
+    labels = shards.open_set(folder / "ours").labels("train")
+    return map(itemgetter(0), stream.labelled(labels))
 
 
 def open_loaderx(folder: Path, size: int) -> Iterator[Any]:
@@ -134,12 +157,27 @@ def serve(name: str, folder: Path, size: int) -> None:
         raise SystemExit(f"{name}: a batch of {batch_bytes} bytes")
     print("ready", flush=True)
     for line in sys.stdin:
-        start, busy, count = time.perf_counter(), time.process_time(), 0
-        while (passed := time.perf_counter() - start) < float(line) or not count:
-            next(batches)
-            count += BATCH
-        print(count / passed, count / (time.process_time() - busy), flush=True)
+        print(*rates_of(batches, float(line)), flush=True)
     os._exit(0)  # some loaders' threads would wait for ever
+
+
+def rates_of(batches: Iterator[Any], seconds: float) -> list[float]:
+    """Samples a second, delivered for so long: by the clock, by processor time."""
+    start, busy, count = time.perf_counter(), time.process_time(), 0
+    while (passed := time.perf_counter() - start) < seconds or not count:
+        next(batches)
+        count += BATCH
+    return [count / passed, count / (time.process_time() - busy)]
+
+
+def with_labels(folder: Path, size: int, rounds: int, seconds: float) -> Rates:
+    """Ours without labels and with, in turns in one process: how pages lie in memory would weigh more."""
+    streams = {"facegan": open_facegan(folder, size), "labelled": open_labelled(folder, size)}
+    rates: Rates = {name: [] for name in streams}
+    for _ in range(rounds + 1):
+        for name, batches in streams.items():
+            rates[name].append(rates_of(batches, seconds))
+    return {name: each[1:] for name, each in rates.items()}  # the first warms up
 
 
 def race(folder: Path, size: int, rounds: int, seconds: float) -> tuple[Rates, dict[str, str]]:
@@ -171,7 +209,7 @@ def table(by_size: dict[int, Rates], kind: int) -> list[str]:
     by = ("the clock", "processor time")[kind]
     lines = ["| " + " | ".join([f"samples/s by {by}", *(f"{size} px | ours over it" for size in by_size)]) + " |"]
     lines.append("|---|" + "---:|---:|" * len(by_size))
-    for name in LOADERS:
+    for name in dict.fromkeys(name for rates in by_size.values() for name in rates):
         cells = []
         for rates in by_size.values():
             pairs = zip(rates["facegan"], rates.get(name, []), strict=False)
@@ -188,6 +226,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=1.0, help="of a loader's turn")
     parser.add_argument("--quick", action="store_true", help="3 rounds of 0.3 s")
+    parser.add_argument("--labels", action="store_true", help="ours with labels and without")
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128])
     parser.add_argument("--data", type=Path, help="keep the sets here between runs")
     parser.add_argument("--json", action="store_true", help="print the rates of each round")
@@ -195,12 +234,17 @@ def main() -> None:
     options = parser.parse_args()
     if options.serve:
         serve(options.serve[0], Path(options.serve[1]), int(options.serve[2]))
+    if options.labels and not ALLOCATOR.items() <= os.environ.items():
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ALLOCATOR})
     rounds, seconds = (3, 0.3) if options.quick else (options.rounds, options.seconds)
     rates, missing = {}, {}
     with tempfile.TemporaryDirectory(prefix="facegan-bench-") as scratch:
         for size in options.sizes:
             folder = (options.data or Path(scratch)) / str(size)
             folder.mkdir(parents=True, exist_ok=True)
+            if options.labels:
+                rates[size] = with_labels(folder, size, rounds, seconds)
+                continue
             rates[size], reasons = race(folder, size, rounds, seconds)
             missing |= reasons
     if options.json:

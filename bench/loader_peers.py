@@ -51,7 +51,9 @@ def torch_loader(dataset: Any, workers: int, **options: Any) -> Any:
     return DataLoader(dataset, num_workers=workers, persistent_workers=workers > 0, **options)
 
 
-def build_ours(members: str, quality: int | None = None) -> Callable[[Path, Pictures, list[bytes], int], None]:
+def build_ours(
+    members: str, quality: int | None = None, annotations: Path | None = None
+) -> Callable[[Path, Pictures, list[bytes], int], None]:
     """The pictures as `facegan preprocess --members` makes a set of them."""
 
     def build(folder: Path, pictures: Pictures, jpegs: list[bytes], count: int) -> None:
@@ -65,13 +67,14 @@ def build_ours(members: str, quality: int | None = None) -> Callable[[Path, Pict
             for i in range(count):
                 archive.writestr(f"{i:08d}.ppm", ppms[i % len(ppms)])
         form = {"crop": "none", "shard_size": SHARD, "members": members, "quality": quality}
+        form["annotations"] = annotations
         preprocess(Options(source, folder, (pictures[0].shape[:2],), workers=usual_threads(), **form))
         source.unlink()
 
     return build
 
 
-def open_ours(folder: Path, size: int, workers: int) -> Iterator[Any]:
+def open_ours(folder: Path, size: int, workers: int) -> Any:
     import shards
 
     return shards.Stream(shards.open_set(folder).split("train"), BATCH, seed=0)

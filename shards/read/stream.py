@@ -78,9 +78,7 @@ class Stream(Iterator["torch.Tensor"]):
         return self
 
     def __next__(self) -> "torch.Tensor":
-        if self._ahead == len(self._places):
-            self._samples = self._upcoming()
-            self._places, self._ahead = self.images.places(self._samples), 0
+        self._look_ahead()
         self.read = self._samples[self._ahead]
         if self._staged:
             self._announce(self._staged, self.read)
@@ -96,15 +94,21 @@ class Stream(Iterator["torch.Tensor"]):
     def labelled(self, labels: AnyLabels) -> Iterator[tuple["torch.Tensor", Labels]]:
         """Batches, for ever, each with the labels of its samples; `labels` are those of the stream's images."""
         samples, known = self._samples, labels[self._samples.reshape(-1)]  # of many batches at once: that is faster
-        for batch in self:
+        while True:
+            self._look_ahead()
             if self._samples is not samples:
                 samples, known = self._samples, labels[self._samples.reshape(-1)]
-            first = (self._ahead - 1) * self.batch_per_rank
-            yield batch, known[first : first + self.batch_per_rank]
+            first = self._ahead * self.batch_per_rank
+            yield next(self), known[first : first + self.batch_per_rank]  # not kept here: its memory is used again
 
     def keys_at(self, positions: Ints) -> list[str]:
         """The keys of the samples read at these positions (int64, (n,))."""
         return self.images.keys(self.order.at(np.asarray(positions, np.int64)))
+
+    def _look_ahead(self) -> None:
+        if self._ahead == len(self._places):
+            self._samples = self._upcoming()
+            self._places, self._ahead = self.images.places(self._samples), 0
 
     def _upcoming(self) -> Ints:
         """The samples of this rank's next batches: (batches, b)."""
