@@ -94,14 +94,15 @@ def test_a_million_shards_are_loaded_in_less_than_100_mb(tmp_path: Path) -> None
     index.__dict__["fingerprint"] = "f" * 64  # a second that this test is not about
     index.write(tmp_path)
     code = (
-        "import sys, resource; from pathlib import Path; from shards.format.index import load_index; "
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; before = peak(); "
+        "import re, sys; from pathlib import Path; from shards.format.index import load_index; "
+        "status = Path('/proc/self/status'); "  # getrusage's peak is also that of its parent
+        "peak = lambda: int(re.search(r'VmHWM:\\s*(\\d+) kB', status.read_text())[1]); before = peak(); "
         "index = load_index(Path(sys.argv[1])); print(peak() - before, len(index.shards), index.shards[-1].name)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     used, *rest = done.stdout.split()
     assert rest == [str(count), "train-999999.tar"]
-    assert int(used) < 200_000  # kB, of these 61 MB are pages of the file, which all ranks of a node share
+    assert 50_000 < int(used) < 100_000  # kB; of these 61 MB are pages of the file, which all ranks of a node share
 
 
 COLUMN_DAMAGE = {

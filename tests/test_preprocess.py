@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from shards.errors import ShardError
 from shards.format.columns import cut
 from shards.format.index import ShardIndex, load_index
 from shards.format.png import Geometry
-from shards.make import groups
+from shards.make import closing, groups
 from shards.make.layout import parse_bytes, samples_per_shard
 from shards.make.plan import Plan
 from shards.make.writer import Options, close_set, preprocess
@@ -192,6 +193,29 @@ def test_a_missing_or_short_shard_of_a_closed_set_is_written_again(
     shard.write_bytes(shard.read_bytes()[:-512])
     make(archive, tmp_path)
     assert tree(tmp_path) == tree(whole)
+
+
+def test_slices_of_a_closed_set_look_at_their_own_shards_alone_and_mend_them(
+    archive: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    asked: list[str] = []
+    real = closing.size_of
+    monkeypatch.setattr(closing, "size_of", lambda file: asked.append(file.name) or real(file))
+    small: dict[str, Any] = {"sizes": ((64, 64),), "workers": 1}
+    names = [shard.name for shard in load_index(out / "64").shards]
+    found = []
+    for part in range(3):
+        asked.clear()
+        make(archive, out, slice=(part, 3), **small)
+        found.append([*asked])
+    assert [name for names in found for name in names] == names and all(found)
+    (out / "64" / names[-1]).unlink()
+    for part in (0, 1, 2):
+        make(archive, out, slice=(part, 3), **small)
+        assert (out / "64" / names[-1]).exists() == (part == 2)
+    assert tree(out) == tree(whole)
 
 
 def test_another_size_joins_a_closed_set(archive: Path, whole: Path, tmp_path: Path) -> None:
@@ -504,8 +528,11 @@ def test_side_tables_in_parts_are_written_by_the_slices_and_closing_reads_no_sam
     assert names == [row["source"] for row in table(tmp_path / "single" / "64")]
     assert verify_set(out / "64") == []
     assert len(open_set(out / "64").labels("train")) == 15
-    (out / "64" / tables[1]).unlink()
-    assert [found.what for found in verify_set(out / "64")] == ["missing"]
+    for name in (tables[1], index.labels[1].name, "rejects.jsonl"):
+        (out / "64" / name).unlink()
+    assert [found.what for found in verify_set(out / "64")] == ["missing"] * 3
+    shared = [[found.file for found in verify_set(out / "64", part=(part, 3))] for part in range(3)]
+    assert shared == [[tables[1]], [index.labels[1].name], ["rejects.jsonl"]]
 
 
 @pytest.mark.parametrize("write", [write_tar, write_zip])

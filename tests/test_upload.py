@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,9 +24,11 @@ from jobs.slurm.checks import check_preprocess
 from jobs.slurm.request import Call
 from shards.errors import ShardError
 from shards.make import upload as uploads
+from shards.make import zipfiles
 from shards.make.address import Address, system_of
 from shards.make.upload import DONE, MARK, upload
 from shards.make.writer import Options, preprocess
+from shards.make.zipfiles import END, END64
 from shards.read import remote
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # aiohttp's sessions outlive the tests
@@ -270,6 +273,30 @@ def test_a_job_takes_an_address_as_its_source_but_not_as_its_out(tmp_path: Path)
     check_preprocess(call("s3://bucket/faces.zip", str(tmp_path / "out")))
     with pytest.raises(UsageError, match="facegan shards upload OUT ADDRESS"):
         check_preprocess(call("faces.zip", "s3://bucket/out"))
+
+
+def test_a_submission_takes_a_zips_count_from_its_end_record_and_reads_no_entry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A directory of 10^7 entries is not read on a login node: here it is a hole of a gigabyte, without any."""
+    count, length = 10**7, 1 << 30
+    with (tmp_path / "faces.zip").open("wb") as file:
+        file.write(b"PK\3\4")
+        file.seek(length, os.SEEK_CUR)
+        file.write(END64.pack(b"PK\6\6", 44, 45, 45, 0, 0, count, count, length, 4))
+        file.write(struct.pack("<4sLQL", b"PK\6\7", 0, 4 + length, 1))
+        file.write(END.pack(b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0))
+    monkeypatch.setattr(zipfiles, "_entry", lambda stream: pytest.fail("an entry is read"))
+    arguments = (str(tmp_path / "faces.zip"), str(tmp_path / "out"), "--size", "1024")
+    before = bytes_read()
+    with pytest.raises(UsageError, match=r"out needs about 29363\.6 GiB"):
+        check_preprocess(Call(tmp_path / "preprocess.sh", (), arguments, {}))
+    assert bytes_read() - before < 1 << 20
+
+
+def bytes_read() -> int:
+    """By this process, of any files."""
+    return int(Path("/proc/self/io").read_text(encoding="ascii").split()[1])
 
 
 def test_an_unfinished_set_is_not_sent(archive: Path, tmp_path: Path, target: Address) -> None:

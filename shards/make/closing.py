@@ -9,11 +9,11 @@ from pathlib import Path
 from facegan.errors import FaceganError
 from facegan.files import remove_stale_of, sha256_file, whole_file
 from shards.errors import ShardError
-from shards.format.columns import Shards
+from shards.format.columns import Shards, cut
 from shards.format.index import NAME, Encoding, Record, Rejects, ShardIndex, Source, Split, Transform, load_index
 from shards.format.transform import SMALLER
 from shards.make.catalogue import remove_catalogues
-from shards.make.claims import forget, refuse_live
+from shards.make.claims import Slice, forget, refuse_live
 from shards.make.groups import Group, count_groups, group_of, names_of, rejects_of, size_of
 from shards.make.parts import CONTENT_MODULUS, FOLDER, read_part
 from shards.make.plan import MAX_REJECTS, PLAN, Plan, read_plan
@@ -49,7 +49,8 @@ def clean_closed(out: Path) -> None:
     with suppress(FaceganError, OSError):  # somebody is, another size is damaged, or OUT cannot be written
         refuse_live(out)
         folders = sets_begun(out)
-        if not all(map(whole_index, folders)):
+        left = any(out.glob(".*")) or any((folder / FOLDER).exists() for folder in folders)
+        if not left or not all(map(whole_index, folders)):
             return
         for folder in folders:
             shutil.rmtree(folder / FOLDER, ignore_errors=True)
@@ -76,12 +77,14 @@ def close_folder(folder: Path, of_slices: bool = False) -> ShardIndex:
     return finished
 
 
-def whole_index(folder: Path) -> ShardIndex | None:
-    """The index of a whole set: all shards there, of their sizes."""
+def whole_index(folder: Path, part: Slice = (0, 1)) -> ShardIndex | None:
+    """The index of a whole set: all shards there, of their sizes; or a slice's own, as others look at the rest."""
     if not (folder / NAME).exists():
         return None
-    index = load_index(folder)
-    whole = all(size_of(folder / shard.name) == shard.bytes for shard in index.shards)
+    index, plan = load_index(folder), read_plan(folder)
+    is_plans = plan is not None and len(plan) == len(index.shards)  # else some are of rejects alone: look at all
+    mine = index.shards[cut(len(index.shards), *part)] if is_plans else index.shards
+    whole = all(size_of(folder / shard.name) == shard.bytes for shard in mine)
     return index if whole else None
 
 

@@ -41,7 +41,7 @@ def preprocess(options: Options, progress: Progress = lambda read, rejected, tot
     on the same slice; DiskFullError where there is no room.
     """
     folders = [options.folder(size) for size in options.sizes]
-    done = {folder: index for folder in folders if (index := whole_index(folder)) is not None}
+    done = {folder: index for folder in folders if (index := whole_index(folder, options.slice)) is not None}
     if len(done) == len(folders) and all(is_unchanged(read_plan(folder), options) for folder in folders):
         clean_closed(options.out)
         return Outcome(done)
@@ -51,7 +51,7 @@ def preprocess(options: Options, progress: Progress = lambda read, rejected, tot
         plans = {options.folder(size): source.plan(size) for size in options.sizes}
         for folder, plan in plans.items():
             _agree(folder, plan, is_alone(options.out, options.slice))
-        todo = {folder: plan for folder, plan in plans.items() if whole_index(folder) is None}
+        todo = {folder: plan for folder, plan in plans.items() if whole_index(folder, options.slice) is None}
         if todo:
             _write(source, todo, progress)
         outcome = _outcome(options, source, plans)
@@ -84,7 +84,7 @@ def _outcome(options: Options, source: Survey, plans: dict[Path, Plan]) -> Outco
         indices = {folder: close_folder(folder) for folder in plans}
         remove_made_once(options.out)
     else:
-        indices = {folder: index for folder in plans if (index := whole_index(folder)) is not None}
+        indices = {folder: index for folder in plans if (index := whole_index(folder, options.slice)) is not None}
     return Outcome(indices, source.catalogue.notes, source.catalogue.left_out)
 
 

@@ -49,13 +49,14 @@ def verify_set(folder: Path, progress: Progress | None = None, part: tuple[int, 
     encoded again from its own pixels and compared (its checksums then differ wherever a bit did), attributes are
     compared with the side table, encoded members with the CRC-32 of the member table.
     progress: called with the number of bytes checked since the last call.
-    part: (i, n) checks the i-th of n equal parts of the shards, from 0; the first also what lies beside them.
+    part: (i, n) checks the i-th of n equal parts of the shards, and of the tables beside them, from 0; the first
+    also looks for foreign shards.
     """
     try:
         index = load_index(folder)
     except ShardError as error:
         return [Damage(NAME, str(error))]
-    findings = [*_strangers(folder, index), *_side_files(folder, index)] if part[0] == 0 else []
+    findings = [*(_strangers(folder, index) if part[0] == 0 else ()), *_side_files(folder, index, part)]
     numbers = range(len(index.shards))[cut(len(index.shards), *part)]
     with ThreadPoolExecutor(usual_threads(), thread_name_prefix="verify") as pool:
         checks = pool.map(lambda number: _check(folder, index, number, progress), numbers)
@@ -69,8 +70,9 @@ def _strangers(folder: Path, index: ShardIndex) -> Iterator[Damage]:
             yield Damage(path.name, "a foreign shard: the index does not know it, nothing will be read from it")
 
 
-def _side_files(folder: Path, index: ShardIndex) -> Iterator[Damage]:
-    for file in index.side_files:
+def _side_files(folder: Path, index: ShardIndex, part: tuple[int, int]) -> Iterator[Damage]:
+    files = index.side_files
+    for file in files[cut(len(files), *part)]:
         path = folder / file.name
         if not path.exists():
             yield Damage(file.name, "missing")
