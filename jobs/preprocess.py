@@ -114,9 +114,10 @@ def command(
 
     SRC is a folder (CelebA's, LFW's, or any tree of jpg, png, webp, bmp, ppm), a zip or tar read in place, a packed
     tar (gz, bz2, xz), or MNIST's idx files. At https://, s3:// or gs:// it is a zip, a tar or a folder of a bucket;
-    and a list of addresses (one a line, or csv or parquet with a column url) is fetched picture by picture. Each
-    picture is cropped first, then resized. The same command again continues; while it runs, a second one on the
-    same shards is refused. A picture that cannot be used is named, with the reason, in rejects.jsonl.
+    and a list of addresses (one a line, csv, or parquet, also in parts in a folder, with a column url) is fetched
+    picture by picture. Each picture is cropped first, then resized. The same command again continues; while it
+    runs, a second one on the same shards is refused. A picture that cannot be used is named, with the reason, in
+    rejects.jsonl.
 
     \b
     Examples:
