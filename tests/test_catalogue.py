@@ -96,6 +96,40 @@ def test_a_killed_listing_is_made_anew_and_a_damaged_one_is_named(source: Path, 
             make(source, tmp_path / "out", (1, 2))
 
 
+@pytest.mark.parametrize("damage", ["none", "block", "journal", "pictures"])
+def test_blocks_that_a_killed_process_wrote_are_kept_where_they_are_whole_and_of_the_same_pictures(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    monkeypatch.setattr(catalogue, "BLOCK_ROWS", 2)
+    listing = list_source(source, tmp_path)
+    known = annotate(listing, source, None, holdout=4)
+    write_catalogue(tmp_path / "whole.json", listing, known)
+    written: list[Path] = []
+
+    def write(path: Path, rows: catalogue.Rows) -> tuple[int, str]:
+        written.append(path)
+        if len(written) == 4:
+            raise KeyboardInterrupt
+        return write_block(path, rows)
+
+    write_block = catalogue._write_block
+    monkeypatch.setattr(catalogue, "_write_block", write)
+    with pytest.raises(KeyboardInterrupt):
+        write_catalogue(tmp_path / "kept.json", listing, known)
+    if damage == "block":
+        (tmp_path / "kept" / "00001.npy").write_bytes(b"damaged")
+    if damage == "journal":
+        (tmp_path / "kept" / "blocks.jsonl").write_text("[]\n")
+    if damage == "pictures":
+        (tmp_path / "kept" / "blocks.jsonl").write_text('{"listing": "another"}\n')
+    written[:] = [Path()] * 4
+    write_catalogue(tmp_path / "kept.json", listing, known)
+    assert [path.name for path in written[4:]] == [f"{i:05d}.npy" for i in range(3 if damage == "none" else 0, 5)]
+    assert (tmp_path / "kept.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+    for block in (tmp_path / "whole").iterdir():
+        assert block.read_bytes() == (tmp_path / "kept" / block.name).read_bytes()
+
+
 def test_two_may_close_a_set_at_once(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for index in (0, 1):
         make(source, tmp_path / "out", (index, 2))

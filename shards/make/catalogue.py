@@ -7,6 +7,7 @@ those of its own shards and nothing else. Nothing is pickled.
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facegan.files import sha256_file, whole_file, write_json
+from facegan.errors import FaceganError
+from facegan.files import append_json_line, json_lines, sha256_file, whole_file, write_json
 from shards.errors import ShardError
 from shards.make.address import full_name
 from shards.make.annotations import SPLITS, Annotations
@@ -25,6 +27,7 @@ from shards.make.slots import UNKNOWN
 from shards.make.sorting import name_bytes
 
 CATALOGUE = ".listing-"  # how its names begin
+JOURNAL = "blocks.jsonl"  # what the blocks are of, then a line for each that is whole
 BLOCK_ROWS, BLOCK_BYTES = 1 << 18, 64 << 20  # of a block: whichever is less
 NUMBERS, FOLDERS = "numbers", "folders"  # what identities are
 Rows = NDArray[np.void]
@@ -67,12 +70,13 @@ class Catalogue:
 
 
 def write_catalogue(target: Path, listing: Listing, annotations: Annotations) -> None:
-    """Write the blocks, then `target`, which names them: where it is, all is there."""
+    """Write the blocks, then `target`, which names them: where it is, all is there. Killed, it goes on."""
     folder = target.with_suffix("")
-    shutil.rmtree(folder, ignore_errors=True)  # what a killed process left
-    blocks = [
-        _write_block(folder / f"{number:05d}.npy", rows) for number, rows in enumerate(_rows(listing, annotations))
-    ]
+    of = {"listing": listing.fingerprint, "annotations": annotations.fingerprint}
+    blocks = _kept_blocks(folder, of)
+    for number, rows in enumerate(_rows(listing, annotations, [count for count, _ in blocks]), len(blocks)):
+        blocks.append(_write_block(folder / f"{number:05d}.npy", rows))
+        append_json_line(folder / JOURNAL, {"rows": blocks[-1][0], "sha256": blocks[-1][1]})
     pictures = [int(np.count_nonzero(annotations.splits == number)) for number in range(len(SPLITS))]
     texts = annotations.identities is not None and any(isinstance(each, str) for each in annotations.identities)
     where = listing.path
@@ -80,8 +84,7 @@ def write_catalogue(target: Path, listing: Listing, annotations: Annotations) ->
         kind=listing.kind,
         path=full_name(where),
         counts={split: count for split, count in zip(SPLITS, pictures, strict=True) if count},
-        listing=listing.fingerprint,
-        annotations=annotations.fingerprint,
+        **of,
         plain_stems=listing.has_plain_stems,
         member_bytes=annotations.member_bytes,
         names=list(annotations.names),
@@ -96,15 +99,35 @@ def write_catalogue(target: Path, listing: Listing, annotations: Annotations) ->
     write_json(target, asdict(whole))
 
 
-def _rows(listing: Listing, annotations: Annotations) -> Iterator[Rows]:
-    """The rows in the set's order, a block at a time."""
+def _kept_blocks(folder: Path, of: dict[str, str]) -> list[tuple[int, str]]:
+    """The blocks that a killed process wrote of the same pictures; where one is not whole, they are begun anew."""
+    with suppress(FaceganError, TypeError, KeyError):
+        first, *known = [*json_lines(folder / JOURNAL)] or [{}]
+        blocks = [(int(each["rows"]), str(each["sha256"])) for each in known]
+        paths = [folder / f"{number:05d}.npy" for number in range(len(blocks))]
+        if first == of and all(
+            path.exists() and sha256_file(path) == sha256 for path, (_, sha256) in zip(paths, blocks, strict=True)
+        ):
+            return blocks
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    append_json_line(folder / JOURNAL, of)
+    return []
+
+
+def _rows(listing: Listing, annotations: Annotations, kept: list[int]) -> Iterator[Rows]:
+    """The rows in the set's order, a block at a time; kept: rows of the first blocks, which are there already."""
+    known = iter(kept)
     for chosen in _order(annotations.splits):
         while len(chosen):
-            names = [name_bytes(listing.names[i]) for i in chosen.tolist()]
-            width = max(map(len, names))
-            names = names[: max(1, BLOCK_BYTES // width)]
-            yield _block_of(names, width, listing, annotations, chosen[: len(names)])
-            chosen = chosen[len(names) :]
+            count = next(known, 0)
+            if not count:
+                names = [name_bytes(listing.names[i]) for i in chosen.tolist()]
+                width = max(map(len, names))
+                names = names[: max(1, BLOCK_BYTES // width)]
+                count = len(names)
+                yield _block_of(names, width, listing, annotations, chosen[:count])
+            chosen = chosen[count:]
 
 
 def _order(splits: NDArray[np.int8]) -> Iterator[NDArray[np.int64]]:
@@ -224,12 +247,13 @@ def has_changed(target: Path, whole: Catalogue, spans: Iterable[tuple[str, int, 
     return have_changed(source, some_folders(kept, whole.folders, wanted))
 
 
-def remove_catalogues(out: Path, but: str | None = None) -> None:
+def remove_catalogues(out: Path, finished: bool = False) -> None:
     """Remove all that is kept in OUT; for when nobody else is at work there, but for another who closes the set.
 
-    but: the end of the names of what stays.
+    finished: leave what a killed listing goes on with.
     """
-    for path in out.glob(f"{CATALOGUE}*"):
-        if but and path.suffix == but:
+    paths = list(out.glob(f"{CATALOGUE}*"))
+    for path in paths:
+        if path.is_dir() and finished and path.with_suffix(".json") not in paths:
             continue
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

@@ -148,11 +148,11 @@ def survey(options: Options) -> Iterator[Survey]:
     if options.slice[1] > 1:
         yield _survey(options)
         return
-    remove_catalogues(options.out, but=BEGUN)
+    remove_catalogues(options.out, finished=True)
     try:
         yield _survey(options)
     finally:
-        remove_catalogues(options.out, but=BEGUN)
+        remove_catalogues(options.out, finished=True)
 
 
 def _survey(options: Options) -> Survey:
