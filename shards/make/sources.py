@@ -20,6 +20,7 @@ from shards.make.urls import AddressReader, addresses_of, list_addresses
 from shards.make.zipfiles import ZipReader, list_zip
 
 PART = ".parquet"  # of a list in a folder
+Identity = tuple[int, int]  # of a folder, whatever its name
 ARCHIVES = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zip")
 HINTS = {
     ".tar": "WebDataset's tars in a folder here become a set where they lie: facegan shards index FOLDER. "
@@ -89,8 +90,7 @@ def _list_archive(path: Where, scratch: Path, kept: Path | None) -> Listing:
 def _list_folder(path: Path, scratch: Path, kept: Path | None) -> Listing:
     if any(is_images_file(entry) for entry in path.iterdir()):
         return collect("idx", path, list_idx(path), scratch)
-    # Changes all the time, where it is in there
-    written = None if scratch.resolve() in path.resolve().parents else scratch.resolve()
+    written = _identity(scratch.stat()) if scratch.exists() else None  # changes all the time, where it is in there
     begun, parts = begun_in(kept), list[str]()
     is_new, entries = begun.at is None, _walk(path, "", frozenset(), written, begun.at)
     listing = collect("folder", path, _noted(parts, entries), scratch, begun)
@@ -98,8 +98,7 @@ def _list_folder(path: Path, scratch: Path, kept: Path | None) -> Listing:
         return _list_folder(path, scratch, None)
     if parts and not len(listing) and listing.left_out.keys().isdisjoint(ARCHIVES):
         return _list_parts(path, sorted(parts), listing.left_out, scratch)
-    tables = [name for name, _ in listing.tables.values() if not _is_in(written, path / name)]
-    return replace(listing, seen={name: state_of(path / name) for name in tables})
+    return replace(listing, seen={name: state_of(path / name) for name, _ in listing.tables.values()})
 
 
 def _noted(
@@ -121,12 +120,12 @@ def _list_parts(path: Path, names: list[str], others: Counter[str], scratch: Pat
     return replace(listing, seen=seen, left_out=left_out)
 
 
-def _is_in(written: Path | None, path: Path) -> bool:
-    return written is not None and path.resolve().is_relative_to(written)
+def _identity(facts: os.stat_result) -> Identity:
+    return facts.st_dev, facts.st_ino
 
 
 def _walk(
-    root: Path, folder: str, parents: frozenset[tuple[int, int]], written: Path | None, at: str | None = None
+    root: Path, folder: str, parents: frozenset[Identity], written: Identity | None, at: str | None = None
 ) -> Iterator[tuple[str, Place] | Seen | Mark]:
     """Names of all files below root/folder, with `/` between; links are followed, loops are not.
 
@@ -134,15 +133,16 @@ def _walk(
     come before the folders in it, these by name. `at`: the folder that was the last to be read, this one or below.
     """
     known, reached = at is not None, (at or "")[len(folder) :].partition("/")[0]
-    facts = (root / folder).stat()
-    if not known and not is_hidden(folder) and not _is_in(written, root / folder):
+    path = root / folder
+    facts = path.stat()
+    here = _identity(facts)
+    if not known and not is_hidden(folder) and written not in (here, *parents):
         yield Seen(folder, facts.st_mtime_ns)
-    here = facts.st_dev, facts.st_ino
     if here in parents:
         return
     below = []
     try:
-        with os.scandir(root / folder) as entries:
+        with os.scandir(path) as entries:
             for entry in entries:
                 if entry.is_dir():
                     below.append(entry.name)
@@ -150,7 +150,7 @@ def _walk(
                     yield f"{folder}{entry.name}", Place()
     except OSError as error:
         if not is_hidden(folder[:-1]):
-            raise ShardError(f"{root / folder}: cannot be listed: {error.strerror}") from None
+            raise ShardError(f"{path}: cannot be listed: {error.strerror}") from None
         yield folder, Place()  # nobody else may look into it: counted as one that is hidden
     if not known:
         yield Mark(folder)
