@@ -20,14 +20,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 
 from loader import machine  # noqa: E402
 
 import shards  # noqa: E402
+from facegan.files import sha256_file  # noqa: E402
 from shards.format.columns import Shard, Shards, SideTable  # noqa: E402
 from shards.format.index import NAME  # noqa: E402
+from shards.format.labels import row_types  # noqa: E402
 from shards.format.png import Geometry  # noqa: E402
 from shards.make.annotations import annotate  # noqa: E402
 from shards.make.catalogue import (  # noqa: E402
@@ -52,6 +56,7 @@ from shards.make.plan import Plan  # noqa: E402
 
 GEOMETRY = Geometry(64, 64, 3)
 SAMPLES = 1000  # of a shard
+ATTRIBUTES = tuple(f"A{number}" for number in range(40))
 LINE, SLICES = 100, 1000  # bytes of a line of the side table; elements of the preprocess
 NAMES = 10**6  # of a source that is listed
 CHECKED = 100  # shards in a slice of the check
@@ -69,7 +74,9 @@ def make(folder: Path, count: int) -> None:
             sparse(folder / f"train-{number:05d}.tar", size)
     fixed = {"shard_size": SAMPLES, "size": [64, 64], "channels": 3, "json": 0, "crop": "none", "filter": "none"}
     source = {"name": "drill", "kind": "folder", "stamp": None}
-    plan = Plan(fixed | {"pictures": count * SAMPLES}, {"train": count * SAMPLES}, [], source, SLICES, "0")
+    plan = Plan(
+        fixed | {"pictures": count * SAMPLES}, {"train": count * SAMPLES}, list(ATTRIBUTES), source, SLICES, "0"
+    )
     plan.write(folder)
     sha256 = {bytes: hashlib.sha256(b"\0" * bytes).hexdigest() for bytes in (size,)}
     for number in range(count_groups(plan)):
@@ -82,7 +89,23 @@ def make(folder: Path, count: int) -> None:
         rows = Shards.of(Shard(name, "train", SAMPLES, size, sha256[size]) for name in names)
         rejects_path(group_path(folder, number)).touch()
         table = dataclasses.replace(table, sha256=sha256[table.bytes])
-        write_group(group_path(folder, number), Group(rows, table, {}, 0))
+        labels = write_labels(folder / f"labels-{number:05d}.npy", samples, sha256)
+        write_group(group_path(folder, number), Group(rows, table, {}, 0, labels=labels))
+
+
+def write_labels(path: Path, samples: int, sha256: dict[int, str]) -> SideTable:
+    """Labels of which only the ends take room: all attributes are no, all samples of one identity."""
+    kind = row_types(len(ATTRIBUTES))[0]
+    with path.open("wb") as stream:
+        shape = {"descr": kind.descr, "fortran_order": False, "shape": (samples,)}
+        np.lib.format.write_array_header_1_0(stream, shape)
+        stream.seek(samples * kind.itemsize, os.SEEK_CUR)
+        np.save(stream, np.array([7]))
+        np.save(stream, np.zeros(len(ATTRIBUTES), bool))
+    size = path.stat().st_size
+    if size not in sha256:
+        sha256[size] = sha256_file(path)
+    return SideTable(path.name, size, sha256[size], samples)
 
 
 def sparse(path: Path, size: int) -> None:
@@ -150,6 +173,19 @@ def read(folder: Path, rows: list[Row], ranks: int) -> None:
             next(shuffled)
 
 
+def label(folder: Path, rows: list[Row]) -> None:
+    """Labels of some samples, and those that meet a condition."""
+    opened = shards.open_set(folder)
+    with timed(rows, "labels opened"):
+        labels = opened.labels("train")
+    numbers = np.random.default_rng(0).integers(0, len(labels), (16, 8000))
+    with timed(rows, "those of 1,000 batches of 128, one shuffle of all samples"):
+        for some in numbers:
+            labels[some]
+    with timed(rows, "`--where` with one condition"):
+        opened.choose("train", "A3=0")
+
+
 def command(rows: list[Row], *arguments: str) -> None:
     """A row of a command: clock, processors, its peak memory."""
     begun = time.perf_counter()
@@ -173,6 +209,7 @@ def drill(folder: Path, count: int, ranks: int, names: int = NAMES) -> list[Row]
     command(rows, "shards", "info", str(folder))
     command(rows, "shards", "verify", str(folder), "--slice", f"7/{count // CHECKED}")
     read(folder, rows, ranks)
+    label(folder, rows)
     listing(folder, rows, names)
     return rows
 

@@ -29,10 +29,13 @@ def test_a_made_up_set_is_closed_checked_opened_on_all_ranks_and_read(
         "1",
         "resume after three epochs",
         "20 batches of 4",
+        "labels opened",
+        "those of 1",
+        "`--where` with one condition",
         "a source of 2",
         "a slice's own 1",
     ]
     assert all(clock > 0 and peak > 0 for _, clock, _, _, peak in rows)
     index = shards.load_index(tmp_path / "drill" / "64")
-    assert (len(index.shards), len(index.tables)) == (1100, 2)
+    assert (len(index.shards), len(index.tables), len(index.labels)) == (1100, 2, 2)
     assert index.splits["train"].samples == 1100 * SAMPLES

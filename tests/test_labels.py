@@ -68,6 +68,16 @@ def test_a_batch_comes_with_the_labels_of_its_samples(folder: Path, streams: int
         assert np.array_equal(batch.permute(0, 2, 3, 1).numpy(), images.gather(numbers))
 
 
+def test_labels_of_the_whole_split_are_refused_beside_a_part_of_it(folder: Path) -> None:
+    opened = shards.open_set(folder)
+    labels, subset = opened.labels("train"), Subset(opened.split("train"), opened.choose("train", "Smiling=1"))
+    stream = shards.Stream(subset, batch_size=5, seed=1)
+    with pytest.raises(ShardError, match=r"labels of 10 samples for a stream of 5: .*subset\.numbers"):
+        next(stream.labelled(labels))
+    _, beside = next(stream.labelled(labels[subset.numbers()]))
+    assert beside.values.tolist() == [[1, int(int(key) <= 5)] for key in stream.keys_at(np.arange(5))]
+
+
 @pytest.mark.parametrize("streams", [None, 2])
 def test_a_subset_streams_each_of_its_samples_once_an_epoch_and_no_other(folder: Path, streams: int | None) -> None:
     opened = shards.open_set(folder)

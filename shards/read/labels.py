@@ -188,6 +188,10 @@ class Subset(Images):
         )
         self.firsts = chosen.before(images.firsts)
 
+    def numbers(self) -> Ints:
+        """The samples' numbers in the split: (n,), ascending."""
+        return self.chosen[np.arange(len(self))]
+
     def places(self, indices: Ints) -> Ints:
         """See `Images.places`."""
         self.locate(indices)

@@ -92,7 +92,15 @@ class Stream(Iterator["torch.Tensor"]):
         return batch
 
     def labelled(self, labels: AnyLabels) -> Iterator[tuple["torch.Tensor", Labels]]:
-        """Batches, for ever, each with the labels of its samples; `labels` are those of the stream's images."""
+        """Batches, for ever, each with the labels of its samples; `labels` are those of the stream's images.
+
+        Raises ShardError where there are more or fewer of them, as of a split of which the stream reads a `Subset`.
+        """
+        if len(labels) != len(self.images):
+            raise ShardError(
+                f"labels of {len(labels):,} samples for a stream of {len(self.images):,}: those of a Subset are "
+                "`labels[subset.numbers()]`"
+            )
         samples, known = self._samples, labels[self._samples.reshape(-1)]  # of many batches at once: that is faster
         while True:
             self._look_ahead()
