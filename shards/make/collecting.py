@@ -59,6 +59,11 @@ class Begun:
         tables = {kind: [name, list(place)] for kind, (name, place) in self.tables.items()}
         known = {"at": at, "names": self.names, "left_out": self.left_out, "tables": tables, "runs": self.runs}
         write_json(self.folder / RECORD, known)
+        if at == END:
+            log.warning("all %s names are listed; next they are merged and written", f"{self.names:,}")
+
+    def tell(self) -> None:
+        """Say now and then how far it is."""
         if time.monotonic() > self.told + PAUSE:
             log.warning("%s names listed so far", f"{self.names:,}")
             self.told = time.monotonic()
@@ -103,6 +108,7 @@ def collect(
         sorters = {"pictures": pictures, "folders": folders}
         for entry in entries if begun.at != END else ():
             if isinstance(entry, Mark):
+                begun.tell()
                 begun.reached(entry.at, sorters)
                 continue
             if isinstance(entry, Seen):
