@@ -9,6 +9,7 @@ the hash of a sparse file is computed once and holds for all. The commands are t
 
 import argparse
 import dataclasses
+import gc
 import hashlib
 import os
 import subprocess
@@ -133,10 +134,12 @@ def timed(rows: list[Row], what: str, times: int = 1) -> Iterator[None]:
     ended, watch = threading.Event(), threading.Thread(target=look)
     clock, busy = time.perf_counter(), time.process_time()
     watch.start()
-    yield
-    seconds = (time.perf_counter() - clock) / times, (time.process_time() - busy) / times
-    ended.set()
-    watch.join()
+    try:
+        yield
+        seconds = (time.perf_counter() - clock) / times, (time.process_time() - busy) / times
+    finally:  # or the process would wait for it for ever
+        ended.set()
+        watch.join()
     rows.append((what, *seconds, own, all_of_it))
 
 
@@ -176,6 +179,7 @@ def read(folder: Path, rows: list[Row], ranks: int) -> None:
 def label(folder: Path, rows: list[Row]) -> None:
     """Labels of some samples, and those that meet a condition."""
     opened = shards.open_set(folder)
+    gc.collect()  # unmaps what was read before
     with timed(rows, "labels opened"):
         labels = opened.labels("train")
     numbers = np.random.default_rng(0).integers(0, len(labels), (16, 8000))
