@@ -214,13 +214,13 @@ def refuse_changed(out: Path, folder: Path, plan: Plan) -> None:
         kept = [(file, read_catalogue(file)) for file in files]
     except FileNotFoundError:  # another process has just closed the set
         return
-    known = [(file, whole) for file, whole in kept if whole.listing == plan.fixed["listing"]]
+    known = [(file, whole) for file, whole in kept if whole.listing == plan.fixed.get("listing")]
     source = Path(known[0][1].path) if known else None
     if source is None or not source.is_dir() or not all(has_changed(*each) for each in known):
         return
     log.warning("%s: a folder in it has changed since it was listed: listed again", source)
     now = list_source(source, out)
-    if now.fingerprint != plan.fixed["listing"]:
+    if now.fingerprint != plan.fixed.get("listing"):
         raise ShardError(
             f"{folder}: {source} has other pictures than when its slices were made ({len(now):,} now, "
             f"{plan.fixed['pictures']:,} then): put it as it was, then close the set; or make one with another OUT"
