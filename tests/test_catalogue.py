@@ -185,6 +185,23 @@ def test_pictures_that_came_deep_in_the_source_are_seen(source: Path, tmp_path: 
     assert whole.source.samples == 10
 
 
+def test_a_source_whose_folders_changed_is_listed_again_once_for_all_slices(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = Options(source, tmp_path / "out", ((8, 8),), "none", shard_size=3)
+    parts = [dataclasses.replace(options, slice=(part, 3)) for part in range(3)]
+    preprocess(parts[0])
+    listed = []
+    monkeypatch.setattr(survey, "list_source", lambda *given: listed.append(given) or list_source(*given))
+    for folder in source.iterdir():
+        (folder / "thumbs.txt").write_text("no picture")
+    for part in parts:
+        preprocess(part)
+    assert len(listed) == 1
+    assert [path.name[-6:] for path in sorted((tmp_path / "out").glob(".listing-*.json"))] == ["0.json", "1.json"]
+    assert len(close_set(tmp_path / "out")) == 1
+
+
 @pytest.mark.parametrize("where", ["Ada", "Bo/deeper", "."])
 def test_pictures_that_came_after_the_slices_are_seen_at_closing(source: Path, tmp_path: Path, where: str) -> None:
     for index in (0, 1):
