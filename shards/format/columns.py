@@ -2,6 +2,7 @@
 
 import builtins
 import io
+import math
 import re
 import tokenize
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -232,17 +233,26 @@ def read_columns(folder: Path, table: Table, splits: Mapping[str, Any]) -> Shard
 
 def _rows(data: Bytes) -> NDArray[np.void]:
     """The rows of a mapped .npy file, which `np.load` would keep a descriptor for; ValueError for anything else."""
-    header = io.BytesIO(data[:HEADER].tobytes())
+    rows, _, end = array_at(data, 0)
+    width = rows.dtype.fields["name"][0].itemsize if rows.dtype.fields and "name" in rows.dtype.fields else 1
+    if rows.ndim != 1 or rows.dtype != row_type(width):
+        raise ValueError(f"expected rows of {row_type(width)}, found {rows.ndim} axes of {rows.dtype}")
+    if end != len(data):
+        raise ValueError(f"{len(data):,} bytes, its head says {end:,}")
+    return rows
+
+
+def array_at(data: Bytes, offset: int) -> tuple[NDArray[Any], int, int]:
+    """The array that `np.save` wrote at an offset, where its bytes start and end; ValueError for anything else."""
+    header = io.BytesIO(data[offset : offset + HEADER].tobytes())
     if np.lib.format.read_magic(header) != (1, 0):
         raise ValueError("not version 1.0 of NumPy's format")
     shape, _, kind = np.lib.format.read_array_header_1_0(header)
-    width = kind.fields["name"][0].itemsize if kind.fields and "name" in kind.fields else 1
-    if len(shape) != 1 or kind != row_type(width):
-        raise ValueError(f"expected rows of {row_type(width)}, found {len(shape)} axes of {kind}")
-    rows: NDArray[np.void] = data[header.tell() :].view(kind)
-    if len(rows) != shape[0]:
-        raise ValueError(f"{len(rows)} rows, its head says {shape[0]}")
-    return rows
+    start = offset + header.tell()
+    end = start + math.prod(shape) * kind.itemsize
+    if kind.hasobject or not kind.itemsize or min(shape, default=1) < 0 or end > len(data):
+        raise ValueError(f"{shape} of {kind} do not fit")
+    return data[start:end].view(kind).reshape(shape), start, end
 
 
 def _are_bad(raw: Bytes) -> NDArray[np.bool_]:

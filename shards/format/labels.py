@@ -5,9 +5,7 @@ the identities that the rows number, in the order of their first sample; for eac
 value of it beside -1 and 1.
 """
 
-import io
 import json
-import math
 from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,7 @@ from numpy.typing import NDArray
 
 from facegan.files import sha256_file, whole_file
 from shards.errors import ShardError
-from shards.format.columns import BAD_HEADER, HEADER, Ints, SideTable
+from shards.format.columns import BAD_HEADER, Ints, SideTable, array_at
 from shards.format.mapping import Bytes, map_file
 
 UNKNOWN = -(1 << 15)  # an attribute of a sample of which it is not known
@@ -152,9 +150,9 @@ def open_labels(path: Path, table: SideTable, attributes: int) -> LabelFile:
         if (size := path.stat().st_size) != table.bytes:
             raise ValueError(f"{size:,} bytes, the index says {table.bytes:,}")
         data = map_file(path)
-        rows, start, end = _array(data, 0)
-        identities, _, end = _array(data, end)
-        wide, _, end = _array(data, end)
+        rows, start, end = array_at(data, 0)
+        identities, _, end = array_at(data, end)
+        wide, _, end = array_at(data, end)
         if rows.shape != (table.samples,) or rows.dtype not in row_types(attributes):
             raise ValueError(f"{rows.shape} rows of {rows.dtype} for {table.samples:,} samples")
         if identities.ndim != 1 or not (identities.dtype == "<i8" or identities.dtype.kind == "S"):
@@ -166,19 +164,6 @@ def open_labels(path: Path, table: SideTable, attributes: int) -> LabelFile:
             f"{path}: labels that cannot be read ({error}): `facegan shards verify {path.parent}`"
         ) from None
     return LabelFile(path, size, start, rows.dtype, identities.copy(), wide.copy())
-
-
-def _array(data: Bytes, offset: int) -> tuple[NDArray[Any], int, int]:
-    """The array that `np.save` wrote at an offset, where its bytes start and end; ValueError for anything else."""
-    header = io.BytesIO(data[offset : offset + HEADER].tobytes())
-    if np.lib.format.read_magic(header) != (1, 0):
-        raise ValueError("not version 1.0 of NumPy's format")
-    shape, _, kind = np.lib.format.read_array_header_1_0(header)
-    start = offset + header.tell()
-    end = start + math.prod(shape) * kind.itemsize
-    if kind.hasobject or not kind.itemsize or min(shape, default=1) < 0 or end > len(data):
-        raise ValueError(f"{shape} of {kind} do not fit")
-    return data[start:end].view(kind).reshape(shape), start, end
 
 
 def numbered(parts: list[NDArray[Any]]) -> list[Ints]:
