@@ -165,11 +165,13 @@ work() {
   wait "$step" || code=$?
 }
 
+goes_on() { false; } # whether it does though nothing preempted it: a file whose command goes on where it was says when
+
 # ended: the end of a job that leaves no outcome.json; what a preemption has ended goes on
 ended() {
   [ "$code" != 0 ] || exit 0
   look
-  if [ -n "$preempted" ] && [ -z "$returned" ]; then come_back; fi
+  if [ -z "$returned" ] && { [ -n "$preempted" ] || goes_on; }; then come_back; fi
   [ -n "$returned" ] || exit "$code"
   exit 0
 }

@@ -5,8 +5,8 @@
 #   sbatch --array=0-31 slurm/preprocess.sh /scratch/me/pictures data/shards --recipe dcgan-128
 #
 # The same command again does only what is missing. Give the whole array each time: slices that are done end at once.
-# The first element lists SRC, the others wait: 10 s a million pictures, longer on a slow file system. For 10^9 give
-# --time=12:00:00, or list them before, in one job (docs/cluster.md, "What it costs"); ended by its limit, it goes on.
+# The first element lists SRC, the others wait: 10 s a million pictures, longer on a slow file system. An element whose
+# time is up requeues itself and goes on, if anything was finished meanwhile (docs/cluster.md, "What it costs").
 #SBATCH --job-name=preprocess
 #SBATCH --comment=facegan
 #SBATCH --output=%x-%A_%a.out
@@ -16,6 +16,7 @@
 #SBATCH --mem-per-cpu=2G
 #SBATCH --time=02:00:00
 #SBATCH --requeue
+#SBATCH --signal=B:USR1@120
 set -euo pipefail
 trap 'signal=USR1' USR1 && trap 'signal=TERM' TERM # before all else: what Slurm sends in the first seconds is kept
 slurm=$SLURM_SUBMIT_DIR/slurm # the submit directory's own files or, without them there, those of the package
@@ -26,6 +27,15 @@ slurm=$SLURM_SUBMIT_DIR/slurm # the submit directory's own files or, without the
 if [ $# -lt 2 ] || [ "${1#-}${2#-}" != "$1$2" ]; then die "usage: sbatch slurm/preprocess.sh SRC OUT [--size 64 ...]"; fi
 slices=$SLURM_ARRAY_TASK_COUNT
 [ "$SLURM_ARRAY_TASK_MIN-$SLURM_ARRAY_TASK_MAX" = "0-$((slices - 1))" ] || die "the array has to be 0-N without gaps"
+
+# At the time limit, unless it would be ended so for ever: whichever slice has finished a shard, or a part of the listing,
+# has changed these folders. They tell it without a look at each of a million records.
+out=$2 began=$(date +%s)
+goes_on() {
+  [ "$signal" = USR1 ] || return 1
+  [ -n "$(find "$out"/*/.parts "$out"/.listing-*/ -maxdepth 0 -newermt "@$began" 2>/dev/null)" ] ||
+    die "no shard, and no part of a listing, was finished in $out since this job began: a longer --time is needed"
+}
 
 # The first element hands in the index job, once. --no-index as the last word: somebody else does (the pipeline).
 if [ "${!#}" = --no-index ]; then

@@ -212,6 +212,36 @@ def test_a_job_without_environment_takes_no_default_without_a_word(here: Path, e
     assert usual.stdout == "wgan-64 --data data/shards --run-dir runs/wgan-64\n"
 
 
+@pytest.mark.parametrize(
+    ("sent", "finished", "code", "requeued"),
+    [
+        ("USR1 $PPID", "out/64/.parts/train-00000.jsonl", 0, True),
+        ("USR1 $PPID", "out/.listing-0-0.begun/read.json", 0, True),
+        ("USR1 $PPID", "out/.listing-0-0/00000.npy", 0, True),
+        ("USR1 $PPID", "out/64/.train-00000.tar.01234567.part", 1, False),
+        ("TERM $PPID $$", "out/64/.parts/train-00000.jsonl", 143, False),
+    ],
+)
+def test_an_element_of_a_preprocess_requeues_itself_at_its_time_limit_if_anything_was_finished(
+    here: Path, sent: str, finished: str, code: int, requeued: bool
+) -> None:
+    for folder in ("out/64/.parts", "out/.listing-0-0", "out/.listing-0-0.begun"):  # of earlier starts
+        (here / folder).mkdir(parents=True)
+        os.utime(here / folder, (1e9, 1e9))
+    work = f"touch {finished}; kill -{sent}; exec sleep 20"
+    answers_by_case(here, python=f'case "$*" in *"jobs preprocess"*) {work} ;; esac', squeue="echo RUNNING N/A")
+    answering(here, "scontrol", "")
+    array = {"JOB_ID": "50", "TASK_ID": "1", "TASK_COUNT": "2", "TASK_MIN": "0", "TASK_MAX": "1"}
+    variables = {f"SLURM_ARRAY_{name}": value for name, value in array.items()}
+    variables |= {"SLURM_SUBMIT_DIR": str(ROOT), "SLURM_CPUS_PER_TASK": "1", "SLURM_JOB_ID": "51"}
+    command = ["bash", str(ROOT / "slurm/preprocess.sh"), "src", "out"]
+    result = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, check=False)
+    asked = here.parent / "scontrol.call"
+    assert result.returncode == code, result.stderr
+    assert (asked.read_text().split() if asked.exists() else []) == ["requeue", "50_1"] * requeued
+    assert ("a longer --time" in result.stderr) == (code == 1)
+
+
 def test_the_last_of_an_option_s_spellings_counts() -> None:
     script = 'option --run-dir default "$@"'
     assert bash(script, "--run", "x").stdout == "default"
