@@ -63,7 +63,7 @@ NAMES = 10**6  # of a source that is listed
 CHECKED = 100  # shards in a slice of the check
 WORLD, BATCH = 512, 65_536
 LOOK = 0.02  # seconds between two looks at this process's memory
-Row = tuple[str, float, float, float | None, float]  # what; s; processor s; MiB of its own; MiB with mapped files
+Row = tuple[str, float, float, float, float]  # what; s; processor s; MiB of its own; MiB with mapped files
 
 
 def make(folder: Path, count: int) -> None:
@@ -124,10 +124,7 @@ def timed(rows: list[Row], what: str, times: int = 1) -> Iterator[None]:
     def look() -> None:
         nonlocal own, all_of_it
         while True:
-            status = Path("/proc/self/status").read_text(encoding="utf-8")
-            kib = {line.split(":")[0]: int(line.split()[1]) for line in status.splitlines() if line.endswith("kB")}
-            own = max(own, kib["RssAnon"] / 1024)
-            all_of_it = max(all_of_it, (kib["RssAnon"] + kib["RssFile"]) / 1024)
+            own, all_of_it = map(max, (own, all_of_it), memory(os.getpid()))
             if ended.wait(LOOK):
                 return
 
@@ -141,6 +138,17 @@ def timed(rows: list[Row], what: str, times: int = 1) -> Iterator[None]:
         ended.set()
         watch.join()
     rows.append((what, *seconds, own, all_of_it))
+
+
+def memory(process: int) -> tuple[float, float]:
+    """What a process holds now, in MiB: its own, and with mapped files; nothing once it has ended."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
+    except OSError:
+        return 0.0, 0.0
+    kib = {line.split(":")[0]: int(line.split()[1]) for line in status.splitlines() if line.endswith("kB")}
+    own = kib.get("RssAnon", 0)
+    return own / 1024, (own + kib.get("RssFile", 0)) / 1024
 
 
 def listing(folder: Path, rows: list[Row], count: int) -> None:
@@ -191,17 +199,20 @@ def label(folder: Path, rows: list[Row]) -> None:
 
 
 def command(rows: list[Row], *arguments: str) -> None:
-    """A row of a command: clock, processors, its peak memory."""
-    begun = time.perf_counter()
+    """A row of a command: clock, processors, the most memory (`ru_maxrss` would count what this process has)."""
+    begun, own, all_of_it = time.perf_counter(), 0.0, 0.0
     words = [sys.executable, "-m", "jobs", *arguments]
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+        while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            own, all_of_it = map(max, (own, all_of_it), memory(process.pid))
+            time.sleep(LOOK)
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"facegan {' '.join(arguments)} ended with {process.returncode}")
     shown = " ".join(argument if not argument.startswith("/") else "DIR" for argument in arguments)
     seconds = time.perf_counter() - begun, used.ru_utime + used.ru_stime
-    rows.append((f"`facegan {shown}`", *seconds, None, used.ru_maxrss / 1024))
+    rows.append((f"`facegan {shown}`", *seconds, own, all_of_it))
 
 
 def drill(folder: Path, count: int, ranks: int, names: int = NAMES) -> list[Row]:
@@ -231,7 +242,7 @@ def main() -> None:
     print(f"{machine()}; {options.shards:,} shards, {options.shards * SAMPLES:,} samples\n")
     print("| | s | processor s | own MiB | with mapped files MiB |\n|---|---:|---:|---:|---:|")
     for label, clock, busy, own, peak in rows:
-        print(f"| {label} | {clock:,.2f} | {busy:,.2f} | {'-' if own is None else f'{own:,.0f}'} | {peak:,.0f} |")
+        print(f"| {label} | {clock:,.2f} | {busy:,.2f} | {own:,.0f} | {peak:,.0f} |")
 
 
 if __name__ == "__main__":
