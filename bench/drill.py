@@ -12,13 +12,8 @@ import dataclasses
 import gc
 import hashlib
 import os
-import subprocess
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 
 from loader import machine  # noqa: E402
+from rows import Row, alone, command, timed  # noqa: E402
 
 import shards  # noqa: E402
 from facegan.files import sha256_file  # noqa: E402
@@ -62,8 +58,8 @@ LINE, SLICES = 100, 1000  # bytes of a line of the side table; elements of the p
 NAMES = 10**6  # of a source that is listed
 CHECKED = 100  # shards in a slice of the check
 WORLD, BATCH = 512, 65_536
-LOOK = 0.02  # seconds between two looks at this process's memory
-Row = tuple[str, float, float, float, float]  # what; s; processor s; MiB of its own; MiB with mapped files
+STAGE = 4 * 10**9  # bytes
+STAGED = 2  # ranks that read through a stage
 
 
 def make(folder: Path, count: int) -> None:
@@ -116,41 +112,6 @@ def sparse(path: Path, size: int) -> None:
     os.close(file)
 
 
-@contextmanager
-def timed(rows: list[Row], what: str, times: int = 1) -> Iterator[None]:
-    """A row: seconds by the clock and of the processors (each of `times`), the most memory of this process."""
-    own, all_of_it = 0.0, 0.0
-
-    def look() -> None:
-        nonlocal own, all_of_it
-        while True:
-            own, all_of_it = map(max, (own, all_of_it), memory(os.getpid()))
-            if ended.wait(LOOK):
-                return
-
-    ended, watch = threading.Event(), threading.Thread(target=look)
-    clock, busy = time.perf_counter(), time.process_time()
-    watch.start()
-    try:
-        yield
-        seconds = (time.perf_counter() - clock) / times, (time.process_time() - busy) / times
-    finally:  # or the process would wait for it for ever
-        ended.set()
-        watch.join()
-    rows.append((what, *seconds, own, all_of_it))
-
-
-def memory(process: int) -> tuple[float, float]:
-    """What a process holds now, in MiB: its own, and with mapped files; nothing once it has ended."""
-    try:
-        status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
-    except OSError:
-        return 0.0, 0.0
-    kib = {line.split(":")[0]: int(line.split()[1]) for line in status.splitlines() if line.endswith("kB")}
-    own = kib.get("RssAnon", 0)
-    return own / 1024, (own + kib.get("RssFile", 0)) / 1024
-
-
 def listing(folder: Path, rows: list[Row], count: int) -> None:
     """What the first slice of a preprocess does for all, and what every slice does."""
     target, names = folder.parent / f"{CATALOGUE}drill.json", (f"{number:09d}.jpg" for number in range(count))
@@ -184,6 +145,20 @@ def read(folder: Path, rows: list[Row], ranks: int) -> None:
             next(shuffled)
 
 
+def stage(folder: Path, rows: list[Row]) -> None:
+    """Read as some ranks of a node that has room for a part of the set alone, each in a process of its own."""
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".stage-") as place:
+        for rank in range(0, WORLD, WORLD // STAGED):
+            what = f"open through a stage of {STAGE / 1e9:g} GB and first batch, rank {rank} of {WORLD}"
+            alone(rows, what, read_staged, folder, Path(place), BATCH, rank, WORLD)
+
+
+def read_staged(folder: Path, place: Path, batch: int, rank: int, world: int) -> None:
+    """What a training does with `--stage` and `--stage-gb` until it has its first batch."""
+    images = shards.open_set(folder, stage=place, stage_limit=STAGE).split("train")
+    next(shards.Stream(images, batch, seed=0, rank=rank, world=world))
+
+
 def label(folder: Path, rows: list[Row]) -> None:
     """Labels of some samples, and those that meet a condition."""
     opened = shards.open_set(folder)
@@ -198,23 +173,6 @@ def label(folder: Path, rows: list[Row]) -> None:
         opened.choose("train", "A3=0")
 
 
-def command(rows: list[Row], *arguments: str) -> None:
-    """A row of a command: clock, processors, the most memory (`ru_maxrss` would count what this process has)."""
-    begun, own, all_of_it = time.perf_counter(), 0.0, 0.0
-    words = [sys.executable, "-m", "jobs", *arguments]
-    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
-        while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-            own, all_of_it = map(max, (own, all_of_it), memory(process.pid))
-            time.sleep(LOOK)
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"facegan {' '.join(arguments)} ended with {process.returncode}")
-    shown = " ".join(argument if not argument.startswith("/") else "DIR" for argument in arguments)
-    seconds = time.perf_counter() - begun, used.ru_utime + used.ru_stime
-    rows.append((f"`facegan {shown}`", *seconds, own, all_of_it))
-
-
 def drill(folder: Path, count: int, ranks: int, names: int = NAMES) -> list[Row]:
     """Make the set where it is not there yet; close it, use it."""
     rows: list[Row] = []
@@ -224,6 +182,7 @@ def drill(folder: Path, count: int, ranks: int, names: int = NAMES) -> list[Row]
     command(rows, "shards", "info", str(folder))
     command(rows, "shards", "verify", str(folder), "--slice", f"7/{count // CHECKED}")
     read(folder, rows, ranks)
+    stage(folder, rows)
     label(folder, rows)
     listing(folder, rows, names)
     return rows

@@ -11,7 +11,6 @@ do not count).
 """
 
 import argparse
-import multiprocessing
 import os
 import shutil
 import sys
@@ -19,8 +18,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
@@ -28,8 +25,8 @@ from unittest.mock import patch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 
-from drill import Row, command, timed  # noqa: E402
 from made_up import made_up_bucket, make_folder, make_list, make_tars, make_tree, make_zip  # noqa: E402
+from rows import Row, alone, command, process_of  # noqa: E402
 
 from shards.make import folders, sorting  # noqa: E402
 from shards.make.address import parse_where  # noqa: E402
@@ -67,6 +64,7 @@ def start(case: Case) -> None:
 
 def first_slice(case: Case, part: int = 0) -> None:
     """What a slice does before its first shard; the first that comes lists the source."""
+    sorting.RUN_ROWS = min(sorting.RUN_ROWS, max(1, case.names // 4))  # so that of few names, too, some are kept
     with survey(case.options(part)):
         pass
 
@@ -84,33 +82,11 @@ def closing(case: Case) -> None:
 Work = Callable[[Case], None]
 
 
-def process_of(work: Work, case: Case) -> tuple[BaseProcess, Connection]:
-    """A process that has none of this one's memory: says its processor seconds so far, works, says a row."""
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=run, args=(work, case, there))
-    process.start()
-    there.close()  # or nobody would hear that it ended
-    return process, here
-
-
-def run(work: Work, case: Case, said: Connection) -> None:
-    """What that process does."""
-    sorting.RUN_ROWS = min(sorting.RUN_ROWS, max(1, case.names // 4))  # so that of few names, too, some are kept
-    rows: list[Row] = []
-    said.send(time.process_time())
-    with timed(rows, ""):
-        work(case)
-    said.send(rows[0])
-
-
 def measure(what: str, work: Work, case: Case) -> Line:
     """A row of the table."""
-    process, heard = process_of(work, case)
-    heard.recv()
-    row: Row = heard.recv()
-    process.join()
-    return Line(case.names, (what, *row[1:]))
+    rows: list[Row] = []
+    alone(rows, what, work, case)
+    return Line(case.names, rows[0])
 
 
 def kill(case: Case, seconds: float) -> None:

@@ -29,6 +29,8 @@ def test_a_made_up_set_is_closed_checked_opened_on_all_ranks_and_read(
         "1",
         "resume after three epochs",
         "20 batches of 4",
+        "open through a stage of 4 GB and first batch",
+        "open through a stage of 4 GB and first batch",
         "labels opened",
         "those of 1",
         "`--where` with one condition",
