@@ -139,7 +139,7 @@ def read(folder: Path, rows: list[Row], ranks: int) -> None:
     with timed(rows, "resume after three epochs, first batch"):
         stream.seek(3 * sum(split.samples for split in index.splits.values()) // BATCH * BATCH)
         next(stream)
-    shuffled = shards.Stream(images, BATCH, seed=0, rank=3, world=WORLD)
+    shuffled = shards.Stream(images, BATCH, seed=0, rank=3, world=WORLD, order="global")
     with timed(rows, f"20 batches of {BATCH // WORLD}, one shuffle of all samples"):
         for _ in range(20):
             next(shuffled)

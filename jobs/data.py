@@ -6,9 +6,12 @@ import os
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
 
 from facegan.errors import UsageError
+from facegan.files import read_object
 from facegan.recipes import Recipe
 from facegan.run.settings import RunSettings
 from jobs.chosen import chosen_images
@@ -16,7 +19,9 @@ from shards import ShardSet, Stream, open_set, verify_set
 from shards.errors import ShardError
 from shards.read.files import Folder
 from shards.read.images import Images
-from shards.read.mixture import MixedImages, MixtureOrder
+from shards.read.mixture import MixedImages, MixtureInStreams, MixtureOrder
+from shards.read.order import Order
+from shards.read.stage import Stage, share_room
 
 log = logging.getLogger("facegan")
 
@@ -42,14 +47,28 @@ class Data(NamedTuple):
             MixedImages([main, *(_mixed_in(each.shard_set, whole) for each in self.mixed)]) if self.mixed else main
         )
 
-    def order(self, settings: RunSettings, images: Images) -> MixtureOrder | None:
-        """The order of a mixture, named by its weights and the sets mixed in: a run is told by it."""
+    def order(self, settings: RunSettings, images: Images, batch_size: int) -> Order | Literal["global", "window"]:
+        """In streams of shards where that is asked for or needs be, but a run goes on as it began.
+
+        The order of a mixture is named by its weights and the sets mixed in: a run is told by it.
+        """
+        needs_be = images.in_streams and (settings.cache != "device" or images.files.partial)
+        in_streams = settings.streams or images.files.partial or (needs_be and not _began_as_one(settings))
         if not isinstance(images, MixedImages):
-            return None
-        shares = [each.share for each in self.mixed]
-        order = MixtureOrder([len(part) for part in images.parts], [1 - sum(shares), *shares], settings.seed)
+            return "window" if in_streams else "global"
+        shares = [1 - sum(each.share for each in self.mixed), *(each.share for each in self.mixed)]
+        order = MixtureOrder([len(part) for part in images.parts], shares, settings.seed)
+        if in_streams:
+            sizes, streams = [np.diff(part.firsts) for part in images.parts], settings.streams or None
+            order = MixtureInStreams(sizes, shares, settings.seed, batch_size, streams)
         order.name += f" with {', '.join(each.shard_set.fingerprint[:12] for each in self.mixed)}"
         return order
+
+
+def _began_as_one(settings: RunSettings) -> bool:
+    """Whether this run was begun when all shards were shuffled as one, however many."""
+    order = str((read_object(Path(settings.run_dir) / "config.json").get("data") or {}).get("order") or "streams")
+    return "streams" not in order
 
 
 def _mixed_in(shard_set: ShardSet, settings: RunSettings) -> Images:
@@ -70,15 +89,14 @@ def open_data(recipe: Recipe, settings: RunSettings) -> Data:
     UsageError where the sets of --mix cannot be mixed in.
     """
     shares = parse_mix(settings.mix)
-    if shares and settings.streams:
-        raise UsageError("--mix reads each set in one shuffle: leave out --streams")
     limit = round(settings.stage_gb * 1e9) or None
     sets: list[ShardSet] = []
     for path in (settings.data, *shares):
         sets.append(_open(path, recipe, settings, limit))
         if sets[-1].fingerprint in [other.fingerprint for other in sets[:-1]]:
             raise UsageError(f"--mix {settings.mix}: {path} is a set that is there already")
-        limit = limit and max(1, limit - int(sets[-1].index.shards.bytes.sum()))
+    if limit:
+        share_room([each.files for each in sets if isinstance(each.files, Stage)], limit)
     return Data(sets[0], [Mixed(each, share) for each, share in zip(sets[1:], shares.values(), strict=True)])
 
 

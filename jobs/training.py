@@ -27,7 +27,6 @@ from jobs.progress import Progress
 from shards import Stream
 from shards.read.images import Images
 from shards.read.mapped import MAX_MAPPINGS
-from shards.read.order import window_shape
 
 log = logging.getLogger("facegan")
 
@@ -64,10 +63,10 @@ def check_batch(recipe: Recipe, settings: RunSettings, machine: Machine) -> None
 def _train(data: Data, recipe: Recipe, settings: RunSettings, sources: dict[str, str], machine: Machine) -> Outcome:
     chosen = data.images(settings)
     images = _cached(chosen, settings, machine)
-    ranks, order = (machine.rank, machine.world), data.order(settings, chosen)
+    ranks, order = (machine.rank, machine.world), data.order(settings, chosen, recipe.batch_size)
     streams = settings.streams or None
-    stream = Stream(images, recipe.batch_size, settings.seed, *ranks, order=order or "auto", streams=streams)
-    _warn_of_remapping(stream, settings)
+    stream = Stream(images, recipe.batch_size, settings.seed, *ranks, order=order, streams=streams)
+    _warn_of_remapping(stream)
     measure = during_training(data.main, recipe, settings, machine.device) if settings.eval_kimg else None
     with _ShownProgress(recipe.name, is_shown=machine.is_main) as progress:
         return train(
@@ -86,16 +85,13 @@ def _train(data: Data, recipe: Recipe, settings: RunSettings, sources: dict[str,
         )
 
 
-def _warn_of_remapping(stream: Stream, settings: RunSettings) -> None:
-    shards = len(stream.images.shards)
-    if stream.order.name != "global" or shards <= MAX_MAPPINGS or settings.cache == "device":
-        return
-    streams, _ = window_shape(shards, stream.batch_size)
-    log.warning(
-        "Warning: %d shards are shuffled as one, and %d are mapped at a time: nearly every image maps a file anew. "
-        "A new run with --streams %d reads a few shards at a time",
-        *(shards, MAX_MAPPINGS, streams),
-    )
+def _warn_of_remapping(stream: Stream) -> None:
+    if stream.images.in_streams and "streams" not in stream.order.name and not stream.images.files.partial:
+        log.warning(
+            "Warning: %d shards are shuffled as one, as this run began, and %d are mapped at a time: nearly every "
+            "image maps a file anew. A new run reads a few shards at a time",
+            *(len(stream.images.firsts) - 1, MAX_MAPPINGS),
+        )
 
 
 def keep_resolved(settings: RunSettings) -> RunSettings:

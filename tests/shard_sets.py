@@ -26,6 +26,7 @@ def make_set(
     width: int = 8,
     channels: int = 3,
     version: int = 2,
+    seed: int = 0,
 ) -> dict[str, np.ndarray]:
     """Write a stored-PNG set with shards of these sizes a split; returns each split's images.
 
@@ -35,7 +36,7 @@ def make_set(
     geometry, shards, images = Geometry(height, width, channels), [], {}
     for split, counts in sizes.items():
         counts = list(counts)
-        images[split] = pictures(sum(counts), height, width, channels, seed=len(split))
+        images[split] = pictures(sum(counts), height, width, channels, seed=len(split) + seed)
         firsts = np.cumsum([0, *counts])
         for number, count in enumerate(counts):
             span = range(firsts[number], firsts[number] + count)

@@ -1,5 +1,6 @@
 """`facegan train`: flags made from the recipes, the dry run, the set, and real runs with their exit codes."""
 
+import dataclasses
 import json
 import os
 import re
@@ -27,10 +28,11 @@ from facegan.run.settings import RunSettings
 from jobs import training
 from jobs.chosen import holding_out
 from jobs.cli import main
-from jobs.data import open_data
+from jobs.data import Data, open_data
 from jobs.training import check_batch, keep_resolved
 from shards import Stream, open_set
 from shards.errors import ShardError
+from shards.read import images as read_images
 
 TINY = ("--resolution", "16", "--ngf", "4", "--ndf", "4", "--batch-size", "6", "--samples", "4", "--wandb", "off")
 
@@ -327,15 +329,26 @@ def test_a_damaged_config_is_written_anew_by_the_next_start(tmp_path: Path) -> N
     assert keep_resolved(RunSettings(run_dir=str(tmp_path))) == RunSettings(run_dir=str(tmp_path))
 
 
-def test_one_shuffle_of_more_shards_than_are_mapped_is_warned_of(
+def test_more_shards_than_are_mapped_are_read_in_streams_but_a_run_goes_on_as_it_began(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    make_set(tmp_path, {"train": [2] * 16})
-    images = open_set(tmp_path).split("train")
-    training._warn_of_remapping(Stream(images, 4, seed=0), RunSettings())
-    monkeypatch.setattr(training, "MAX_MAPPINGS", 15)
-    training._warn_of_remapping(Stream(images, 4, seed=0, streams=2), RunSettings())
+    make_set(tmp_path / "set", {"train": [2] * 16})
+    opened = open_set(tmp_path / "set")
+    data, run = Data(opened), RunSettings(run_dir=str(tmp_path / "run"))
+    images = opened.split("train")
+    assert data.order(run, images, 4) == "global" and Stream(images, 4, seed=0).order.name == "global"
+    monkeypatch.setattr(read_images, "MAX_MAPPINGS", 15)
+    assert data.order(run, images, 4) == "window"
+    assert data.order(dataclasses.replace(run, cache="device"), images, 4) == "global"
+    large = Stream(images, 4, seed=0)
+    assert large.order.name == "window of 2 streams"
+    training._warn_of_remapping(large)
     assert not caplog.records
-    training._warn_of_remapping(Stream(images, 4, seed=0), RunSettings())
-    assert "16 shards are shuffled as one, and 15 are mapped at a time" in caplog.text
-    assert "--streams 2" in caplog.text
+    (tmp_path / "run").mkdir()
+    for stored, kept in (("window of 2 streams", "window"), ("global", "global")):
+        (tmp_path / "run" / "config.json").write_text(json.dumps({"data": {"order": stored}}))
+        assert data.order(run, images, 4) == kept
+    training._warn_of_remapping(Stream(images, 4, seed=0, order="global"))
+    assert "16 shards are shuffled as one, as this run began" in caplog.text
+    images.version = 1
+    assert Stream(images, 4, seed=0).order.name == "global"

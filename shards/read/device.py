@@ -29,6 +29,11 @@ class DeviceImages(Images):
             stop = min(start + BLOCK, len(images))
             self.pixels[start:stop] = torch.from_numpy(images.gather(np.arange(start, stop)))
 
+    @property
+    def in_streams(self) -> bool:
+        """See `Images.in_streams`: nothing is mapped any more."""
+        return self.files.partial
+
     def batch_at(self, places: Ints) -> torch.Tensor:
         """The images at these places on the device: (n, C, H, W) uint8 with channels_last strides."""
         chosen = torch.from_numpy(places)

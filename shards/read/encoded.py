@@ -16,7 +16,6 @@ from shards.format.png import Geometry
 from shards.format.transform import MAX_PICTURE_BYTES, Crop, PictureError, decode, parse_crop, resize
 from shards.read.files import Files
 from shards.read.images import Images
-from shards.read.mapped import Mapped
 from shards.read.members import MemberRows
 
 WARM = 16  # batches: a well announced one waits for nothing, and the disk is still behind the next
@@ -37,7 +36,6 @@ class EncodedImages(Images):
         self.members = MemberRows(index, files)
         firsts = np.cumsum(index.shards.samples) - index.shards.samples
         self._rows = firsts[index.shards.numbers(split)]  # of the member table, where each shard's begin
-        self.mapped = Mapped(self.shards, files)
         self._waits, self._calls_since_wait = getrusage(RUSAGE_SELF).ru_majflt, WARM
 
     def gather_at(self, places: Ints) -> Bytes:

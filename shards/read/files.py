@@ -13,7 +13,10 @@ LOOKED_AT = 4096
 class Files(Protocol):
     """Where the files of a set are: in a folder, or on their way into one (`shards.read.stage`)."""
 
-    partial: bool  # whether the folder never holds the whole set
+    @property
+    def partial(self) -> bool:
+        """Whether the folder never holds the whole set."""
+        ...
 
     def path(self, shard: Shard) -> Path:
         """The shard as a local file; waits until it is there."""

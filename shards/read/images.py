@@ -12,7 +12,7 @@ from shards.format.index import ShardIndex
 from shards.format.mapping import Bytes, will_need
 from shards.format.png import BLOCK, NAME_BYTES
 from shards.read.files import Files
-from shards.read.mapped import Mapped
+from shards.read.mapped import MAX_MAPPINGS, Mapped
 
 if TYPE_CHECKING:
     import torch
@@ -29,9 +29,18 @@ class Images(ABC):
         self.split, self.files = split, files
         self.firsts = np.concatenate(([0], np.cumsum(self.shards.samples)))
         files.prepare(self.shards)
+        self.mapped = Mapped(self.shards, files)
 
     def __len__(self) -> int:
         return int(self.firsts[-1])
+
+    @property
+    def in_streams(self) -> bool:
+        """Whether to read a few shards at a time: a stage has room for no more, or no process may map as many.
+
+        A set of version 1 in place is shuffled as one, as when the runs on it began.
+        """
+        return self.files.partial or (self.version > 1 and len(self.firsts) - 1 > MAX_MAPPINGS)
 
     @abstractmethod
     def gather_at(self, places: Ints) -> Bytes:
@@ -96,7 +105,6 @@ class StoredImages(Images):
     def __init__(self, index: ShardIndex, split: str, files: Files) -> None:
         super().__init__(index, split, files)
         self.geometry = index.geometry
-        self.mapped = Mapped(self.shards, files)
         # Shards begin at a page, records at a block of 512 bytes: entry i holds the pixels of the image whose
         # record begins at block i. Most entries are no images; only those of `places` are touched. It is one opaque
         # item, which NumPy gathers in one copy without a loop over an inner axis. It begins and ends on the cache

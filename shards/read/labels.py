@@ -180,12 +180,8 @@ class Subset(Images):
         self.images = images
         self.chosen = chosen = chosen if isinstance(chosen, Choice) else Choice.of(chosen)
         self.height, self.width, self.channels = images.height, images.width, images.channels
-        self.shards, self.split, self.files, self.version = (
-            images.shards,
-            images.split,
-            images.files,
-            images.version,
-        )
+        self.shards, self.split, self.files = images.shards, images.split, images.files
+        self.version, self.mapped = images.version, images.mapped
         self.firsts = chosen.before(images.firsts)
 
     def numbers(self) -> Ints:

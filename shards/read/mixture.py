@@ -12,7 +12,8 @@ from shards.errors import ShardError
 from shards.format.columns import Ints, Shards
 from shards.format.mapping import Bytes
 from shards.read.images import Images
-from shards.read.order import GlobalOrder
+from shards.read.mapped import MAX_MAPPINGS
+from shards.read.order import GlobalOrder, Order, WindowOrder, window_shape
 
 MAX_PERIOD = 1000  # shares as fine as a thousandth
 SPLITMIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
@@ -36,18 +37,21 @@ class MixtureOrder:
         self.weights = whole_weights(shares)
         self.period = sum(self.weights)
         self.name = f"mixture of {':'.join(map(str, self.weights))}"
-        self.orders = [GlobalOrder(size, seed) for size in sizes]
+        self.orders: list[Order] = [GlobalOrder(size, seed) for size in sizes]
         self.firsts = np.concatenate(([0], np.cumsum(sizes, dtype=np.int64)))
         self.samples = int(self.firsts[-1])
         self.key = np.frombuffer(hashlib.sha256(f"mixture {seed}".encode()).digest()[:8], "<u8")[0]
 
     def at(self, positions: Ints) -> Ints:
         """The sample read at each position: a function of (seed, position) alone."""
-        blocks, slots = np.divmod(positions, self.period)
+        return self._at(*np.divmod(positions, self.period))
+
+    def _at(self, blocks: Ints, slots: Ints) -> Ints:
+        """The sample at these places of periods, which have the numbers `blocks`."""
         known, rows = np.unique(blocks, return_inverse=True)
         turns = self._turns(known)
         read = turns[rows, slots]
-        out = np.empty_like(positions)
+        out = np.empty_like(blocks)
         for number, (order, weight) in enumerate(zip(self.orders, self.weights, strict=True)):
             mine = read == number
             given = np.cumsum(turns == number, axis=1)[rows[mine], slots[mine]] - 1
@@ -66,27 +70,91 @@ class MixtureOrder:
         return np.repeat(np.arange(len(self.weights)), self.weights)[turn]
 
 
-class MixedImages(Images):
-    """The images of several sets, those of the second numbered behind those of the first, and so on.
+class MixtureInStreams(MixtureOrder):
+    """The same for sets beyond local disk: each is cut into the S streams of a `WindowOrder`, of which S is shared.
 
-    Raises ShardError where they are of unlike size or channels, or a stage holds only some shards of one.
+    A batch takes B / S images from every stream, and it is each P of a stream that follow each other which hold w
+    of each set: period number n of stream s counts as number n S + s of all. So each set is read in the order that
+    it has alone with these streams and a batch of w S: each sample once in each pass, and by a rank only those of
+    its streams.
+
+    sizes: of each set, the samples of each shard, in the split's order. streams: by default as `window_shape` has
+        it for the set with the most shards.
+
+    Raises ShardError also where the batch is no multiple of the streams.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[Ints],
+        shares: Sequence[Fraction | int],
+        seed: int,
+        batch_size: int,
+        streams: int | None = None,
+    ) -> None:
+        super().__init__([int(each.sum()) for each in sizes], shares, seed)
+        self.streams, _ = window_shape(max(map(len, sizes)), batch_size, streams=streams)
+        if batch_size % self.streams:
+            raise ShardError(f"batch size {batch_size} is not a multiple of the {self.streams} streams of shards")
+        self.batch_size, self.batch_per_stream = batch_size, batch_size // self.streams
+        self.name += f" in {self.streams} streams"
+        self.windows = [
+            WindowOrder(each, seed, weight * self.streams, self.streams, self._window(len(each)))
+            for each, weight in zip(sizes, self.weights, strict=True)
+        ]
+        self.orders = list(self.windows)
+
+    def at(self, positions: Ints) -> Ints:
+        """The sample read at each position: a function of (seed, batch size, position) alone."""
+        batches, places = np.divmod(positions, self.batch_size)
+        streams, places = np.divmod(places, self.batch_per_stream)
+        periods, slots = np.divmod(batches * self.batch_per_stream + places, self.period)
+        return self._at(periods * self.streams + streams, slots)
+
+    def shards(self, position: int, streams: range) -> tuple[Ints, Ints]:
+        """See `WindowOrder.shards`; the shards of all sets, those of the second numbered behind those of the first.
+
+        position: the first of a batch.
+        """
+        periods, slot = divmod(position // self.batch_size * self.batch_per_stream, self.period)
+        turns = self._turns(periods * self.streams + np.arange(streams.start, streams.stop))
+        now, then, first = [], [], 0
+        for number, (order, weight) in enumerate(zip(self.windows, self.weights, strict=True)):
+            for stream, turn in zip(streams, turns, strict=True):
+                ahead, place = divmod(int(np.count_nonzero(turn[:slot] == number)), weight)
+                next_read = ((periods + ahead) * self.streams + stream) * weight + place
+                found = order.shards(next_read, range(stream, stream + 1))
+                now.append(first + found[0])
+                then.append(first + found[1])
+            first += len(order.firsts) - 1
+        return np.unique(np.concatenate(now)), np.unique(np.concatenate(then))
+
+    def _window(self, shards: int) -> int:
+        return window_shape(shards, self.batch_size, streams=self.streams)[1]
+
+
+class MixedImages(Images):
+    """The images of several sets, those of the second numbered behind those of the first, and so on; shards alike.
+
+    Raises ShardError where they are of unlike size or channels.
     """
 
     def __init__(self, parts: Sequence[Images]) -> None:
         self.parts, first = list(parts), parts[0]
         self.height, self.width, self.channels = first.height, first.width, first.channels
-        self.split, self.files, self.version = first.split, first.files, first.version
+        self.split, self.version = first.split, first.version
+        self.files = next((part.files for part in parts if part.files.partial), first.files)  # is it one of all?
         self.shards = Shards.of(())
-        self.firsts = np.concatenate(([0], np.cumsum([len(part) for part in parts], dtype=np.int64)))
+        self.starts = np.concatenate(([0], np.cumsum([len(part) for part in parts], dtype=np.int64)))
+        before = zip(parts, self.starts[:-1], strict=True)
+        self.firsts = np.concatenate(([0], *(part.firsts[1:] + start for part, start in before)))
         shapes = [f"{part.height}x{part.width}x{part.channels}" for part in parts]
         if len(set(shapes)) > 1:
             raise ShardError(
                 f"sets of one size can be mixed, these are {', '.join(shapes)} (height, width, channels)"
             )
-        if any(part.files.partial for part in parts):
-            raise ShardError(
-                "sets can be mixed where a stage holds all of them: raise --stage-gb to the bytes of all together"
-            )
+        for part in parts:  # a process may map so many in all
+            part.mapped.limit = MAX_MAPPINGS // len(parts)
 
     def gather_at(self, places: Ints) -> Bytes:
         """See `Images.gather_at`."""
@@ -107,9 +175,18 @@ class MixedImages(Images):
         for _, part, numbers in self._by_part(places):
             part.will_need(part.places(numbers))
 
+    def expect(self, now: Ints, then: Ints) -> None:
+        """See `Images.expect`."""
+        first = 0
+        for part in self.parts:
+            stop = first + len(part.firsts) - 1
+            part.expect(*(each[(first <= each) & (each < stop)] - first for each in (now, then)))
+            first = stop
+
     def _by_part(self, indices: Ints) -> list[tuple[Ints, Images, Ints]]:
         """For each part with some of these samples: which of them those are, the part, their numbers in it."""
-        which, numbers = self.locate(indices)
+        which = np.searchsorted(self.starts, indices, side="right") - 1
+        numbers = indices - self.starts[which]
         rows = [np.flatnonzero(which == number) for number in range(len(self.parts))]
         return [(row, part, numbers[row]) for row, part in zip(rows, self.parts, strict=True) if len(row)]
 

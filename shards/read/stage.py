@@ -36,8 +36,8 @@ class Stage:
         self, source: Source, folder: Path, locks: Locks, index: ShardIndex, limit: int | None, progress: Progress
     ) -> None:
         self.source, self.folder, self.locks, self.limit, self.progress = source, folder, locks, limit, progress
-        self.shards = index.shards
-        self.partial = limit is not None and limit < int(self.shards.bytes.sum())
+        self.shards, self.bytes = index.shards, int(index.shards.bytes.sum())
+        self.asked = limit  # for all stages that share it
         tables = [*index.side_tables, *index.member_parts, *index.labels]
         self._tables = {table.name: len(self.shards) + place for place, table in enumerate(tables)}
         self._thread_locks: defaultdict[str, threading.Lock] = defaultdict(
@@ -49,6 +49,11 @@ class Stage:
         self._born = time.time()
         self._wanted: queue.SimpleQueue[Shard] = queue.SimpleQueue()
         self._fetchers: list[threading.Thread] = []
+
+    @property
+    def partial(self) -> bool:
+        """Whether there is no room for all shards at a time."""
+        return self.limit is not None and self.limit < self.bytes
 
     def path(self, shard: Shard) -> Path:
         """The shard as a local file, fetched first where it is not there yet."""
@@ -81,9 +86,10 @@ class Stage:
             return
         needed = sum({shard.name: shard.bytes for shard in (*now, *then)}.values())
         if self.limit is not None and needed > self.limit and not self._fetchers:
+            gigabytes = needed * (self.asked or self.limit) / self.limit / 1e9
             raise ShardError(
                 f"a stage of {self.limit / 1e9:.2f} GB is too small: this rank reads {len(now)} shards at a time "
-                f"and needs the next {len(then)} beside them: raise --stage-gb to {needed / 1e9:.2f} GB for each "
+                f"and needs the next {len(then)} beside them: raise --stage-gb to {gigabytes:.2f} GB for each "
                 "rank of a node, or begin a new run with fewer --streams, which read fewer shards at a time"
             )
         kept = {*self._tables, *(shard.name for shard in now)}
@@ -200,6 +206,11 @@ class Stage:
 
     def _make_room(self, file: Shard | Table, patient: bool) -> bool:
         """Reserve room for a file, waiting for it if `patient`."""
+        if self.limit is not None and file.bytes > self.limit and file.name not in self._tables:
+            raise ShardError(
+                f"{self.folder}: {file.name} has {file.bytes:,} bytes, the stage may hold {self.limit:,} of its "
+                "set: raise --stage-gb"
+            )
         deadline = time.monotonic() + ROOM_TIMEOUT
         while not self._reserve(file, everything=patient):
             if not patient:
@@ -267,3 +278,11 @@ class Stage:
 
     def _seal_path(self, name: str) -> Path:
         return self.folder / f".{name}.hashed"
+
+
+def share_room(stages: Sequence[Stage], limit: int) -> None:
+    """Divide a limit (bytes) among stages that are read together: what a small set leaves, larger ones have."""
+    by_size, asked = sorted(stages, key=lambda stage: stage.bytes), limit
+    for left, stage in zip(range(len(stages), 0, -1), by_size, strict=True):
+        stage.asked, stage.limit = asked, max(1, min(stage.bytes, limit // left))
+        limit -= stage.limit

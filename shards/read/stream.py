@@ -10,6 +10,7 @@ from shards.errors import ShardError
 from shards.format.columns import Ints
 from shards.read.images import Images
 from shards.read.labels import AnyLabels, Labels
+from shards.read.mixture import MixtureInStreams
 from shards.read.order import GlobalOrder, Order, WindowOrder, window_shape
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 AHEAD = 8192  # positions whose order is computed at once; computing 128 takes nearly as long
 AHEAD_IN_STREAM = 64
+Streamed = WindowOrder | MixtureInStreams  # orders over streams of shards
 COLD = 1e9  # bytes/s: what is in memory is copied faster, what is on a disk comes slower
 
 
@@ -30,8 +32,9 @@ class Stream(Iterator["torch.Tensor"]):
 
     nimg: images read from the stream so far, over all ranks, which is the first position of the next batch.
     order: "global" (one permutation of all samples), "window" (streams of shards; for sets beyond local disk)
-        or "auto": "window" where the images are staged with less room than the set takes, or `streams` is given,
-        else "global"; or an order of the images that is made already, such as a `MixtureOrder`.
+        or "auto": "window" where `streams` is given or the images need it (`Images.in_streams`: staged with less
+        room than the set takes, or in more shards than are mapped at a time), else "global"; or an order of the
+        images that is made already, such as a `MixtureOrder`.
     streams, window: of the window order, by default as `window_shape` has it for the set and the batch. Ranks that
         share a stream, as where their number does not divide the streams, both stage its shards.
 
@@ -54,19 +57,19 @@ class Stream(Iterator["torch.Tensor"]):
         self.images, self.batch_size, self.rank, self.world = images, batch_size, rank, world
         self.batch_per_rank = batch_size // world
         if order == "auto":
-            order = "window" if images.files.partial or streams else "global"
+            order = "window" if images.in_streams or streams else "global"
         if order == "window":
             self.order: Order = self._window_order(seed, streams, window)
         else:
             self.order = GlobalOrder(len(images), seed) if isinstance(order, str) else order
         self.samples = self.order.samples
-        self._staged = self.order if isinstance(self.order, WindowOrder) and images.files.partial else None
+        self._staged = self.order if isinstance(self.order, Streamed) and images.files.partial else None
         self._warm_seconds = self.batch_per_rank * images.height * images.width * images.channels / COLD
         self.seek(nimg)
 
     def seek(self, nimg: int) -> None:
         """Go on at position `nimg`, in constant time."""
-        if nimg < 0 or (isinstance(self.order, WindowOrder) and nimg % self.batch_size):
+        if nimg < 0 or (isinstance(self.order, Streamed) and nimg % self.batch_size):
             raise ShardError(f"nimg {nimg}: a whole number of batches of {self.batch_size} was expected")
         self.nimg = nimg
         self._samples = self._places = np.empty((0, self.batch_per_rank), np.int64)  # of the next batches
@@ -122,14 +125,14 @@ class Stream(Iterator["torch.Tensor"]):
         """The samples of this rank's next batches: (batches, b)."""
         first = self.nimg + self.rank * self.batch_per_rank
         ahead = AHEAD
-        if isinstance(self.order, WindowOrder):  # it works stream by stream: some entries of each at a time
+        if isinstance(self.order, Streamed):  # it works stream by stream: some entries of each at a time
             ahead = max(AHEAD, AHEAD_IN_STREAM * len(self._my_streams(self.order)))
         batches = max(1, min(ahead, self.samples) // self.batch_per_rank)
         starts = first + self.batch_size * np.arange(batches)
         positions = starts[:, None] + np.arange(self.batch_per_rank)
         return self.order.at(positions.reshape(-1)).reshape(positions.shape)
 
-    def _announce(self, order: WindowOrder, samples: Ints) -> None:
+    def _announce(self, order: Streamed, samples: Ints) -> None:
         """Tell the files which shards are read from now on, whenever a batch leaves the windows known so far."""
         touched = np.unique(np.searchsorted(self.images.firsts, samples, side="right") - 1)
         if self._announced.issuperset(touched.tolist()):
@@ -140,7 +143,7 @@ class Stream(Iterator["torch.Tensor"]):
         self.images.expect(np.union1d(now, touched), then)
         self._announced = set(now.tolist()) if np.isin(touched, now).all() else set()
 
-    def _my_streams(self, order: WindowOrder) -> range:
+    def _my_streams(self, order: Streamed) -> range:
         first = self.rank * self.batch_per_rank
         return range(first // order.batch_per_stream, -(-(first + self.batch_per_rank) // order.batch_per_stream))
 
