@@ -25,7 +25,7 @@ from unittest.mock import patch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 
-from made_up import made_up_bucket, make_folder, make_list, make_tars, make_tree, make_zip  # noqa: E402
+from made_up import made_up_bucket, make_annotations, make_folder, make_list, make_tars, make_tree, make_zip  # noqa: E402
 from rows import Row, alone, command, process_of  # noqa: E402
 
 from shards.make import folders, sorting  # noqa: E402
@@ -46,9 +46,11 @@ class Case(NamedTuple):
     names: int
     source: str
     out: Path
+    annotations: Path | None = None
 
     def options(self, part: int) -> Options:
-        return Options(parse_where(self.source), self.out, slice=(part, SLICES), shard_size=IN_SHARD)
+        where, some = parse_where(self.source), (part, SLICES)
+        return Options(where, self.out, slice=some, shard_size=IN_SHARD, annotations=self.annotations)
 
 
 class Line(NamedTuple):
@@ -128,6 +130,12 @@ def zipped(data: Path, names: int) -> list[Line]:
     return listed("a zip", Case(names, str(source), data / "out"))
 
 
+def celeba(data: Path, names: int) -> list[Line]:
+    source, annotations = make_zip(data / "faces.zip", names), make_annotations(data / "Anno", names, COLUMNS)
+    case = Case(names, str(source), data / "out", annotations)
+    return listed("a zip and CelebA's annotation files", case)
+
+
 def list_(data: Path, names: int, columns: int = COLUMNS) -> list[Line]:
     source = make_list(data / "list.csv", names, columns)
     return listed(f"a list of addresses with {columns} attributes", Case(names, str(source), data / "out"))
@@ -171,6 +179,7 @@ SOURCES: dict[str, Callable[[Path, int], list[Line]]] = {
     "flat": flat,
     "tree": tree,
     "zip": zipped,
+    "celeba": celeba,
     "bare": bare,
     "list": list_,
     "bucket": bucket,

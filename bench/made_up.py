@@ -68,6 +68,25 @@ def make_list(path: Path, names: int, columns: int) -> Path:
     return path
 
 
+def make_annotations(folder: Path, names: int, columns: int) -> Path:
+    """CelebA's files of attributes, identities and parts of the pictures that `make_zip` names."""
+    rng = np.random.default_rng(0)
+    tails = [" ".join(row) for row in rng.choice(["-1", "1"], (1000, columns))]
+    folder.mkdir()
+    with (
+        (folder / "list_attr_celeba.txt").open("w") as attributes,
+        (folder / "identity_CelebA.txt").open("w") as identities,
+        (folder / "list_eval_partition.txt").open("w") as parts,
+    ):
+        attributes.write(f"{names}\n{' '.join(f'A{number}' for number in range(columns))}\n")
+        for number, identity in enumerate(rng.integers(1, 10_178, names).tolist()):
+            name = f"{number:09d}.jpg"
+            attributes.write(f"{name} {tails[number % 1000]}\n")
+            identities.write(f"{name} {identity}\n")
+            parts.write(f"{name} {number * 10 // names // 8}\n")
+    return folder
+
+
 def make_tars(folder: Path, pictures: list[bytes], names: int, in_tar: int) -> Path:
     """WebDataset tars of these pictures again and again."""
     folder.mkdir()
