@@ -16,7 +16,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -37,6 +37,7 @@ from shards.make.survey import catalogue_file, survey  # noqa: E402
 NAMES, SLICES = 20_000, 64
 IN_FOLDER, IN_TAR, IN_SHARD = 1000, 1000, 100
 COLUMNS = 40  # of a list
+HEAD = "| | names | processor s | of 10⁶ | own MiB | with mapped files MiB |\n|---|---:|---:|---:|---:|---:|"
 KILLED_AT = 0.6  # of the processor time that the whole takes
 
 
@@ -187,24 +188,18 @@ SOURCES: dict[str, Callable[[Path, int], list[Line]]] = {
 }
 
 
-def measure_all(data: Path, names: int, chosen: list[str]) -> list[Line]:
+def measure_all(data: Path, names: int, chosen: list[str]) -> Iterator[Line]:
     """The rows of these sources, each of which is removed behind its own."""
-    lines = [measure("a process that has imported what the others do", start, Case(0, str(data), data / "out"))]
+    yield measure("a process that has imported what the others do", start, Case(0, str(data), data / "out"))
     for name in chosen:
         place = data / name
         place.mkdir()
-        lines += SOURCES[name](place, names)
+        yield from SOURCES[name](place, names)
         shutil.rmtree(place)
-    return lines
 
 
-def table(lines: list[Line]) -> str:
+def words(line: Line) -> str:
     """For docs/benchmarks.md."""
-    head = "| | names | processor s | of 10⁶ | own MiB | with mapped files MiB |\n|---|---:|---:|---:|---:|---:|"
-    return "\n".join([head, *map(_words, lines)])
-
-
-def _words(line: Line) -> str:
     names, (what, _, seconds, own, peak) = line
     of_a_million = f"{seconds / names * 1e6:,.1f}" if names else "-"
     return f"| {what} | {names:,} | {seconds:,.2f} | {of_a_million} | {own:,.0f} | {peak:,.0f} |"
@@ -222,9 +217,10 @@ def main() -> None:
     from loader import machine
 
     names = options.names // 10 if options.quick else options.names
+    print(f"{machine()}\n\n{HEAD}", flush=True)
     with tempfile.TemporaryDirectory(prefix="facegan-listing-") as scratch:
-        lines = measure_all(Path(scratch), names, options.sources or list(SOURCES))
-    print(f"{machine()}\n\n{table(lines)}")
+        for line in measure_all(Path(scratch), names, options.sources or list(SOURCES)):
+            print(words(line), flush=True)
 
 
 if __name__ == "__main__":
