@@ -10,7 +10,7 @@ import click
 from facegan.cores import usual_threads
 from facegan.recipes import Size
 from jobs.progress import Progress
-from jobs.shards import send
+from jobs.shards import send, send_slice
 from jobs.slices import slice_option
 from jobs.values import Written
 
@@ -90,7 +90,7 @@ class Source(click.ParamType["Where"]):
 @click.option(
     "--scratch",
     type=FOLDER,
-    help="Where the sets are made first, if OUT is an address.  [default: $SLURM_TMPDIR]",
+    help="Where the sets are made first, if OUT is an address; all slices see it.  [default: $SLURM_TMPDIR]",
 )
 @click.option(
     "--max-rejects",
@@ -131,6 +131,8 @@ def command(
       facegan preprocess img_align_celeba.zip data/small --members webp --quality 100   # exact, half the bytes
       facegan preprocess img_align_celeba.zip data/celeba --slice 3/8   # one of 8 jobs of a Slurm array
       facegan shards index data/celeba                                  # then, once, when all 8 are done
+      facegan preprocess faces.zip s3://my-bucket/faces --scratch /shared/tmp --slice 3/8   # sends its own shards
+      facegan shards upload /shared/tmp s3://my-bucket/faces            # then, once: closes the set, sends the rest
     """
     from shards.make.writer import preprocess
 
@@ -140,9 +142,8 @@ def command(
         return
     with _progress() as report:
         outcome = preprocess(options, report)
-    _tell(outcome, options.slice, folder)
-    if not isinstance(out, Path):
-        send(folder, out)
+    _tell(outcome)
+    _pass_on(options, out, outcome)
     if outcome.indices and wandb_mode != "off":
         _track(outcome, folder, wandb_mode)
 
@@ -151,11 +152,8 @@ def _scratch(address: "Address", folder: Path | None, part: tuple[int, int]) -> 
     from shards.errors import ShardError
     from shards.make.upload import scratch_for
 
-    if part[1] > 1:
-        raise click.UsageError(
-            "--slice and an address as OUT: give a folder that all slices see, close the set (facegan shards index "
-            f"OUT), then: facegan shards upload OUT {address}"
-        )
+    if part[1] > 1 and folder is None:
+        raise click.UsageError(f"{address}: --slice needs --scratch DIR, a folder that all slices see")
     try:
         return scratch_for(address, folder)
     except ShardError as error:
@@ -217,7 +215,22 @@ def _progress() -> Iterator["Report"]:
         yield report
 
 
-def _tell(outcome: "Outcome", part: tuple[int, int], out: Path) -> None:
+def _pass_on(options: "Options", out: "Where", outcome: "Outcome") -> None:
+    """Send what was made to OUT, if that is an address; say what is next, if this was one slice of several."""
+    index, count = options.slice
+    if count == 1:
+        if not isinstance(out, Path):
+            send(options.out, out)
+        return
+    then = "" if outcome.indices else f"facegan shards index {options.out}"
+    if not isinstance(out, Path):
+        send_slice(options, out)
+        then = f"facegan shards upload {options.out} {out}"
+    if then:
+        click.echo(f"Slice {index}/{count} is done. When all are: {then}")
+
+
+def _tell(outcome: "Outcome") -> None:
     for note in outcome.notes:
         click.echo(f"Note: {note}", err=True)
     if outcome.left_out:
@@ -231,8 +244,6 @@ def _tell(outcome: "Outcome", part: tuple[int, int], out: Path) -> None:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in index.rejects.by_reason.items())
             click.echo(f"  rejected {index.rejects.count:,} of {index.source.samples:,}: {reasons}")
             click.echo(f"  each is named in {folder / index.rejects.name}")
-    if not outcome.indices:
-        click.echo(f"Slice {part[0]}/{part[1]} is done. When all are: facegan shards index {out}")
 
 
 def _track(outcome: "Outcome", out: Path, mode: str) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from shards.format.index import ShardIndex
     from shards.make.address import Address
     from shards.make.foreign import ForeignTars
+    from shards.make.plan import Options
 
 COPIES = {"s3": "aws s3 sync", "gs": "gcloud storage rsync -r"}
 
@@ -129,9 +130,10 @@ def _index_foreign(tars: "ForeignTars", part: tuple[int, int]) -> "ShardIndex | 
 @click.argument("folder", type=FOLDER, metavar="DIR")
 @click.argument("address", metavar="ADDRESS")
 def upload(folder: Path, address: str) -> None:
-    """Send the finished sets of DIR (OUT, or OUT/64) to an address, s3:// or gs://.
+    """Send the sets of DIR (OUT, or OUT/64) to an address, s3:// or gs://; closes those made in slices first.
 
-    The index comes last; the same command again sends what is missing. One writer at a time: another is refused.
+    DIR may be the --scratch of the slices. The index comes last; the same command again sends what is missing. One
+    writer at a time: another is refused.
 
     \b
     Examples:
@@ -143,7 +145,19 @@ def upload(folder: Path, address: str) -> None:
     where = parse_where(address)
     if not isinstance(where, Address):
         raise click.UsageError(f"{address}: expected an address, s3://bucket/folder or gs://bucket/folder")
-    send(folder, where)
+    from shards.make.upload import refuse_unwritable, scratch_for
+
+    refuse_unwritable(where)
+    scratch = scratch_for(where, folder)
+    send(scratch if scratch.exists() else folder, where)
+
+
+def send_slice(options: "Options", address: "Address") -> None:
+    """Send the shards of a slice."""
+    from shards.make.upload import upload_slice
+
+    with Progress(None, "bytes", label=f"upload {address}") as progress:
+        upload_slice(options, address, progress.update)
 
 
 def send(folder: Path, address: "Address") -> None:

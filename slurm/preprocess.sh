@@ -3,6 +3,7 @@
 #
 #   sbatch slurm/preprocess.sh img_align_celeba.zip data/shards --size 64 --size 128 --crop 150
 #   sbatch --array=0-31 slurm/preprocess.sh /scratch/me/pictures data/shards --recipe dcgan-128
+#   sbatch slurm/preprocess.sh faces.zip s3://bucket/faces --scratch /shared/tmp   # each element sends its own shards
 #
 # The same command again does only what is missing. Give the whole array each time: slices that are done end at once.
 # The first element lists SRC, the others wait: 10 s a million pictures, longer on a slow file system. An element whose
@@ -28,12 +29,20 @@ if [ $# -lt 2 ] || [ "${1#-}${2#-}" != "$1$2" ]; then die "usage: sbatch slurm/p
 slices=$SLURM_ARRAY_TASK_COUNT
 [ "$SLURM_ARRAY_TASK_MIN-$SLURM_ARRAY_TASK_MAX" = "0-$((slices - 1))" ] || die "the array has to be 0-N without gaps"
 
+# OUT at an address: the sets are made below --scratch, which all elements see; the last job sends the rest and the index.
+out=$2 last=(shards index "$2")
+if [[ $2 == *://* ]]; then
+  scratch=$(option --scratch "${FACEGAN_SCRATCH-}" "${@:3}") last=(shards upload "$scratch" "$2")
+  [ -n "$scratch" ] || die "$2: the elements of the array need --scratch DIR, a folder that all of them see"
+  out=$scratch/facegan-$(basename "$2")-$(printf %s "$2" | sha256sum | cut -c 1-8)
+fi
+
 # At the time limit, unless it would be ended so for ever: whichever slice has finished a shard, or a part of the listing,
 # has changed these folders. They tell it without a look at each of a million records.
-out=$2 began=$(date +%s)
+began=$(date +%s)
 goes_on() {
   [ "$signal" = USR1 ] || return 1
-  [ -n "$(find "$out"/*/.parts "$out"/.listing-*/ -maxdepth 0 -newermt "@$began" 2>/dev/null)" ] ||
+  [ -n "$(find "$out"/*/.parts "$out"/*/.uploaded-* "$out"/.listing-*/ -maxdepth 0 -newermt "@$began" 2>/dev/null)" ] ||
     die "no shard, and no part of a listing, was finished in $out since this job began: a longer --time is needed"
 }
 
@@ -43,7 +52,7 @@ if [ "${!#}" = --no-index ]; then
 elif [ "$SLURM_ARRAY_TASK_ID${SLURM_RESTART_COUNT:-}" = 0 ]; then
   "${python[@]}" -m jobs submit facegan --job-name=index --partition="$SLURM_JOB_PARTITION" \
     ${SLURM_JOB_ACCOUNT:+--account="$SLURM_JOB_ACCOUNT"} \
-    --dependency="afterok:$SLURM_ARRAY_JOB_ID" --kill-on-invalid-dep=yes -- shards index "$2" ||
-    echo "The index was not submitted; when all slices are done: sbatch slurm/facegan.sh shards index $2" >&2
+    --dependency="afterok:$SLURM_ARRAY_JOB_ID" --kill-on-invalid-dep=yes -- "${last[@]}" ||
+    echo "The index was not submitted; when all slices are done: sbatch slurm/facegan.sh ${last[*]}" >&2
 fi
 run preprocess "$@" --slice "$SLURM_ARRAY_TASK_ID/$slices" --workers "$SLURM_CPUS_PER_TASK"

@@ -10,6 +10,7 @@ import sys
 import tarfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -22,6 +23,8 @@ from jobs.slurm import calls, checks, deaths, job, preemption, queue, records, r
 from jobs.slurm.calls import SlurmError
 from jobs.slurm.records import Record
 from jobs.slurm.request import Call
+from shards.make.address import Address
+from shards.make.upload import scratch_for
 
 ROOT = Path(__file__).resolve().parent.parent
 SINFO = """\
@@ -240,6 +243,30 @@ def test_an_element_of_a_preprocess_requeues_itself_at_its_time_limit_if_anythin
     assert result.returncode == code, result.stderr
     assert (asked.read_text().split() if asked.exists() else []) == ["requeue", "50_1"] * requeued
     assert ("a longer --time" in result.stderr) == (code == 1)
+
+
+def test_the_last_job_of_an_array_for_an_address_closes_and_sends_what_its_elements_made(here: Path) -> None:
+    made = scratch_for(Address("s3://bucket/faces"), here / "all see")
+    answers_by_case(here, python='echo "$@" >&2', scontrol="true", squeue="true")
+    (made / "64/.parts").mkdir(parents=True)
+    array = {"JOB_ID": "50", "TASK_ID": "0", "TASK_COUNT": "2", "TASK_MIN": "0", "TASK_MAX": "1"}
+    variables = {f"SLURM_ARRAY_{name}": value for name, value in array.items()} | {"SLURM_JOB_PARTITION": "cpu"}
+    variables |= {"SLURM_SUBMIT_DIR": str(ROOT), "SLURM_CPUS_PER_TASK": "1", "SLURM_JOB_ID": "51"}
+    command = ["bash", str(ROOT / "slurm/preprocess.sh"), "src", "s3://bucket/faces"]
+    flags = ["--scratch", str(here / "all see")]
+    how: dict[str, Any] = {"env": {**os.environ, **variables}, "capture_output": True, "text": True}
+    assert "need --scratch DIR" in subprocess.run(command, **how, check=False).stderr
+    result = subprocess.run([*command, *flags], **how, check=False)
+    assert result.returncode == 0, result.stderr
+    assert f"-- shards upload {here}/all see s3://bucket/faces" in result.stderr
+    assert f"jobs preprocess src s3://bucket/faces --scratch {here}/all see --slice 0/2" in result.stderr
+    sent = f"touch {str(made / '64/.uploaded-0-of-2.jsonl').replace(' ', chr(92) + ' ')}"
+    work = f'case "$*" in *"jobs preprocess"*) sleep 1; {sent}; kill -USR1 $PPID; exec sleep 20 ;; esac'
+    os.utime(made / "64/.parts", (1e9, 1e9))
+    answers_by_case(here, python=work, squeue="echo RUNNING N/A")
+    answering(here, "scontrol", "")
+    result = subprocess.run([*command, *flags], **how, check=False)
+    assert result.returncode == 0 and "requeue\n50_0" in (here.parent / "scontrol.call").read_text(), result.stderr
 
 
 def test_the_last_of_an_option_s_spellings_counts() -> None:

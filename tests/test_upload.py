@@ -1,5 +1,6 @@
 """OUT at an address: whole files, the index last, one writer, nothing sent twice; on a real object store."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -249,7 +250,7 @@ def test_what_cannot_be_done_is_said_before_any_work(made: Path, archive: Path, 
     refusals = {
         "sets are written to s3:// or gs://": ["preprocess", archive, "https://host/out", "--scratch", tmp_path],
         "give --scratch DIR": ["preprocess", archive, "s3://faces/sets/x"],
-        "facegan shards upload OUT s3://faces/sets/x": [
+        "--slice needs --scratch DIR, a folder that all slices see": [
             "preprocess",
             archive,
             "s3://faces/sets/x",
@@ -266,13 +267,14 @@ def test_what_cannot_be_done_is_said_before_any_work(made: Path, archive: Path, 
         assert message in result.output.replace("\n", " "), result.output
 
 
-def test_a_job_takes_an_address_as_its_source_but_not_as_its_out(tmp_path: Path) -> None:
+def test_a_job_takes_addresses_but_a_scratch_that_its_elements_see_for_an_out_at_one(tmp_path: Path) -> None:
     def call(*arguments: str) -> Call:
         return Call(tmp_path / "preprocess.sh", (), arguments, {})
 
     check_preprocess(call("s3://bucket/faces.zip", str(tmp_path / "out")))
-    with pytest.raises(UsageError, match="facegan shards upload OUT ADDRESS"):
-        check_preprocess(call("faces.zip", "s3://bucket/out"))
+    with pytest.raises(UsageError, match="s3://bucket/out: the elements of the array need --scratch DIR"):
+        check_preprocess(call("s3://bucket/faces.zip", "s3://bucket/out"))
+    check_preprocess(call("s3://bucket/faces.zip", "s3://bucket/out", "--scratch", str(tmp_path)))
 
 
 def test_a_submission_takes_a_zips_count_from_its_end_record_and_reads_no_entry(
@@ -301,5 +303,89 @@ def bytes_read() -> int:
 
 def test_an_unfinished_set_is_not_sent(archive: Path, tmp_path: Path, target: Address) -> None:
     preprocess(Options(archive, tmp_path / "out", ((16, 16),), slice=(0, 2), shard_size=5))
-    with pytest.raises(ShardError, match="not finished"):
+    with pytest.raises(ShardError, match=r"shards are missing .* --slice 1/2"):
         upload(tmp_path / "out", target)
+
+
+def slice_command(archive: Path, address: object, scratch: Path, part: str, *more: str) -> list[str]:
+    """One slice of the set of `made`, at an address."""
+    words = [
+        "preprocess",
+        archive,
+        address,
+        "--scratch",
+        scratch,
+        "--slice",
+        part,
+        "--size",
+        "16",
+        "--holdout",
+        "2",
+    ]
+    return [*map(str, words), "--shard-size", "5", "--workers", "1", *more]
+
+
+def test_slices_send_their_own_shards_at_the_same_time_and_who_closes_the_set_sends_the_rest(
+    store: Any, archive: Path, made: Path, target: Address, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = tmp_path / "scratch"
+    commands = [slice_command(archive, target, scratch, f"{number}/2") for number in range(2)]
+    slices = [subprocess.Popen([sys.executable, "-m", "jobs", *command]) for command in commands]
+    assert [each.wait(300) for each in slices] == [0, 0]
+    tars = {path.name for path in (made / "16").glob("*.tar")}
+    assert names_at(store, target.url) == {*tars, "preprocess.json"}
+    sent: list[str] = []
+    after_each_file(monkeypatch, target, sent.append)
+    again = run(*commands[1])
+    assert again.exit_code == 0 and not sent, "nothing is sent twice"
+    assert "When all are: facegan shards upload" in again.output
+    result = run("shards", "upload", scratch, target)
+    assert result.exit_code == 0, result.output
+    assert not tars & set(sent) and sent[-1] == "index.json"
+    for path in (made / "16").iterdir():
+        if path.is_file() and path.name != "preprocess.json":
+            assert store.cat(f"{target}/16/{path.name}") == path.read_bytes()
+    assert "is there, made with these options" in run(*commands[0]).output
+
+
+def test_a_slice_that_is_cut_goes_on_and_what_is_lost_at_the_store_comes_with_the_index(
+    store: Any, archive: Path, target: Address, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = Options(archive, tmp_path / "out", ((16, 16),), slice=(0, 2), shard_size=3)
+    preprocess(options)
+    system, sent = system_of(target), []
+    put = system.put_file
+
+    def failing(local: str, *rest: Any) -> None:
+        sent.append(Path(local).name)
+        if len(sent) == 2:
+            raise KeyboardInterrupt
+        put(local, *rest)
+
+    monkeypatch.setattr(system, "put_file", failing)
+    with pytest.raises(KeyboardInterrupt):
+        uploads.upload_slice(options, target)
+    uploads.upload_slice(options, target)
+    assert sent == ["train-00000.tar", "train-00001.tar", "train-00001.tar"]
+    with pytest.raises(ShardError, match="shards are missing"):
+        upload(tmp_path / "out", target)
+    other = dataclasses.replace(options, slice=(1, 2))
+    preprocess(other)
+    store.rm(f"{target}/16/train-00000.tar")
+    upload(tmp_path / "out", target)
+    assert sent[3:].count("train-00000.tar") == 1 and "train-00001.tar" not in sent[3:]
+    assert {"index.json", *(f"train-0000{n}.tar" for n in range(4))} <= names_at(store, f"{target}/16")
+
+
+def test_slices_of_another_set_are_refused_before_they_send_a_shard(
+    store: Any, archive: Path, target: Address, tmp_path: Path
+) -> None:
+    for name, crop in (("one", "150"), ("other", "none")):
+        options = Options(archive, tmp_path / name, ((16, 16),), crop=crop, slice=(0, 2), shard_size=5)
+        preprocess(options)
+        if name == "one":
+            uploads.upload_slice(options, target)
+    there = names_at(store, target.url)
+    with pytest.raises(ShardError, match="another set was begun there"):
+        uploads.upload_slice(options, target)
+    assert names_at(store, target.url) == there

@@ -156,10 +156,11 @@ def check_preprocess(call: Call) -> None:
         raise UsageError("preprocess needs SRC OUT as the first arguments behind --")
     source, out = map(Path, call.arguments[:2])
     if is_remote(call.arguments[1]):
-        raise UsageError(
-            f"{call.arguments[1]}: the array works in slices, which need a folder that all of them see as OUT; "
-            "when it is done: facegan shards upload OUT ADDRESS"
-        )
+        if not (scratch := setting(call, "--scratch", "")):
+            raise UsageError(
+                f"{call.arguments[1]}: the elements of the array need --scratch DIR, a folder that all of them see"
+            )
+        out = Path(scratch)
     if not is_remote(call.arguments[0]) and not source.exists():
         raise UsageError(f"{source} does not exist; facegan download celeba {source.parent} fetches CelebA")
     sizes = [int(size) for size in re.findall(r"--size[ =](\d+)", " ".join(call.arguments))] or [64]

@@ -2,6 +2,8 @@
 
 An object store has no rename and no locks: a file appears whole, as stores have it; the index is written when all
 that it names is there; and one writer at a time holds a mark that stores with conditional writes give only once.
+Slices send the shards that each has made, side by side: what they are part of is said by the set's plan, which is
+sent first, if it is not there. They need no mark, as who closes the set looks at all that is there.
 """
 
 import hashlib
@@ -10,18 +12,20 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from facegan.files import append_json_line, json_lines
 from facegan.owner import process_identity
 from shards.errors import ShardError
+from shards.format.columns import cut
 from shards.format.index import NAME, ShardIndex, columns_of, load_index, read_summary
 from shards.make.address import Address, objects_below, system_of, version_of
-from shards.make.closing import sets_begun, whole_index
+from shards.make.claims import Slice
+from shards.make.closing import close_set, sets_begun, whole_index
 from shards.make.listing import state_of
 from shards.make.plan import PLAN, Options, parse_plan, read_plan
 from shards.make.writer import is_unchanged
@@ -42,23 +46,35 @@ def refuse_unwritable(address: Address) -> None:
 
 
 def upload(out: Path, address: Address, progress: Progress = lambda count: None) -> dict[str, ShardIndex]:
-    """Send every finished set of OUT (or OUT/64 alone) to the address; their indices by address.
+    """Send every set of OUT (or OUT/64 alone) to the address, closed first if slices made it; indices by address.
 
-    The same call again continues. Raises ShardError where a set is not finished, another set is at the address, or
+    The same call again continues. Raises ShardError where shards are missing, another set is at the address, or
     another writer; and where the store has other files at the end than were sent.
     """
     refuse_unwritable(address)
     folders = sets_begun(out)
     if not folders:
         raise ShardError(f"{out}: no set was made here by `facegan preprocess`")
-    unfinished = [folder for folder in folders if whole_index(folder) is None]
-    if unfinished:
-        raise ShardError(f"{unfinished[0]}: not finished: run `facegan preprocess` or `facegan shards index` first")
+    if not all(map(whole_index, folders)):
+        close_set(out)
     sent = {}
     for folder in folders:
-        target = Address(f"{address.url.rstrip('/')}/{folder.name}" if folder != out else address.url.rstrip("/"))
+        target = _below(address, folder) if folder != out else Address(address.url.rstrip("/"))
         sent[str(target)] = _Upload(folder, target, progress).run()
     return sent
+
+
+def upload_slice(options: Options, address: Address, progress: Progress = lambda count: None) -> None:
+    """Send the shards of this slice; the tables and the index follow with `upload`, which misses none.
+
+    The same call again sends what it has not sent. Raises ShardError where another set was begun at the address.
+    """
+    for folder in map(options.folder, options.sizes):
+        _Upload(folder, _below(address, folder), progress, options.slice).run_slice()
+
+
+def _below(address: Address, folder: Path) -> Address:
+    return Address(f"{address.url.rstrip('/')}/{folder.name}")
 
 
 def is_finished(address: Address, options: Options) -> bool:
@@ -68,7 +84,7 @@ def is_finished(address: Address, options: Options) -> bool:
     """
     refuse_unwritable(address)
     for size in options.sizes:
-        target = f"{address.url.rstrip('/')}/{options.folder(size).name}"
+        target = _below(address, options.folder(size)).url
         try:
             system = system_of(address)
             attempt(partial(_cat, system, f"{target}/{NAME}"), target)
@@ -98,10 +114,25 @@ def scratch_for(address: Address, folder: Path | None) -> Path:
 class _Upload:
     """One set on its way."""
 
-    def __init__(self, folder: Path, target: Address, progress: Progress) -> None:
-        self.folder, self.target, self.progress = folder, target, progress
+    def __init__(self, folder: Path, target: Address, progress: Progress, part: Slice = (0, 1)) -> None:
+        self.folder, self.target, self.progress, self.part = folder, target, progress, part
         self.system = system_of(target)
-        self.index = load_index(folder)
+        index, count = part
+        self.done = folder / (DONE if count == 1 else f"{Path(DONE).stem}-{index}-of-{count}.jsonl")
+
+    @cached_property
+    def index(self) -> ShardIndex:
+        return load_index(self.folder)
+
+    def run_slice(self) -> None:
+        with suppress(FileExistsError):
+            self._write(PLAN, (self.folder / PLAN).read_bytes(), mode="create")
+        self._refuse_other()
+        sent, plan = self._sent([self.done]), read_plan(self.folder)
+        span = cut(len(plan), *self.part) if plan else range(0)
+        for name, _, _ in plan.shards_between(span.start, span.stop) if plan else ():
+            if name not in sent and (self.folder / name).exists():  # one of rejects alone has no file
+                self._send(name)
 
     def run(self) -> ShardIndex:
         theirs = self._read(NAME)
@@ -109,11 +140,7 @@ class _Upload:
             raise ShardError(f"{self.target}: holds another set: choose another address, or remove that one")
         with self._marked() as renew:
             self._refuse_other()
-            sent = {
-                row["name"]: (row["size"], row["version"])
-                for row in json_lines(self.folder / DONE)
-                if row.get("state") == state_of(self.folder / row["name"])  # it is the file that was sent
-            }
+            sent = self._sent(self.folder.glob(f"{Path(DONE).stem}*.jsonl"))
             there = self._listed()
             for name in self._names():
                 if sent.get(name) != there.get(name) or name not in sent:
@@ -125,6 +152,15 @@ class _Upload:
                 raise ShardError(f"{self.target}: {other[0]} is not what was sent: somebody else writes there")
             self._send(NAME)
         return self.index
+
+    def _sent(self, records: Iterable[Path]) -> dict[str, tuple[int, str]]:
+        """Size and version of what was sent, by name, if the file here is still the one that was."""
+        return {
+            row["name"]: (row["size"], row["version"])
+            for record in records
+            for row in json_lines(record)
+            if row.get("state") == state_of(self.folder / row["name"])
+        }
 
     def _refuse_other(self) -> None:
         """Raise ShardError where a set was begun there that is not this one."""
@@ -154,7 +190,7 @@ class _Upload:
             raise ShardError(f"{self.target}/{name}: {facts['size']:,} bytes there, {size:,} were sent: run again")
         if name != NAME:
             row = {"name": name, "size": size, "version": version_of(facts), "state": state}
-            append_json_line(self.folder / DONE, row)
+            append_json_line(self.done, row)
         self.progress(size)
         return size, version_of(facts)
 
