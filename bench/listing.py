@@ -112,8 +112,8 @@ def listed(what: str, case: Case) -> list[Line]:
     whole = measure(what, first_slice, case)
     shutil.rmtree(case.out, ignore_errors=True)
     kill(case, KILLED_AT * whole.row[2])
-    again = measure(f"- killed at {KILLED_AT:.0%} of these seconds, the same command again", first_slice, case)
-    return [whole, again]
+    what = f"- killed at {100 * KILLED_AT:g} % of these seconds, the same command again"
+    return [whole, measure(what, first_slice, case)]
 
 
 def folder(data: Path, names: int) -> list[Line]:

@@ -16,7 +16,7 @@ def test_each_source_of_the_bench_is_made_up_listed_and_removed(
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL"):
         monkeypatch.setenv(name, "")  # so that it is put back
     lines = list(listing.measure_all(tmp_path, 1000, ["tree", "celeba", "list", "bucket", "tars"]))
-    again = "- killed at 60% of these seconds, the same command again"
+    again = "- killed at 60 % of these seconds, the same command again"
     assert [(line.row[0], line.names) for line in lines] == [
         ("a process that has imported what the others do", 0),
         ("a folder a picture", 100),
