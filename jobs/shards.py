@@ -13,8 +13,8 @@ from jobs.slices import slice_option
 if TYPE_CHECKING:
     from shards.format.index import ShardIndex
     from shards.make.address import Address
-    from shards.make.foreign import ForeignTars
     from shards.make.plan import Options
+    from shards.make.reading import ForeignTars
 
 COPIES = {"s3": "aws s3 sync", "gs": "gcloud storage rsync -r"}
 
@@ -74,6 +74,7 @@ def index(folder: Path, index_folder: Path | None, part: tuple[int, int], as_jso
     DIR is the OUT of `facegan preprocess --slice`: every size of the set is closed, unless a slice is missing.
     Or it holds anybody's WebDataset tars: each picture is decoded once, and what cannot be used is listed
     in rejects.jsonl. A word in a tar's name says its split: set-val-000.tar is val; without one it is train.
+    Whole numbers in .cls and .json members become attributes and identities (docs/own-data.md).
     With --slice several jobs read the tars; the same command without it then ends the work. Killed, it goes on.
 
     \b
@@ -84,7 +85,7 @@ def index(folder: Path, index_folder: Path | None, part: tuple[int, int], as_jso
       facegan shards index /shared/read-only/tars --index data/tars    # then: --data data/tars
     """
     from shards.make.closing import close_set, sets_begun
-    from shards.make.foreign import ForeignTars
+    from shards.make.reading import ForeignTars
 
     if index_folder is None and sets_begun(folder):
         if part[1] > 1:

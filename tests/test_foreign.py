@@ -15,15 +15,17 @@ from PIL import Image
 from shard_sets import encode, pictures, write_tar
 
 import shards
+from facegan import files
 from facegan.errors import FaceganError
 from jobs.shards import command
 from shards.errors import ShardError
 from shards.format.index import Transform, load_index
 from shards.format.tar import members
 from shards.format.transform import FILTER
-from shards.make import foreign, scans
+from shards.make import reading
 from shards.make.claims import claimed
-from shards.make.foreign import ForeignTars, index_tars, known_index, read_tars
+from shards.make.foreign import index_tars, known_index, read_tars
+from shards.make.reading import ForeignTars
 from shards.read.verify import verify_set
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset leaves its tars open
@@ -247,15 +249,15 @@ def test_slices_read_the_tars_and_what_was_read_is_not_read_again(
             shutil.copy2(tar, tmp_path / copy)
     whole, sliced = index_tars(ForeignTars(tmp_path / "whole")), tmp_path / "sliced"
     read: list[Path] = []
-    before = foreign.sha256_file
-    monkeypatch.setattr(foreign, "sha256_file", lambda path: read.append(path) or before(path))
+    before = reading.sha256_file
+    monkeypatch.setattr(reading, "sha256_file", lambda path: read.append(path) or before(path))
     for part in ("1/2", "0/2"):
         result = CliRunner().invoke(command, ["index", str(sliced), "--slice", part])
         assert (result.exit_code, f"Slice {part} is read" in result.output) == (0, True)
     assert sorted(path.name for path in read) == ["other-000.tar", "train-000.tar", "val-001.tar"]
     os.utime(sliced / "val-001.tar", (1, 1))  # as where it was exchanged for another
     index = index_tars(ForeignTars(sliced))
-    assert [path.name for path in read[3:] if path.suffix == ".tar"] == ["val-001.tar"]
+    assert [path.name for path in read[3:]] == ["val-001.tar"]
     assert (index.shards, index.table, index.rejects) == (whole.shards, whole.table, whole.rejects)
     assert not (sliced / ".index").exists()
     assert index_tars(ForeignTars(sliced, size=24)).transform == Transform(
@@ -276,7 +278,7 @@ def test_rows_of_another_reading_than_the_record_are_read_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(scans, "write_json", killed)
+        patched.setattr(files, "sync", killed)  # when all is written, before it has its name
         with pytest.raises(KeyboardInterrupt):
             read_tars(ForeignTars(tars, size=16), (0, 1))
     index_tars(ForeignTars(tars, **how))
@@ -285,13 +287,15 @@ def test_rows_of_another_reading_than_the_record_are_read_again(
     assert not verify_set(tars)
 
 
-@pytest.mark.parametrize("name", ["sizes", "shard", "rows", "conditions"])
+@pytest.mark.parametrize("name", ["sizes", "shard", "lengths", "conditions"])
 def test_a_record_without_all_it_should_say_counts_as_none(tars: Path, name: str) -> None:
     read_tars(ForeignTars(tars), (0, 1))
-    record = tars / ".index" / "train-000.tar.json"
-    known = json.loads(record.read_text())
+    record = tars / ".index" / "train-000.tar.scan"
+    head, _, samples = record.read_bytes().partition(b"\n")
+    known = json.loads(head)
     del known[name]
-    record.write_text(json.dumps(known))
+    record.write_bytes(json.dumps(known).encode() + b"\n" + samples)
+    (tars / ".index" / "group-00000.json").unlink()
     assert index_tars(ForeignTars(tars)).splits["train"].samples == 7
     assert not verify_set(tars)
 
@@ -312,7 +316,7 @@ def test_the_member_table_of_many_samples_comes_in_parts(
     tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index_tars(ForeignTars(tars, index_folder=tmp_path / "whole"))
-    monkeypatch.setattr(foreign, "GROUP_SAMPLES", 1)
+    monkeypatch.setattr(reading, "GROUP_BYTES", 1)
     index = index_tars(ForeignTars(tars, index_folder=tmp_path / "parts"))
     assert len(index.member_tables) > 1 and index.table is None
     assert sum(table.samples for table in index.member_tables) == index.shards.samples.sum()

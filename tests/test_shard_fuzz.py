@@ -19,7 +19,8 @@ from shards.errors import ShardError
 from shards.format.index import canonical_sha256, load_index
 from shards.format.png import member_bytes
 from shards.format.tar import members, read_members
-from shards.make.foreign import ForeignTars, index_tars
+from shards.make.foreign import index_tars
+from shards.make.reading import ForeignTars
 from shards.read.verify import verify_set
 
 FUZZ = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -19,7 +19,8 @@ from facegan.errors import FaceganError
 from facegan.files import private_folder
 from shards.errors import ShardError
 from shards.format.index import load_index
-from shards.make.foreign import ForeignTars, index_tars
+from shards.make.foreign import index_tars
+from shards.make.reading import ForeignTars
 from shards.read import node, remote
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # aiohttp's sessions outlive the tests

@@ -18,7 +18,8 @@ from jobs.shards import command
 from shards.format.columns import Shard, Table
 from shards.format.index import Record, ShardIndex, Source, Split
 from shards.format.png import END, Geometry, encode_records
-from shards.make.foreign import ForeignTars, index_tars
+from shards.make.foreign import index_tars
+from shards.make.reading import ForeignTars
 from shards.read.verify import Damage, verify_set
 
 STRIDE = Geometry(8, 8, 3).stride

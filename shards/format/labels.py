@@ -6,7 +6,7 @@ value of it beside -1 and 1.
 """
 
 import json
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ PAIRS = 4  # attributes in a byte where all are -1, 0, 1 or not known: two bits 
 MEANING = np.array([-1, 0, 1, UNKNOWN], np.int16)  # of two bits
 SHIFTS = np.arange(0, 8, 2, dtype=np.uint8)
 Values = NDArray[np.int16]
+Blocks = Iterable[tuple[Values, NDArray[np.int32]]]
 
 
 def row_types(attributes: int) -> list[np.dtype[np.void]]:
@@ -90,20 +91,40 @@ class LabelWriter:
 
     def write(self, path: Path) -> SideTable:
         """Write the file, whole or not at all."""
-        values, identities = np.concatenate(self._values), np.concatenate(self._identities)
+        return write_labels(
+            path, self.attributes, self._codes, lambda: zip(self._values, self._identities, strict=True)
+        )
+
+
+def write_labels(
+    path: Path, attributes: int, codes: Mapping[Hashable, int], blocks: Callable[[], Blocks]
+) -> SideTable:
+    """Write a file of labels, whole or not at all.
+
+    blocks: gives values (n, attributes) and numbers of identities (n,), some samples at a time; called twice.
+    codes: the number of each identity, in their order, -1 of None; it may be filled by the first call.
+    """
+    low, high, count, wide = 0, 0, 0, np.zeros(attributes, bool)
+    for values, _ in blocks():
         known = values != UNKNOWN
-        low, high = int(values.min(initial=0, where=known)), int(values.max(initial=0, where=known))
-        kinds = row_types(self.attributes)
-        kind = 0 if low >= -1 and high <= 1 else 1 if low > UNKNOWN_BYTE and high < -UNKNOWN_BYTE else 2
-        rows = np.zeros(len(values), kinds[kind])
-        rows["identity"] = identities
-        if self.attributes:
-            rows["attributes"] = _stored(values, rows["attributes"].dtype)
-        wide = (known & (values != -1) & (values != 1)).any(axis=0)
-        with whole_file(path) as part, part.open("wb") as stream:
-            for array in (rows, _told([*self._codes][1:]), wide):
-                np.save(stream, array, allow_pickle=False)
-        return SideTable(path.name, path.stat().st_size, sha256_file(path), len(rows))
+        low = min(low, int(values.min(initial=0, where=known)))
+        high = max(high, int(values.max(initial=0, where=known)))
+        wide |= (known & (values != -1) & (values != 1)).any(axis=0)
+        count += len(values)
+    kinds = row_types(attributes)
+    kind = kinds[0 if low >= -1 and high <= 1 else 1 if low > UNKNOWN_BYTE and high < -UNKNOWN_BYTE else 2]
+    with whole_file(path) as part, part.open("wb") as stream:
+        head = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": (count,)}
+        np.lib.format.write_array_header_1_0(stream, head)
+        for values, numbers in blocks():
+            rows = np.zeros(len(values), kind)
+            rows["identity"] = numbers
+            if attributes:
+                rows["attributes"] = _stored(values, rows["attributes"].dtype)
+            stream.write(rows.data)
+        for array in (_told([*codes][1:]), wide):
+            np.save(stream, array, allow_pickle=False)
+    return SideTable(path.name, path.stat().st_size, sha256_file(path), count)
 
 
 def _stored(values: Values, kind: np.dtype[Any]) -> NDArray[Any]:

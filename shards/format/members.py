@@ -1,7 +1,7 @@
 """Members of their own length: how images become JPEG or WebP, and the table of where each lies in its tar."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ EXTENSIONS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 MAX_WEBP_SIDE = 16383  # pixels, of the format; JPEG's is more than `Geometry` has
 QUALITY, LOSSLESS = 95, 100  # where none was asked for; the quality of a WebP that keeps every pixel
 Row = tuple[int, int, int, bytes]  # offset, size, CRC-32, key
+Piece = Callable[[], NDArray[np.void]]  # gives the rows of one shard
 
 
 @dataclass(frozen=True)
@@ -95,25 +96,26 @@ def part_name(number: int) -> str:
     return f"members-{number:05d}.bin"
 
 
-def write_member_table(path: Path, pieces: Sequence[tuple[Path, int]]) -> SideTable:
-    """Write the table of some shards from their own: `pieces` are the files, with the number of rows in each."""
-    pieces = [(piece, count) for piece, count in pieces if count]
-    width = max(_width(piece, count) for piece, count in pieces)
+def write_member_table(path: Path, pieces: Sequence[Piece]) -> SideTable:
+    """Write the table of some shards from their own rows, `pieces`, which are asked for one after the other."""
+    width = max(piece().dtype["key"].itemsize for piece in pieces)
+    samples = 0
     with whole_file(path) as part, part.open("wb") as stream:
-        for piece, count in pieces:  # one at a time: there may be thousands
-            stream.write(read_members(piece, count).astype(member_type(width)).data)
-    return SideTable(path.name, path.stat().st_size, sha256_file(path), sum(count for _, count in pieces))
+        for piece in pieces:  # one at a time: there may be thousands
+            rows = piece()
+            stream.write(rows.astype(member_type(width)).data)
+            samples += len(rows)
+    return SideTable(path.name, path.stat().st_size, sha256_file(path), samples)
 
 
 def read_members(path: Path, count: int) -> NDArray[np.void]:
     """A member table of `count` rows, memory-mapped: rows and nothing else, there is no header to parse."""
-    return map_file(path).view(member_type(_width(path, count)))
+    return rows_of(map_file(path) if path.exists() else np.empty(0, np.uint8), count, path)
 
 
-def _width(path: Path, count: int) -> int:
-    """Bytes of a key in a table."""
-    size = path.stat().st_size if path.exists() else 0
-    width, rest = divmod(size, max(count, 1))
+def rows_of(data: Bytes, count: int, path: Path) -> NDArray[np.void]:
+    """The rows of a member table in the bytes of a file; ShardError where they cannot be."""
+    width, rest = divmod(data.size, max(count, 1))
     if rest or not 1 <= width - FIXED_BYTES <= MAX_KEY_BYTES:
-        raise ShardError(f"{path}: {size:,} bytes are no table of {count:,} members")
-    return width - FIXED_BYTES
+        raise ShardError(f"{path}: {data.size:,} bytes are no table of {count:,} members")
+    return data.view(member_type(width - FIXED_BYTES))

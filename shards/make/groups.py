@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Container
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from facegan.files import whole_file, write_text
@@ -16,7 +17,7 @@ from shards.errors import ShardError
 from shards.format.columns import Shard, Shards, SideTable, cut
 from shards.format.labels import LabelWriter
 from shards.format.members import NAME as MEMBERS
-from shards.format.members import part_name, write_member_table
+from shards.format.members import part_name, read_members, write_member_table
 from shards.make.parts import CONTENT_MODULUS, FOLDER, Part, members_path, part_path, read_lines, read_part
 from shards.make.plan import Plan
 
@@ -132,7 +133,8 @@ def _write(path: Path, plan: Plan, number: int, parts: list[Part]) -> Group:
 
 def _write_members(folder: Path, parts: list[Part], number: int, single: bool) -> SideTable:
     path = folder / (MEMBERS if single else part_name(number))
-    return write_member_table(path, [(members_path(folder, part.name), part.samples) for part in parts])
+    pieces = [partial(read_members, members_path(folder, part.name), part.samples) for part in parts]
+    return write_member_table(path, pieces)
 
 
 def write_group(path: Path, group: Group) -> None:

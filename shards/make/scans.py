@@ -1,45 +1,124 @@
-"""What was found in each of somebody's tars, kept until all are read: a record, and the rows that it is of."""
+"""What was found in each of anybody's tars, kept until the set is whole: a file a tar.
 
+It begins with a line of JSON; then come the rejects, a line each, the rows of the member table, the labels.
+"""
+
+import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from facegan.files import read_object, sha256_file, whole_file, write_json
+import numpy as np
+from numpy.typing import NDArray
+
+from facegan.files import whole_file
 from shards.format.columns import Shard
-from shards.format.members import Row, write_members
+from shards.format.mapping import Bytes, map_file
+from shards.format.members import Row, member_type, rows_of
+from shards.make.fields import Fields, LabelRows, Told
+
+AT_ONCE = 1 << 12  # rows that are Python's objects
+MOST_SIZES = 100  # that are told apart
+Sizes = Counter[tuple[int, int]]  # how many pictures have each height and width
 
 
-@dataclass
+@dataclass(frozen=True)
 class Scan:
-    """What a pass over one tar found; `rows` is the file of its rows of the member table."""
+    """What a pass over one tar found; `file` holds what there is of each sample, from these bytes on."""
 
+    file: Path
     shard: Shard
-    rows: Path
-    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # height, width
-    rejects: list[dict[str, str]] = field(default_factory=list)
+    sizes: Sizes
+    by_reason: Counter[str]
+    told: Told
+    starts: tuple[int, int, int, int]  # of rejects, members and labels, and the end
+
+    def rejects(self) -> bytes:
+        """A line of JSON for each sample that cannot be used."""
+        return self._section(0).tobytes()
+
+    def members(self) -> NDArray[np.void]:
+        """Its rows of the member table."""
+        return rows_of(self._section(1), self.shard.samples, self.file)
+
+    def labels(self, fields: Fields) -> NDArray[np.void]:
+        """Its labels, rows of `Fields.kind`."""
+        return self._section(2).view(fields.kind)
+
+    def _section(self, number: int) -> Bytes:
+        return map_file(self.file)[slice(*self.starts[number : number + 2])]
 
 
-def keep_scan(records: Path, scan: Scan, members: Sequence[Row], conditions: list[Any]) -> None:
-    """Keep a scan and what it depends on. The rows first, their record last: an old one is of other rows."""
-    record = records / f"{scan.shard.name}.json"
-    record.unlink(missing_ok=True)
-    with whole_file(scan.rows) as part:
-        write_members(part, members)
-    sizes = [[*size, count] for size, count in scan.sizes.items()]
-    about = {"shard": asdict(scan.shard), "sizes": sizes, "rejects": scan.rejects}
-    write_json(record, {"conditions": conditions, "rows": sha256_file(scan.rows), **about})
+class Record:
+    """Gathers what is found in a tar, then keeps it."""
+
+    def __init__(self, fields: Fields) -> None:
+        self.labels = LabelRows(fields)
+        self._sizes, self._by_reason, self.samples = Sizes(), Counter[str](), 0
+        self._rejects = list[str]()
+        self._rows, self._some = list[NDArray[np.void]](), list[Row]()
+
+    def reject(self, shard: str, key: str, reason: str, detail: str) -> None:
+        """Add a sample that cannot be used."""
+        self._by_reason[reason] += 1
+        about = {"shard": shard, "key": key, "reason": reason, "detail": detail}
+        self._rejects.append(json.dumps(about) + "\n")
+
+    def add(self, row: Row, size: tuple[int, int], stated: dict[str, Any]) -> None:
+        """Add a sample: its row of the member table, height and width, and what it says of itself."""
+        self.samples += 1
+        if size in self._sizes or len(self._sizes) < MOST_SIZES:
+            self._sizes[size] += 1
+        self.labels.add(stated)
+        self._some.append(row)
+        if len(self._some) == AT_ONCE:
+            self._close_block()
+
+    def keep(self, file: Path, shard: Shard, conditions: list[Any]) -> None:
+        """Write it all as `file`, whole or not at all, with what it depends on."""
+        self._close_block()
+        labels = self.labels.blocks()
+        width = max((rows.dtype["key"].itemsize for rows in self._rows), default=1)
+        members = [rows.astype(member_type(width)) for rows in self._rows]
+        rejects = "".join(self._rejects).encode("ascii")
+        sections = [[memoryview(rejects)], [each.data for each in members], [each.data for each in labels]]
+        head = {
+            "conditions": conditions,
+            "shard": asdict(shard),
+            "sizes": [[*size, count] for size, count in self._sizes.items()],
+            "by_reason": self._by_reason,
+            "told": self.labels.told.to_json(),
+            "lengths": [sum(each.nbytes for each in section) for section in sections],
+        }
+        with whole_file(file) as part, part.open("wb") as stream:
+            stream.write(json.dumps(head).encode("ascii") + b"\n")
+            for section in sections:
+                for each in section:
+                    stream.write(each)
+
+    def _close_block(self) -> None:
+        if self._some:
+            width = max(1, *(len(row[3]) for row in self._some))
+            self._rows.append(np.array(self._some, member_type(width)))
+            self._some.clear()
 
 
-def kept_scan(records: Path, name: str, conditions: list[Any]) -> Scan | None:
-    """The scan kept of a tar; None where it is damaged, depends on something else, or other rows lie there."""
-    rows = records / f"{name}.rows"
+def kept_scan(file: Path, conditions: Sequence[Any]) -> Scan | None:
+    """The scan kept in a file; None where there is none, or it is damaged or depends on something else."""
     try:
-        record = read_object(records / f"{name}.json")
-        if record["conditions"] != conditions or record["rows"] != sha256_file(rows):
-            return None
-        sizes = Counter({(height, width): count for height, width, count in record["sizes"]})
-        return Scan(Shard(**record["shard"]), rows, sizes, record["rejects"])
+        with file.open("rb") as stream:
+            line = stream.readline()
+            head = json.loads(line)
+            starts = [len(line)]
+            for length in head["lengths"]:
+                starts.append(starts[-1] + length)
+            rejects, members, labels, end = starts
+            if head["conditions"] != conditions or end != file.stat().st_size:
+                return None
+        sizes = Sizes({(height, width): count for height, width, count in head["sizes"]})
+        told, reasons = Told.from_json(head["told"]), Counter[str](head["by_reason"])
+        return Scan(file, Shard(**head["shard"]), sizes, reasons, told, (rejects, members, labels, end))
     except (KeyError, TypeError, ValueError, FileNotFoundError):
         return None

@@ -115,6 +115,11 @@ def read_labels(
     names: only these attributes, and no identities. Raises ShardError where the set has no side table, or it is
     damaged.
     """
+    if index.members == "encoded":
+        raise ShardError(
+            f"{folder}: tars without labels. `facegan shards index` reads those in `.cls` and `.json` members; of "
+            "tars that were indexed before it did so, remove index.json to index them anew"
+        )
     if not index.side_tables:
         raise ShardError(
             f"{folder}: the set has no side table, so nothing is known of its samples but their pixels"
