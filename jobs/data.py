@@ -15,6 +15,7 @@ from facegan.files import read_object
 from facegan.recipes import Recipe
 from facegan.run.settings import RunSettings
 from jobs.chosen import chosen_images
+from jobs.values import parse_mix
 from shards import ShardSet, Stream, open_set, verify_set
 from shards.errors import ShardError
 from shards.read.files import Folder
@@ -76,9 +77,9 @@ def _mixed_in(shard_set: ShardSet, settings: RunSettings) -> Images:
     try:
         images = chosen_images(shard_set, settings)
         if not len(images):
-            raise ShardError(f"split {settings.split} is empty")
+            raise ShardError(f"{shard_set.folder}: split {settings.split} is empty")
     except ShardError as error:
-        raise ShardError(f"--mix {settings.mix}: the set in {shard_set.folder}: {error}") from None
+        raise ShardError(f"--mix {settings.mix}: {error}") from None
     return images
 
 
@@ -98,25 +99,6 @@ def open_data(recipe: Recipe, settings: RunSettings) -> Data:
     if limit:
         share_room([each.files for each in sets if isinstance(each.files, Stage)], limit)
     return Data(sets[0], [Mixed(each, share) for each, share in zip(sets[1:], shares.values(), strict=True)])
-
-
-def parse_mix(text: str) -> dict[str, Fraction]:
-    """`data/ffhq=1/4,data/own=0.1` as a share a set; UsageError where it is anything else, or nothing is left."""
-    shares: dict[str, Fraction] = {}
-    for part in filter(None, text.split(",")):
-        path, _, number = part.strip().rpartition("=")
-        try:
-            share = Fraction(number)
-        except (ValueError, ZeroDivisionError):
-            share = Fraction(0)
-        if not path or path in shares or share <= 0:
-            raise UsageError(
-                f"--mix {text}: {part!r}: expected SET=SHARE, each set once, like data/ffhq=1/4 or =0.25"
-            )
-        shares[path] = share
-    if sum(shares.values()) >= 1:
-        raise UsageError(f"--mix {text}: the shares add up to {sum(shares.values())}: nothing is left for --data")
-    return shares
 
 
 def describe_data(data: Data, stream: Stream) -> dict[str, Any]:

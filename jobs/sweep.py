@@ -85,9 +85,8 @@ def command(
     """
     folder = out or Path("runs") / f"sweep-{recipe}"
     sweep = Sweep(recipe, list(arguments), plan(recipe, grid, seeds))
-    RecipeCommand(recipe_classes()[recipe]).make_context(
-        f"train {recipe}", list(arguments)
-    )  # refuses what train would
+    context = RecipeCommand(recipe_classes()[recipe]).make_context(f"train {recipe}", list(arguments))
+    resolve(recipe_classes()[recipe], context)  # refuses what train would
     _act(ctx, sweep, folder, [recipe, *arguments, *_options(grid, seeds, folder)], options)
 
 

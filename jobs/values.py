@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,12 +55,14 @@ def resolve(recipe: type[Recipe], *layers: Mapping[str, Value]) -> dict[str, Val
     """The fields of `recipe` with each layer's values over those before it.
 
     A layer that sets the length in one unit drops the other unit of the layers below; `lr` sets g_lr and d_lr.
-    Raises UsageError for a name that is no field, or text that is no value of the field's type.
+    Raises UsageError for a name that is no field, text that is no value of the field's type, or a mixture
+    that leaves nothing for --data.
     """
     values = defaults(recipe)
     for layer in layers:
         given = {name: _typed(recipe, values, name, value) for name, value in _spread(layer).items()}
         values |= _other_length(given) | given
+    parse_mix(values["mix"].value)
     return values
 
 
@@ -121,3 +124,22 @@ def _typed(recipe: type[Recipe], values: Mapping[str, Value], name: str, given: 
         return Value(kind.convert(text, None, None), given.origin)
     except click.BadParameter as error:
         raise UsageError(f"{given.origin}: {name}: {error.message}") from error
+
+
+def parse_mix(text: str) -> dict[str, Fraction]:
+    """`data/ffhq=1/4,data/own=0.1` as a share a set; UsageError where it is anything else, or nothing is left."""
+    shares: dict[str, Fraction] = {}
+    for part in filter(None, text.split(",")):
+        path, _, number = part.strip().rpartition("=")
+        try:
+            share = Fraction(number)
+        except (ValueError, ZeroDivisionError):
+            share = Fraction(0)
+        if not path or path in shares or share <= 0:
+            raise UsageError(
+                f"--mix {text}: {part!r}: expected SET=SHARE, each set once, like data/ffhq=1/4 or =0.25"
+            )
+        shares[path] = share
+    if sum(shares.values()) >= 1:
+        raise UsageError(f"--mix {text}: the shares add up to {sum(shares.values())}: nothing is left for --data")
+    return shares

@@ -100,6 +100,14 @@ def test_the_shuffle_of_a_large_set_looks_uniform(n: int) -> None:
     assert abs(int((firsts[:, 0] < firsts[:, 1]).sum()) - 2000) < 5 * math.sqrt(1000)
 
 
+@pytest.mark.parametrize("n", [1, 2, 7, 100, 5000])
+def test_many_epochs_at_once_are_read_as_each_alone(n: int) -> None:
+    positions = np.random.default_rng(0).integers(0, 40 * n, 500)
+    each = [divmod(position, n) for position in positions.tolist()]
+    alone = [int(Permutation(n, 6, epoch)(np.array([entry]))[0]) for epoch, entry in each]
+    assert GlobalOrder(n, 6).at(positions).tolist() == alone
+
+
 def test_epochs_and_seeds_are_unrelated() -> None:
     """Two random permutations agree at one entry on average (Poisson with mean 1)."""
     n = 50_000

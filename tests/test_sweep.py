@@ -73,6 +73,17 @@ def test_an_option_that_train_does_not_know_is_refused_before_anything_runs(tmp_
     assert not (tmp_path / "sweep").exists()
 
 
+@pytest.mark.parametrize("words", [("--mix", "b=1"), ("--set", "mix=b=1")])
+def test_a_mixture_that_leaves_nothing_for_data_is_refused_before_anything_runs(
+    words: tuple[str, str], tmp_path: Path
+) -> None:
+    result = invoke("dcgan-64", *words, "--data", "a", "--out", tmp_path / "sweep", "--dry-run")
+    assert (result.exit_code, result.output.strip()) == (
+        2,
+        "Error: --mix b=1: the shares add up to 1: nothing is left for --data",
+    )
+
+
 def test_an_element_s_arguments_are_data_for_the_batch_file(tmp_path: Path) -> None:
     out = tmp_path / "a sweep"
     result = invoke("dcgan-64", "--set", "lr=1e-4,2e-4", "--data", "my $data", "--out", out, "--element", 1)

@@ -10,6 +10,7 @@ from pathlib import Path
 from facegan.errors import UsageError
 from jobs.slurm import calls, preemption, request
 from jobs.slurm.request import Call
+from jobs.values import parse_mix
 
 TRAINING = {"train_64": "dcgan-64", "train_128": "dcgan-128"}
 FREE_FOR_RUN = 2 << 30  # two checkpoints of the largest recipe, snapshots and grids
@@ -110,20 +111,12 @@ def explain(call: Call) -> str:
 
 def check_data(name: str, call: Call) -> None:
     """There is a set to train on, and each that is to be mixed in."""
-    for data in (setting(call, "--data", "data/shards"), *_mixed_in(call)):
+    for data in (setting(call, "--data", "data/shards"), *parse_mix(setting(call, "--mix", ""))):
         if "://" not in data and not [*Path(data).glob("index.json"), *Path(data).glob("*/index.json")]:
             raise UsageError(
                 f"no set of shards in {data}; make it first: facegan submit preprocess -- img_align_celeba.zip "
                 f"{data} --recipe {recipe_name(name, call)}"
             )
-
-
-def _mixed_in(call: Call) -> list[str]:
-    if not (mix := setting(call, "--mix", "")):
-        return []
-    from jobs.data import parse_mix  # imports torch, which takes seconds on a login node
-
-    return [*parse_mix(mix)]
 
 
 def check_training(name: str, call: Call) -> str:

@@ -16,6 +16,7 @@ from shards.read.mapped import MAX_MAPPINGS
 from shards.read.order import GlobalOrder, Order, WindowOrder, window_shape
 
 MAX_PERIOD = 1000  # shares as fine as a thousandth
+FEW = 64  # images
 SPLITMIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
 
 
@@ -76,7 +77,7 @@ class MixtureInStreams(MixtureOrder):
     A batch takes B / S images from every stream, and it is each P of a stream that follow each other which hold w
     of each set: period number n of stream s counts as number n S + s of all. So each set is read in the order that
     it has alone with these streams and a batch of w S: each sample once in each pass, and by a rank only those of
-    its streams.
+    its streams. A set with less than FEW images for each stream is shuffled as one instead, and had whole by all.
 
     sizes: of each set, the samples of each shard, in the split's order. streams: by default as `window_shape` has
         it for the set with the most shards.
@@ -98,11 +99,12 @@ class MixtureInStreams(MixtureOrder):
             raise ShardError(f"batch size {batch_size} is not a multiple of the {self.streams} streams of shards")
         self.batch_size, self.batch_per_stream = batch_size, batch_size // self.streams
         self.name += f" in {self.streams} streams"
-        self.windows = [
-            WindowOrder(each, seed, weight * self.streams, self.streams, self._window(len(each)))
-            for each, weight in zip(sizes, self.weights, strict=True)
-        ]
-        self.orders = list(self.windows)
+        self.counts = [len(each) for each in sizes]
+        for number, each in enumerate(sizes):
+            if each.sum() >= FEW * self.streams:
+                _, window = window_shape(len(each), batch_size, streams=self.streams)
+                batch = self.weights[number] * self.streams
+                self.orders[number] = WindowOrder(each, seed, batch, self.streams, window)
 
     def at(self, positions: Ints) -> Ints:
         """The sample read at each position: a function of (seed, batch size, position) alone."""
@@ -119,18 +121,21 @@ class MixtureInStreams(MixtureOrder):
         periods, slot = divmod(position // self.batch_size * self.batch_per_stream, self.period)
         turns = self._turns(periods * self.streams + np.arange(streams.start, streams.stop))
         now, then, first = [], [], 0
-        for number, (order, weight) in enumerate(zip(self.windows, self.weights, strict=True)):
-            for stream, turn in zip(streams, turns, strict=True):
-                ahead, place = divmod(int(np.count_nonzero(turn[:slot] == number)), weight)
-                next_read = ((periods + ahead) * self.streams + stream) * weight + place
-                found = order.shards(next_read, range(stream, stream + 1))
-                now.append(first + found[0])
-                then.append(first + found[1])
-            first += len(order.firsts) - 1
+        for number, (order, weight) in enumerate(zip(self.orders, self.weights, strict=True)):
+            found = [(np.arange(self.counts[number]), np.empty(0, np.int64))]  # of a set that is shuffled as one
+            if isinstance(order, WindowOrder):
+                given = np.count_nonzero(turns[:, :slot] == number, axis=1).tolist()
+                ahead, places = zip(*(divmod(each, weight) for each in given), strict=True)
+                found = [
+                    order.shards(
+                        ((periods + more) * self.streams + stream) * weight + place, range(stream, stream + 1)
+                    )
+                    for stream, more, place in zip(streams, ahead, places, strict=True)
+                ]
+            now += [first + each for each, _ in found]
+            then += [first + each for _, each in found]
+            first += self.counts[number]
         return np.unique(np.concatenate(now)), np.unique(np.concatenate(then))
-
-    def _window(self, shards: int) -> int:
-        return window_shape(shards, self.batch_size, streams=self.streams)[1]
 
 
 class MixedImages(Images):

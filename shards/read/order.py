@@ -61,22 +61,26 @@ class Permutation:
         rounds = ROUNDS if n > SMALL else ROUNDS_SMALL
         self.keys = np.frombuffer(hashlib.shake_128(repr(key).encode()).digest(8 * rounds), "<u8")
 
-    def __call__(self, entries: Ints) -> Ints:
-        """The images of `entries` (int64 in [0, n)) under the permutation."""
-        out = self._rounds(entries.astype(np.uint64))
+    def __call__(self, entries: Ints, keys: NDArray[np.uint64] | None = None) -> Ints:
+        """The images of `entries` (int64 in [0, n), (m,)) under the permutation.
+
+        keys: (rounds, m) of other permutations of as many entries, one an entry, in place of this one's.
+        """
+        keys = self.keys if keys is None else keys
+        out = self._rounds(entries.astype(np.uint64), keys)
         while (outside := out >= self.n).any():  # a share of at most 1 / sqrt(n) walks on
-            out[outside] = self._rounds(out[outside])
+            out[outside] = self._rounds(out[outside], keys[:, outside] if keys.ndim > 1 else keys)
         return out.astype(np.int64)
 
-    def _rounds(self, entries: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    def _rounds(self, entries: NDArray[np.uint64], keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
         high, low = np.divmod(entries, self.sides[0])
-        for key, other in zip(self.keys[::2], self.keys[1::2], strict=True):
+        for key, other in zip(keys[::2], keys[1::2], strict=True):
             low = _add(low, _hash(high, key, self.sides[0]), self.sides[0])
             high = _add(high, _hash(low, other, self.sides[1]), self.sides[1])
         return high * self.sides[0] + low
 
 
-def _hash(value: NDArray[np.uint64], key: np.uint64, side: np.uint64) -> NDArray[np.uint64]:
+def _hash(value: NDArray[np.uint64], key: NDArray[np.uint64] | np.uint64, side: np.uint64) -> NDArray[np.uint64]:
     """A number in [0, side) for each value; the top half of the hash, scaled (no slow modulo)."""
     mixed = (value ^ key) * MIX[0]
     mixed ^= mixed >> HALF
@@ -108,11 +112,12 @@ class GlobalOrder:
         epochs, entries = np.divmod(positions, self.samples)
         if epochs.size and epochs.min() == epochs.max():
             return Permutation(self.samples, self.seed, int(epochs.flat[0]))(entries)
-        out = np.empty_like(positions)
-        for epoch in np.unique(epochs).tolist():
-            mine = epochs == epoch
-            out[mine] = Permutation(self.samples, self.seed, epoch)(entries[mine])
-        return out
+        known, rows = np.unique(epochs.reshape(-1), return_inverse=True)  # of a small set there may be thousands
+        each = [Permutation(self.samples, self.seed, epoch) for epoch in known.tolist()]
+        if not each:
+            return entries
+        keys = np.stack([permutation.keys for permutation in each], axis=1)
+        return each[0](entries.reshape(-1), keys[:, rows]).reshape(positions.shape)
 
 
 class Window(NamedTuple):

@@ -55,6 +55,12 @@ class ShardSet:
     def choose(self, split: str, conditions: str) -> Choice:
         """The same samples as `where` gives, a bit for each of the split's."""
         self.counts(split)
+        try:
+            return self._choose(split, conditions)
+        except ShardError as error:
+            raise error if str(self.folder) in str(error) else ShardError(f"{self.folder}: {error}") from None
+
+    def _choose(self, split: str, conditions: str) -> Choice:
         if not self.index.labels:
             names = [name for name, _ in parse_conditions(conditions, self.index.attributes)]
             return Choice.of(read_labels(self.index, self.folder, self.files, split, names).where(conditions))
