@@ -535,6 +535,25 @@ def test_side_tables_in_parts_are_written_by_the_slices_and_closing_reads_no_sam
     assert shared == [[tables[1]], [index.labels[1].name], ["rejects.jsonl"]]
 
 
+def test_slices_of_an_earlier_version_have_the_same_labels_when_this_one_closes_the_set(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It wrote none: they come from the records of its shards."""
+    small: dict[str, Any] = {"sizes": ((64, 64),), "workers": 1}
+    monkeypatch.setattr(groups, "GROUP_SAMPLES", 8)
+    make(archive, tmp_path / "whole", **small)
+    out = tmp_path / "slices"
+    for part in (0, 1):
+        make(archive, out, slice=(part, 2), **small)
+    first, second, *_ = sorted((out / "64/.parts").glob("group-*.json"))
+    for summary, labels in ((first, {"labels": None}), (second, {})):  # as two earlier versions had it
+        known = json.loads(summary.read_text())
+        (out / "64" / known.pop("labels")["name"]).unlink()
+        summary.write_text(json.dumps(known | labels))
+    close_set(out)
+    assert tree(out) == tree(tmp_path / "whole")
+
+
 @pytest.mark.parametrize("write", [write_tar, write_zip])
 def test_an_archive_that_is_replaced_after_it_was_listed_is_refused(tmp_path: Path, write: Any) -> None:
     longest = 1 << 14

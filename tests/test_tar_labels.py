@@ -102,6 +102,17 @@ def test_labels_are_the_same_whatever_slices_read_them_and_in_parts(
         assert len(pairs) == len(set(found[2].tolist())) == len(set(expected[2].tolist()))
 
 
+def test_closing_reads_nothing_that_was_kept_of_samples(tars: Path) -> None:
+    whole = index_tars(ForeignTars(tars))
+    (tars / "index.json").unlink()
+    for part in (0, 1):
+        read_tars(ForeignTars(tars), (part, 2))
+    for record in (tars / ".index").glob("*.scan"):
+        record.unlink()
+    index = index_tars(ForeignTars(tars))
+    assert (index.shards, index.table, index.labels) == (whole.shards, whole.table, whole.labels)
+
+
 @pytest.mark.parametrize("group_bytes", [1, 1 << 40])
 def test_a_field_that_is_no_number_later_on_is_named_and_not_used(
     group_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -167,7 +167,7 @@ def _index(folder: Path, plan: Plan, groups: list[Group]) -> ShardIndex:
         if form.quality
         else None,
         member_tables=members if len(tables) > 1 else (),
-        labels=labels if len(labels) == len(groups) else (),
+        labels=labels,
         rejects=_write_rejects(folder, groups),
         software={name: _version(name) for name in ("facegan", "torch", "pillow", "simplejpeg")} | form.codec(),
     )

@@ -80,7 +80,8 @@ def group_of(folder: Path, plan: Plan, number: int) -> Group | None:
     with suppress(FileNotFoundError):
         group = _read(path)
         has_members = plan.form.is_stored or not group.shards or group.members is not None
-        if has_members and all(size_of(folder / shard.name) == shard.bytes for shard in group.shards):
+        has_tables = has_members and group.labels is not None  # an earlier version wrote none: now it is written
+        if has_tables and all(size_of(folder / shard.name) == shard.bytes for shard in group.shards):
             return group
     parts = [read_part(folder, name) for name in names_of(plan, number)]
     return _write(path, plan, number, [part for part in parts if part]) if all(parts) else None
