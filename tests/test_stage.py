@@ -21,7 +21,7 @@ from shards.errors import ShardError
 from shards.format.index import load_index
 from shards.make.foreign import index_tars
 from shards.make.reading import ForeignTars
-from shards.read import node, remote
+from shards.read import node, remote, stage
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # aiohttp's sessions outlive the tests
 
@@ -205,6 +205,19 @@ def test_a_small_stage_holds_a_few_shards_at_a_time_and_reads_the_whole_set(serv
     for _ in range(2 * 20):
         assert np.array_equal(next(stream), next(reference))
         assert len(list(opened.folder.glob("train-*.tar"))) <= 9
+
+
+def test_a_set_that_a_stage_has_no_room_for_is_copied_to_the_device_shard_by_shard(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "ROOM_TIMEOUT", 2)
+    made = make_set(server.folder, {"train": [8] * 20})
+    size = load_index(server.folder).shards[0].bytes
+    opened = shards.open_set(server.address, stage=tmp_path / "stage", stage_limit=3 * size)
+    images = shards.DeviceImages(opened.split("train"), "cpu")
+    assert len(list(opened.folder.glob("train-*.tar"))) <= 3
+    assert np.array_equal(images.gather(np.arange(160)), made["train"])
+    next(shards.Stream(images, batch_size=8, seed=4))
 
 
 def test_a_stage_too_small_for_two_windows_says_how_much_is_needed(server: Server, tmp_path: Path) -> None:

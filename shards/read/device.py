@@ -1,5 +1,7 @@
 """A whole split kept on the device as one tensor: a batch is one index_select, nothing crosses the bus."""
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 
@@ -9,6 +11,7 @@ from shards.format.mapping import Bytes
 from shards.read.images import Images
 
 BLOCK = 4096  # images copied at a time
+AHEAD = 2  # shards that a stage has to have room for: the one that is copied, the next
 
 
 class DeviceImages(Images):
@@ -25,14 +28,19 @@ class DeviceImages(Images):
         shape = (len(images), self.height, self.width, self.channels)
         _check_room(int(np.prod(shape, dtype=np.int64)), self.device)
         self.pixels = torch.empty(shape, dtype=torch.uint8, device=self.device)
-        for start in range(0, len(images), BLOCK):
-            stop = min(start + BLOCK, len(images))
-            self.pixels[start:stop] = torch.from_numpy(images.gather(np.arange(start, stop)))
+        for number, (first, end) in enumerate(pairwise(images.firsts)):
+            images.expect(*np.split(np.arange(number, min(number + AHEAD, len(images.firsts) - 1)), [1]))
+            for start in range(first, end, BLOCK):
+                stop = min(start + BLOCK, end)
+                self.pixels[start:stop] = torch.from_numpy(images.gather(np.arange(start, stop)))
 
     @property
     def in_streams(self) -> bool:
         """See `Images.in_streams`: nothing is mapped any more."""
         return self.files.partial
+
+    def expect(self, now: Ints, then: Ints) -> None:
+        """See `Images.expect`: nothing is read any more."""
 
     def batch_at(self, places: Ints) -> torch.Tensor:
         """The images at these places on the device: (n, C, H, W) uint8 with channels_last strides."""
