@@ -141,6 +141,25 @@ def test_labels_of_mixed_sets_are_joined(folder: Path) -> None:
     assert np.array_equal(joined.values, np.tile(labels.values, (2, 1)))
     known = labels.identities >= 0
     assert not set(joined.identities[:60][known]) & set(joined.identities[60:][known])
+    assert joined.where("Smiling=1").tolist() == [
+        n + s for s in (0, 60) for n in labels.where("Smiling=1").tolist()
+    ]
+    with pytest.raises(ShardError, match=r"labels 0 to 120 asked for, there are 0 to 119"):
+        joined[np.array([0, 120])]
+
+
+def test_a_batch_of_mixed_sets_reads_the_labels_of_its_own_samples_alone() -> None:
+    asked: list[int] = []
+
+    class Watched(Labels):
+        def __getitem__(self, samples: np.ndarray | slice) -> Labels:
+            asked.extend(np.arange(len(self))[samples].tolist())
+            return super().__getitem__(samples)
+
+    one, two = (Watched((), np.empty((9, 0), np.int16), np.arange(9)) for _ in range(2))
+    joined = join_labels([one, two])
+    assert joined[np.array([10, 3, 17])].identities.tolist() == [10, 3, 17]
+    assert sorted(asked) == [1, 3, 8]
 
 
 def test_a_stage_fetches_the_columns_and_not_the_side_table(folder: Path, tmp_path: Path) -> None:

@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 from shards.errors import ShardError
 from shards.format.columns import Ints
 from shards.format.index import ShardIndex
-from shards.format.labels import Decoder, LabelFile, Values, numbered, open_labels
+from shards.format.labels import Decoder, LabelFile, numbered, open_labels
 from shards.format.mapping import Bytes, map_at, reserve
 from shards.read.files import Files
-from shards.read.labels import Labels, parse_conditions, refuse_none
+from shards.read.labels import Labels, LabelsInPlace, parse_conditions
 
 BLOCK = 1 << 18  # samples looked at together
 
 
-class LabelColumns:
+class LabelColumns(LabelsInPlace):
     """The labels of a split's n samples where they lie: only what is asked for is read, and nothing is parsed.
 
     The files have their places side by side in one stretch of address space, so that a batch is one fancy index
@@ -44,6 +44,11 @@ class LabelColumns:
         self._numbers = np.insert(np.concatenate([*numbers, np.empty(0, np.int64)]), none, -1)
         self._count, self._before = counts[part], (none + np.arange(len(opened)) + 1)[part]
 
+    @property
+    def identity_count(self) -> int:
+        """See `LabelsInPlace`."""
+        return int(self._numbers.max(initial=-1)) + 1
+
     def __len__(self) -> int:
         return int(self._firsts[-1])
 
@@ -66,24 +71,8 @@ class LabelColumns:
             raise ShardError("a file of labels is damaged: `facegan shards verify` says which")
         return Labels(self.names, values, self._numbers[codes + self._before[pieces]])
 
-    @property
-    def values(self) -> Values:
-        """All samples' attributes, in memory: see `Labels`."""
-        return self[np.arange(len(self))].values
-
-    @property
-    def identities(self) -> Ints:
-        """All samples' identities, in memory: see `Labels`."""
-        return self[np.arange(len(self))].identities
-
-    def where(self, conditions: str) -> Ints:
-        """See `Labels.where`."""
-        chosen = np.flatnonzero(np.concatenate([np.empty(0, bool), *self.masks(conditions)]))
-        refuse_none(len(chosen), conditions, len(self))
-        return chosen
-
     def masks(self, conditions: str) -> Iterator[NDArray[np.bool_]]:
-        """Which samples meet conditions, as `Labels.where` has them, some samples at a time in their order."""
+        """See `LabelsInPlace.masks`."""
         wanted = [(self.names.index(name), value) for name, value in parse_conditions(conditions, self.names)]
         for piece, first in enumerate(self._firsts[:-1].tolist()):
             kind, end = self._kinds[int(self._kind[piece])], int(self._firsts[piece + 1])

@@ -1,23 +1,18 @@
 """What is known of samples beside their pixels, attributes and identity; and the part of a split that has some."""
 
-import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import compress
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import ShardError
-from shards.format.columns import Ints, SideTable, Table
-from shards.format.index import ShardIndex
-from shards.format.labels import UNKNOWN
+from shards.format.columns import Ints
 from shards.format.mapping import Bytes
 from shards.read.choice import Choice
-from shards.read.files import Files
 from shards.read.images import Images
 
 if TYPE_CHECKING:
@@ -39,6 +34,11 @@ class Labels:
     values: NDArray[np.int16]
     identities: Ints
 
+    @property
+    def identity_count(self) -> int:
+        """All identities are below this number."""
+        return int(self.identities.max(initial=-1)) + 1
+
     def __len__(self) -> int:
         return len(self.values)
 
@@ -50,15 +50,20 @@ class Labels:
 
         Raises ShardError where an attribute is not known, or no sample meets them.
         """
-        chosen = np.ones(len(self), bool)
-        for name, value in parse_conditions(conditions, self.names):
-            chosen &= self.values[:, self.names.index(name)] == value
+        (chosen,) = self.masks(conditions)
         refuse_none(int(chosen.sum()), conditions, len(self))
         return np.flatnonzero(chosen)
 
+    def masks(self, conditions: str) -> Iterator[NDArray[np.bool_]]:
+        """Which samples meet conditions: (n,), at once."""
+        chosen = np.ones(len(self), bool)
+        for name, value in parse_conditions(conditions, self.names):
+            chosen &= self.values[:, self.names.index(name)] == value
+        yield chosen
+
 
 class AnyLabels(Protocol):
-    """Labels of a split, in memory (`Labels`) or where they lie (`shards.read.columns.LabelColumns`)."""
+    """Labels of a split, in memory (`Labels`) or where they lie (`LabelsInPlace`)."""
 
     @property
     def names(self) -> tuple[str, ...]: ...
@@ -66,9 +71,12 @@ class AnyLabels(Protocol):
     def values(self) -> NDArray[np.int16]: ...
     @property
     def identities(self) -> Ints: ...
+    @property
+    def identity_count(self) -> int: ...
     def __len__(self) -> int: ...
     def __getitem__(self, samples: Ints) -> Labels: ...
     def where(self, conditions: str) -> Ints: ...
+    def masks(self, conditions: str) -> Iterator[NDArray[np.bool_]]: ...
 
 
 def refuse_none(chosen: int, conditions: str, samples: int) -> None:
@@ -89,93 +97,87 @@ def parse_conditions(conditions: str, known: Sequence[str]) -> list[tuple[str, i
     return found
 
 
-def join_labels(parts: Sequence[AnyLabels]) -> Labels:
+class LabelsInPlace(ABC):
+    """Labels that stay where they are: those of some samples are read when they are asked for."""
+
+    names: tuple[str, ...]
+
+    @property
+    @abstractmethod
+    def identity_count(self) -> int:
+        """All identities are below this number."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, samples: Ints) -> Labels:
+        """The labels of these samples (int64, (m,), in [0, n))."""
+
+    @property
+    def values(self) -> NDArray[np.int16]:
+        """All samples' attributes, in memory: see `Labels`."""
+        return self[np.arange(len(self))].values
+
+    @property
+    def identities(self) -> Ints:
+        """All samples' identities, in memory: see `Labels`."""
+        return self[np.arange(len(self))].identities
+
+    def where(self, conditions: str) -> Ints:
+        """See `Labels.where`."""
+        chosen = np.flatnonzero(np.concatenate([np.empty(0, bool), *self.masks(conditions)]))
+        refuse_none(len(chosen), conditions, len(self))
+        return chosen
+
+    @abstractmethod
+    def masks(self, conditions: str) -> Iterator[NDArray[np.bool_]]:
+        """Which samples meet conditions, as `Labels.where` has them, some samples at a time in their order."""
+
+
+class JoinedLabels(LabelsInPlace):
+    """See `join_labels`."""
+
+    def __init__(self, parts: Sequence[AnyLabels]) -> None:
+        self.parts, self.names = parts, parts[0].names
+        self._firsts = np.cumsum([0, *map(len, parts)])
+        self._shifts = np.cumsum([0, *(part.identity_count for part in parts)])
+
+    @property
+    def identity_count(self) -> int:
+        return int(self._shifts[-1])
+
+    def __len__(self) -> int:
+        return int(self._firsts[-1])
+
+    def __getitem__(self, samples: Ints) -> Labels:
+        if len(samples) and (samples.min() < 0 or samples.max() >= len(self)):
+            raise ShardError(f"labels {samples.min()} to {samples.max()} asked for, there are 0 to {len(self) - 1}")
+        values, identities = np.empty((len(samples), len(self.names)), np.int16), np.empty(len(samples), np.int64)
+        which = np.searchsorted(self._firsts, samples, side="right") - 1
+        for number, part in enumerate(self.parts):
+            mine = np.flatnonzero(which == number)
+            some = part[samples[mine] - self._firsts[number]]
+            values[mine] = some.values
+            identities[mine] = np.where(some.identities < 0, -1, some.identities + self._shifts[number])
+        return Labels(self.names, values, identities)
+
+    def masks(self, conditions: str) -> Iterator[NDArray[np.bool_]]:
+        """See `LabelsInPlace.masks`."""
+        for part in self.parts:
+            yield from part.masks(conditions)
+
+
+def join_labels(parts: Sequence[AnyLabels]) -> JoinedLabels:
     """The labels of a mixture's images: those of its sets one after the other, their identities kept apart.
 
-    Raises ShardError where the sets have other attributes.
+    Each set's stay where they are. Raises ShardError where the sets have other attributes.
     """
     names = parts[0].names
     for labels in parts:
         if labels.names != names:
             raise ShardError(f"labels of {', '.join(labels.names)} do not go with those of {', '.join(names)}")
-    counts = [int(labels.identities.max(initial=-1)) + 1 for labels in parts]
-    shifts = np.cumsum([0, *counts[:-1]])
-    identities = [
-        np.where(each.identities < 0, -1, each.identities + shift)
-        for each, shift in zip(parts, shifts, strict=True)
-    ]
-    return Labels(names, np.concatenate([labels.values for labels in parts]), np.concatenate(identities))
-
-
-def read_labels(
-    index: ShardIndex, folder: Path, files: Files, split: str, names: Sequence[str] | None = None
-) -> Labels:
-    """The labels of a split of a set made before there were columns of them: from its side table, a line at a time.
-
-    names: only these attributes, and no identities. Raises ShardError where the set has no side table, or it is
-    damaged.
-    """
-    if index.members == "encoded":
-        raise ShardError(
-            f"{folder}: tars without labels. `facegan shards index` reads those in `.cls` and `.json` members; of "
-            "tars that were indexed before it did so, remove index.json to index them anew"
-        )
-    if not index.side_tables:
-        raise ShardError(
-            f"{folder}: the set has no side table, so nothing is known of its samples but their pixels"
-        )
-    wanted, samples = index.attributes if names is None else tuple(names), index.splits[split].samples
-    columns = [index.attributes.index(name) for name in wanted]
-    values = np.full((samples, len(columns)), UNKNOWN, np.int16)
-    identities = np.full(samples if names is None else 1, -1, np.int64)
-    codes: dict[Any, int] = {None: -1}
-    try:
-        for place, row in enumerate(_rows(index, files, split)):
-            if columns and row["attributes"]:
-                stated = [row["attributes"][column] for column in columns]
-                values[place] = [UNKNOWN if value is None else value for value in stated]
-            if names is None:
-                identities[place] = codes.setdefault(row["identity"], len(codes) - 1)
-    except (KeyError, TypeError, IndexError, ValueError, OverflowError) as error:
-        raise ShardError(f"{folder}: a row of the side table is damaged ({error!r})") from None
-    for column in values.T:
-        if np.isin(column, (-1, 1, UNKNOWN)).all():  # CelebA says -1 for no
-            column[column == -1] = 0
-    return Labels(wanted, values, identities if names is None else np.broadcast_to(identities, samples))
-
-
-def _rows(index: ShardIndex, files: Files, split: str) -> Iterator[dict[str, Any]]:
-    """The rows of a split's samples, in order, from those parts of the side table alone that have some."""
-    samples = index.shards.samples
-    stops, of_split = np.cumsum(samples), index.shards.numbers(split)
-    first = 0
-    for table in index.side_tables:
-        end = first + (table.samples if isinstance(table, SideTable) else int(stops[-1]))
-        mine = np.zeros(end - first, bool)
-        near = np.searchsorted(stops[of_split], first, side="right")
-        for shard in of_split[near:].tolist():
-            start = int(stops[shard] - samples[shard])
-            if start >= end:
-                break
-            mine[max(start - first, 0) : int(stops[shard]) - first] = True
-        if mine.any():
-            yield from _chosen_lines(files.hold(table), table, mine)
-        first = end
-
-
-def _chosen_lines(path: Path, table: Table, chosen: NDArray[np.bool_]) -> Iterator[dict[str, Any]]:
-    """The rows of a part whose lines are chosen."""
-    try:
-        if (size := path.stat().st_size) != table.bytes:
-            raise ValueError(f"{size:,} bytes, the index says {table.bytes:,}")
-        count = 0
-        with path.open("rb") as lines:
-            for count, line in enumerate(compress(lines, chosen.tobytes()), 1):  # noqa: B007 - it is looked at
-                yield json.loads(line)
-        if count < np.count_nonzero(chosen):
-            raise ValueError("rows are missing")
-    except (OSError, ValueError) as error:
-        raise ShardError(f"{path}: cannot be read ({error}): `facegan shards verify {path.parent}`") from None
+    return JoinedLabels(parts)
 
 
 class Subset(Images):

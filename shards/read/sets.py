@@ -11,7 +11,8 @@ from shards.read.choice import Choice
 from shards.read.columns import LabelColumns
 from shards.read.files import Files
 from shards.read.images import Images, StoredImages
-from shards.read.labels import AnyLabels, parse_conditions, read_labels, refuse_none
+from shards.read.labels import AnyLabels, parse_conditions, refuse_none
+from shards.read.side_table import read_labels
 
 
 class ShardSet:
