@@ -24,7 +24,7 @@ from facegan.files import json_lines
 from shards.errors import ShardError
 from shards.format.index import load_index
 from shards.format.transform import PictureError
-from shards.make import annotations, attributed, buckets, sorting, urls
+from shards.make import annotations, attributed, buckets, lists, sorting, urls
 from shards.make.address import Address, objects_below, parse_where
 from shards.make.ahead import read_ahead
 from shards.make.attributed import annotate_list
@@ -400,7 +400,7 @@ def test_a_list_that_cannot_be_used_says_why(tmp_path: Path, name: str, content:
 
 
 def test_a_column_may_have_the_separator_in_its_name() -> None:
-    table = urls.read_table(Path("list"), io.BytesIO(b'url,"caption, long",age\nhttps://host/a.png,"x, y",3\n'))
+    table = lists.read_table(Path("list"), io.BytesIO(b'url,"caption, long",age\nhttps://host/a.png,"x, y",3\n'))
     assert table.columns == ["caption, long", "age"]
     assert [row and row.rest for row in table.rows] == [["x, y", "3"]]
 

@@ -102,17 +102,18 @@ def refuse_changed(where: Where, then: Sequence[int | str] | None, now: Sequence
         )
 
 
-def objects_below(folder: Address) -> Iterator[tuple[str, dict[str, Any]]]:
+def objects_below(folder: Address, after: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
     """Name below a folder of a bucket, and what the store says of it, of every object but markers of folders.
 
-    A page of them is in memory at a time.
+    A page of them is in memory at a time. after: the name behind which to begin; Google's begins at it, and some
+    stores begin where they always do.
     """
     system = system_of(folder)
     bucket, key, _ = system.split_path(system._strip_protocol(folder.url).rstrip("/"))
     root, token = f"{key}/" if key else "", ""
-    page = _s3_page if folder.url.startswith("s3:") else _gs_page
+    ask = partial(_s3_page if folder.url.startswith("s3:") else _gs_page, system, bucket, root)
     while True:
-        objects, token = attempt(partial(page, system, bucket, root, token), str(folder))
+        objects, token = attempt(partial(ask, root + after if after else "", token), str(folder))
         for name, facts in objects:
             if not name.endswith("/"):
                 yield name.removeprefix(root), facts
@@ -125,15 +126,15 @@ Page = tuple[
 ]  # key and facts of each object, and what to ask for the next with
 
 
-def _s3_page(system: Any, bucket: str, root: str, token: str, _: int) -> Page:
-    more = {"ContinuationToken": token} if token else {}
+def _s3_page(system: Any, bucket: str, root: str, after: str, token: str, _: int) -> Page:
+    more = {"ContinuationToken": token} if token else {"StartAfter": after} if after else {}
     found = system.call_s3("list_objects_v2", Bucket=bucket, Prefix=root, MaxKeys=PAGE, **more)
     objects = [(facts["Key"], facts | {"size": facts["Size"]}) for facts in found.get("Contents", ())]
     return objects, found.get("NextContinuationToken", "")
 
 
-def _gs_page(system: Any, bucket: str, root: str, token: str, _: int) -> Page:
-    more = {"pageToken": token} if token else {}
+def _gs_page(system: Any, bucket: str, root: str, after: str, token: str, _: int) -> Page:
+    more = ({"pageToken": token} if token else {}) | ({"startOffset": after} if after else {})
     found = system.call("GET", "b/{}/o", bucket, prefix=root, maxResults=PAGE, json_out=True, **more)
     objects = [(facts["name"], facts | {"size": int(facts["size"])}) for facts in found.get("items", ())]
     return objects, found.get("nextPageToken", "")

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,11 @@ from numpy.typing import NDArray
 from shards.errors import ShardError
 from shards.make.address import Where
 from shards.make.annotations import BLOCK, SPLITS, Annotations, Identities, held_out
-from shards.make.listing import Listing
+from shards.make.kept import Kept
+from shards.make.listing import Listing, Mark
+from shards.make.lists import Row, open_table
 from shards.make.slots import UNKNOWN, whole_number
-from shards.make.sorting import collected, filled
-from shards.make.urls import Table, open_table
+from shards.make.sorting import filled, mapped
 
 IDENTITY, SPLIT = "identity", "split"  # columns, in any letter case
 SPLIT_NAMES = {"train": 0, "training": 0, "val": 1, "valid": 1, "validation": 1, "test": 2}
@@ -71,9 +71,7 @@ def annotate_list(listing: Listing, source: Where, holdout: int | None) -> Annot
 
     Raises ShardError where a split is not one of train, val and test, or the list has changed meanwhile.
     """
-    with open_table([*map(Path, listing.seen)] or [source]) as table:
-        columns = list({name: _Column(name, at) for at, name in enumerate(table.columns)}.values())
-        rows = collected(_blocks(table, columns), _row_type(columns), listing.scratch)
+    columns, unread, rows = _read([*map(Path, listing.seen)] or [source], listing)
     if len(rows) != len(listing):
         raise ShardError(f"{source}: has changed while it was read: run again")
     attributes = [column for column in columns if column.is_used and not column.role]
@@ -85,7 +83,7 @@ def annotate_list(listing: Listing, source: Where, holdout: int | None) -> Annot
     else:
         splits = _splits(rows, [column for column in columns if column.role == SPLIT][-1:], listing, source)
     told = [*attributes, *identity]
-    unused = [each.name for each in columns if each not in told and each.role != SPLIT] + table.unread
+    unused = [each.name for each in columns if each not in told and each.role != SPLIT] + [*unread]
     notes = [f"{source}: columns without small whole numbers are not used: {', '.join(unused)}"] if unused else []
     gaps = [f"{each.name} {len(rows) - each.known:,}" for each in told if each.known < len(rows)]
     if gaps:
@@ -93,20 +91,49 @@ def annotate_list(listing: Listing, source: Where, holdout: int | None) -> Annot
     return Annotations(splits, tuple(column.name for column in attributes), values, identities, notes)
 
 
+def _read(parts: Sequence[Where], listing: Listing) -> tuple[list[_Column], Sequence[str], Rows]:
+    """The columns, the names of those that are not read, and the numbers in them; killed, the next goes on."""
+    kept = Kept(listing.kept and listing.kept / "numbers", listing.scratch)
+    at, found = kept.at or (None, ())
+    with kept.stream, open_table(parts, at) as table:
+        columns = list({name: _Column(name, at) for at, name in enumerate(table.columns)}.values())
+        for column, (fits, known) in zip(columns, found, strict=False):
+            column.fits, column.known = fits, known
+        for some in _some(table.rows):
+            if isinstance(some, Mark):
+                at = [some.at, [(column.fits, column.known) for column in columns]]
+                kept.reached(at)
+            else:
+                kept.stream.write(_numbers(some, columns).tobytes())
+        kept.keep(at)
+        return columns, table.unread, mapped(kept.stream, _row_type(columns))
+
+
+def _some(rows: Iterator[Row | Mark | None]) -> Iterator[list[Sequence[Any]] | Mark]:
+    """What rows that have an address say beside it, some at a time, and the marks, of which the last row is one."""
+    some: list[Sequence[Any]] = []
+    for row in rows:
+        if some and (isinstance(row, Mark) or len(some) >= AT_ONCE):
+            yield some
+            some = []
+        if isinstance(row, Mark):
+            yield row
+        elif row:
+            some.append(row.rest)
+
+
 def _row_type(columns: list[_Column]) -> "np.dtype[np.void]":
     """A row's numbers, by the places of their columns; one byte where the list has none."""
     return np.dtype([(str(column.at), column.kind) for column in columns] or [("", "u1")])
 
 
-def _blocks(table: Table, columns: list[_Column]) -> Iterator[Rows]:
-    """The numbers of the rows that have an address, in the list's order, some at a time."""
-    rows = (row.rest for row in table.rows if row)
-    while some := list(islice(rows, AT_ONCE)):
-        block = np.zeros(len(some), _row_type(columns))
-        cells = [*zip(*some, strict=True)]
-        for column in columns:
-            block[str(column.at)] = column.numbers(cells[column.at])
-        yield block
+def _numbers(some: list[Sequence[Any]], columns: list[_Column]) -> Rows:
+    """The numbers of some rows, in the list's order."""
+    block = np.zeros(len(some), _row_type(columns))
+    cells = [*zip(*some, strict=True)]
+    for column in columns:
+        block[str(column.at)] = column.numbers(cells[column.at])
+    return block
 
 
 def _aligned(rows: Rows, columns: list[_Column], listing: Listing) -> NDArray[Any]:

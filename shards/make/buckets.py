@@ -9,16 +9,33 @@ from typing import Any
 from shards.errors import ShardError
 from shards.format.transform import MAX_PICTURE_BYTES, PictureError
 from shards.make.address import Address, look, objects_below, refuse_changed, system_of, version_of
-from shards.make.listing import Place, Reader
+from shards.make.listing import Mark, Place, Reader
 from shards.read.remote import CONNECTIONS, attempt
 
+MARK = 1000  # objects between two marks
+UNSORTED = "--x-s3"  # the end of the names of Amazon's directory buckets
 
-def list_bucket(folder: Address) -> Iterator[tuple[str, Place]]:
-    """Name below the folder, and size and version of every object; ShardError where it cannot be listed."""
+
+def list_bucket(folder: Address, after: str = "") -> Iterator[tuple[str, Place] | Mark]:
+    """Name below the folder, and size and version of every object; ShardError where it cannot be listed.
+
+    after: the name before a mark. There are none where a store does not give names sorted by their bytes.
+    """
     if folder.url.startswith("http"):
         raise ShardError(f"{folder}: a web server does not list folders: give a zip, a tar or a list of addresses")
-    for name, facts in objects_below(folder):
+    last, known, count = b"", after.encode(), 0
+    is_sorted = not folder.url.split("/")[2].endswith(UNSORTED)
+    for name, facts in objects_below(folder, after):
+        before, last = last, name.encode()
+        is_sorted &= before < last
+        if after and not is_sorted:
+            raise ShardError(f"{folder}: its objects do not come sorted by name: run again, which lists it anew")
+        if last <= known:
+            continue
         yield name, Place(0, facts["size"], facts["size"], _crc(_content(facts)))
+        count += 1
+        if is_sorted and count % MARK == 0:
+            yield Mark(name)
 
 
 def _content(facts: dict[str, Any]) -> str:

@@ -71,8 +71,8 @@ class Begun:
 
 def begun_in(folder: Path | None) -> Begun:
     """What a killed process left there; a new beginning where it is not whole, or there is nothing."""
-    if folder is None:
-        return Begun()
+    if folder is None or not (folder / RECORD).exists():
+        return Begun(folder)
     try:
         known = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         tables = {kind: (name, Place(*place)) for kind, (name, place) in known["tables"].items()}
@@ -124,4 +124,5 @@ def collect(
             begun.names += 1
         begun.reached(END, sorters)
         names, places = pictures.sorted()
-        return Listing(kind, path, names, places, left_out, tables, folders=folders.sorted(), scratch=scratch)
+        rest: dict[str, Any] = {"folders": folders.sorted(), "scratch": scratch, "kept": begun.folder}
+        return Listing(kind, path, names, places, left_out, tables, **rest)

@@ -165,6 +165,7 @@ class Listing:
     seen: dict[str, State] = field(default_factory=dict)  # of a folder: such files in it; of a list: all its parts
     folders: tuple[Sequence[str], Times] = ((), np.empty(0, TIME))  # and the folders, by name
     scratch: Path | None = None  # folder for what memory should not hold
+    kept: Path | None = None  # folder for what a process that goes on should find
 
     def __len__(self) -> int:
         return len(self.names)

@@ -4,9 +4,8 @@ import heapq
 import math
 import os
 import struct
-import tempfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from itertools import islice, pairwise
 from pathlib import Path
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from facegan.files import whole_file
 from shards.errors import ShardError
+from shards.make.kept import nameless, opened_at
 
 RUN_ROWS, RUN_BYTES = 1 << 19, 64 << 20  # sorted in memory: whichever is less
 CHUNK = 1024  # rows of a run in memory while it is merged
@@ -84,7 +84,7 @@ class Sorter:
         self._bytes = 0
         self.runs = list(runs or [])  # where each begins and ends in the file
         self._known = len(self.runs)
-        self._file = _begun(kept, self.runs[-1][1]) if kept and self.runs else None
+        self._file = opened_at(kept, self.runs[-1][1]) if kept and self.runs else None
 
     def add(self, name: str, packed: bytes) -> None:
         """One more row; `packed` are the bytes of what goes with its name."""
@@ -135,7 +135,7 @@ class Sorter:
         return names, rows
 
     def _spill(self) -> None:
-        self._file = self._file or (_begun(self.kept, 0) if self.kept else _temporary(self.folder))
+        self._file = self._file or (opened_at(self.kept, 0) if self.kept else nameless(self.folder))
         names, rows = self._run()
         begun = self._file.tell()
         for start in range(0, len(names), CHUNK):
@@ -178,7 +178,7 @@ def _written(
     with ExitStack() as stack:
         named = [stack.enter_context(whole_file(part)) for part in parts]
         opened: list[IO[bytes]] = [part.open("w+b") for part in named]
-        opened = opened or [_temporary(folder) for _ in kinds]
+        opened = opened or [nameless(folder) for _ in kinds]
         files = [stack.enter_context(file) for file in opened]
         while some := list(islice(merged, 64 * CHUNK)):
             ends = size + np.cumsum([len(name) for name, _, _ in some])
@@ -186,7 +186,7 @@ def _written(
             columns = b"".join(name for name, _, _ in some), ends.tobytes(), b"".join(row for _, _, row in some)
             for file, column in zip(files, columns, strict=True):
                 file.write(column)
-        text, ends, rows = (_mapped(file, each) for file, each in zip(files, kinds, strict=True))
+        text, ends, rows = (mapped(file, each) for file, each in zip(files, kinds, strict=True))
     return Names(text, ends), rows
 
 
@@ -194,7 +194,7 @@ def filled(shape: tuple[int, ...], kind: Any, value: int, folder: Path | None) -
     """An array of one value; in a file without a name, of a folder, where it is large."""
     if math.prod(shape) * np.dtype(kind).itemsize <= RUN_BYTES:
         return np.full(shape, value, kind)
-    with _temporary(folder) as file:
+    with nameless(folder) as file:
         # A disk without room says so here; to write to a mapping that it has no room for kills the process
         os.posix_fallocate(file.fileno(), 0, math.prod(shape) * np.dtype(kind).itemsize)
         made = np.memmap(file, kind, "r+", shape=shape)
@@ -202,38 +202,16 @@ def filled(shape: tuple[int, ...], kind: Any, value: int, folder: Path | None) -
     return made
 
 
-def collected(blocks: Iterable[NDArray[Any]], kind: Any, folder: Path | None) -> NDArray[Any]:
-    """Arrays of `kind` one behind the other, mapped from a file without a name: one of them in memory at a time."""
-    with _temporary(folder) as file:
-        for block in blocks:
-            file.write(block.tobytes())
-        return _mapped(file, kind)
-
-
 def _read_parts(parts: list[Path], kind: "np.dtype[np.void]") -> tuple[Names, Rows]:
     """What `_written` left."""
     with ExitStack() as stack:
         files = [stack.enter_context(part.open("rb")) for part in parts]
-        text, ends, rows = (_mapped(file, each) for file, each in zip(files, _kinds(kind), strict=True))
+        text, ends, rows = (mapped(file, each) for file, each in zip(files, _kinds(kind), strict=True))
     return Names(text, ends), rows
 
 
-def _begun(file: Path, size: int) -> IO[bytes]:
-    """A file of which so many bytes are known to be whole, to be written on from there."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    stream = file.open("r+b" if size else "w+b")
-    stream.truncate(size)
-    stream.seek(size)
-    return stream
-
-
-def _temporary(folder: Path | None) -> IO[bytes]:
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-    return tempfile.TemporaryFile(dir=folder)
-
-
-def _mapped(file: IO[bytes], kind: Any) -> NDArray[Any]:
+def mapped(file: IO[bytes], kind: Any) -> NDArray[Any]:
+    """What is in a file, as an array of one kind."""
     file.flush()
     return np.memmap(file, kind, "r") if os.fstat(file.fileno()).st_size else np.empty(0, kind)
 
@@ -242,7 +220,7 @@ class Distinct:
     """Whether numbers (uint64, evenly spread) are all different, a share of them in memory at a time."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._file = _temporary(folder)
+        self._file = nameless(folder)
         self._sizes: list[int] = []
 
     def add(self, numbers: NDArray[np.uint64]) -> None:
@@ -252,7 +230,7 @@ class Distinct:
 
     def all(self) -> bool:
         """Whether no number came twice."""
-        runs = np.split(_mapped(self._file, np.uint64), np.cumsum(self._sizes)[:-1])
+        runs = np.split(mapped(self._file, np.uint64), np.cumsum(self._sizes)[:-1])
         edges = np.linspace(0, 2.0**64, len(runs) + 1)[1:-1].astype(np.uint64)  # between parts as large as a run
         places = [[0, *np.searchsorted(run, edges).tolist(), len(run)] for run in runs]
         parts = zip(*map(pairwise, places), strict=True)

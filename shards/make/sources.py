@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from shards.errors import ShardError
+from shards.errors import PassingError, ShardError
 from shards.format.transform import EXTENSIONS, MAX_PICTURE_BYTES, PictureError
 from shards.make.address import Address, Where, look
 from shards.make.buckets import BucketReader, list_bucket
@@ -74,14 +74,15 @@ def _list_file(path: Path, scratch: Path, kept: Path | None) -> Listing:
 
 def _list_address(address: Address, scratch: Path, kept: Path | None) -> Listing:
     if address.is_folder or address.url.endswith("/"):
-        return collect("bucket", address, list_bucket(address), scratch)
+        begun = begun_in(kept)
+        return collect("bucket", address, list_bucket(address, begun.at or ""), scratch, begun)
     return _list_archive(address, scratch, kept)
 
 
 def _list_archive(path: Where, scratch: Path, kept: Path | None) -> Listing:
     kind, opened = recognise(path, scratch)
     if kind == "urls":
-        return collect(kind, opened, list_addresses(opened), scratch)
+        return _list_lines(opened, scratch, kept)
     begun = begun_in(kept)
     entries = list_zip(opened, begun.at) if kind == "zip" else list_tar(opened, begun.at or 0)
     return collect(kind, opened, entries, scratch, begun)
@@ -97,7 +98,7 @@ def _list_folder(path: Path, scratch: Path, kept: Path | None) -> Listing:
     if not len(listing) and not is_new:  # what was noted before is not known
         return _list_folder(path, scratch, None)
     if parts and not len(listing) and listing.left_out.keys().isdisjoint(ARCHIVES):
-        return _list_parts(path, sorted(parts), listing.left_out, scratch)
+        return _list_parts(path, sorted(parts), listing.left_out, scratch, kept)
     return replace(listing, seen={name: state_of(path / name) for name, _ in listing.tables.values()})
 
 
@@ -111,11 +112,16 @@ def _noted(
         yield entry
 
 
-def _list_parts(path: Path, names: list[str], others: Counter[str], scratch: Path) -> Listing:
+def _list_lines(lines: Where, scratch: Path, kept: Path | None) -> Listing:
+    """A list of addresses by the lines that were made of it; what is kept is of a file with these bytes."""
+    begun = begun_in(kept and kept / lines.name)
+    return collect("urls", lines, list_addresses(lines, begun.at), scratch, begun)
+
+
+def _list_parts(path: Path, names: list[str], others: Counter[str], scratch: Path, kept: Path | None) -> Listing:
     """A folder that has a list of addresses in it, in parts, and no pictures."""
     seen = {str(path.absolute() / name): state_of(path / name) for name in names}
-    lines = addresses_of([*map(Path, seen)], scratch)
-    listing = collect("urls", lines, list_addresses(lines), scratch)
+    listing = _list_lines(addresses_of([*map(Path, seen)], scratch), scratch, kept)
     left_out = listing.left_out + Counter({kind: count for kind, count in others.items() if kind != PART})
     return replace(listing, seen=seen, left_out=left_out)
 
@@ -150,7 +156,7 @@ def _walk(
                     yield f"{folder}{entry.name}", Place()
     except OSError as error:
         if not is_hidden(folder[:-1]):
-            raise ShardError(f"{path}: cannot be listed: {error.strerror}") from None
+            raise PassingError(f"{path}: cannot be listed: {error.strerror}") from None
         yield folder, Place()  # nobody else may look into it: counted as one that is hidden
     if not known:
         yield Mark(folder)

@@ -11,7 +11,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
-from shards.errors import ShardError
+from shards.errors import PassingError, ShardError
 from shards.format.columns import cut
 from shards.format.png import Geometry
 from shards.format.transform import parse_crop
@@ -232,6 +232,8 @@ def _catalogue(options: Options, file: Path) -> None:
     kept = file.with_suffix(BEGUN)
     try:
         _annotated(options, file, _listed(options, kept))
+    except PassingError:
+        raise
     except ShardError:  # all that is kept would end so again
         shutil.rmtree(kept, ignore_errors=True)
         raise

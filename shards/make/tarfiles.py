@@ -20,8 +20,9 @@ from shards.format.transform import PictureError
 from shards.make.address import Where
 from shards.make.claims import made_once
 from shards.make.listing import LINK, REFUSED, SPARSE, FileReader, Mark, Place
+from shards.make.lists import is_list
 from shards.make.ranges import RangeFile, open_stream
-from shards.make.urls import addresses_of, is_list
+from shards.make.urls import addresses_of
 
 FORMS = {"file": 0, "link": LINK, "sparse": SPARSE}
 MARK = 1 << 10  # entries between two marks

@@ -12,7 +12,7 @@ from pathlib import Path
 from time import sleep
 from typing import Any, Protocol, TypeVar
 
-from shards.errors import ShardError
+from shards.errors import PassingError, ShardError
 
 SCHEMES = {"https": "aiohttp", "http": "aiohttp", "s3": "s3fs", "gs": "gcsfs"}  # and the package that reads it
 CONNECTIONS = 16  # of a process that reads small objects
@@ -193,7 +193,7 @@ def attempt(read: Callable[[int], T], where: str) -> T:
                 raise
             reason = _passing(error, where)
         sleep(min(LONGEST_PAUSE, FIRST_PAUSE * 2**failures) * random.uniform(0.5, 1.0))
-    raise ShardError(
+    raise PassingError(
         f"{shown(where)}: {ATTEMPTS} attempts in a row failed, the last with: {reason}. "
         "What came so far is kept; run the same command again to continue"
     )
@@ -235,7 +235,7 @@ def _passing(error: BaseException, where: str) -> str:
         raise error
     said = shown(f"{type(error).__name__}: {error}")
     if type(error).__name__ in WITHOUT_NAME:
-        raise ShardError(
+        raise PassingError(
             f"{shown(where)}: no credentials to ask with: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY; for a public bucket FSSPEC_S3_ANON=true"
         ) from None
@@ -243,5 +243,5 @@ def _passing(error: BaseException, where: str) -> str:
     if type(error).__name__ == "RefreshError" or (status_of(error) == 401 and where.startswith("gs:")):
         said, refused = f"{said}: {GOOGLE_LOGIN}", True
     if refused or isinstance(error, PermissionError) or getattr(error, "errno", None) in FINAL:
-        raise ShardError(f"{shown(where)}: refused: {said}") from None
+        raise PassingError(f"{shown(where)}: refused: {said}") from None
     return said
