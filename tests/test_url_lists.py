@@ -23,6 +23,7 @@ import shards
 from facegan.files import json_lines
 from shards.errors import ShardError
 from shards.format.index import load_index
+from shards.format.labels import UNKNOWN
 from shards.format.transform import PictureError
 from shards.make import annotations, attributed, buckets, lists, sorting, urls
 from shards.make.address import Address, objects_below, parse_where
@@ -33,7 +34,6 @@ from shards.make.listing import Place
 from shards.make.sources import list_source, open_reader
 from shards.make.writer import Options, preprocess
 from shards.read import remote
-from shards.read.labels import UNKNOWN
 from shards.read.verify import verify_set
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # aiohttp's sessions outlive the tests
