@@ -119,14 +119,14 @@ class LabelRows:
         return number
 
 
-def find_fields(tars: Iterable[Path]) -> Fields:
+def find_fields(folder: Path, tars: Iterable[str]) -> Fields:
     """What can be read of all samples: whole numbers in the first FIRST of the first tar of each split.
 
     A field that has another value in one of them is left out. Raises ShardError for a damaged tar.
     """
     first: dict[str, Path] = {}
-    for path in tars:
-        first.setdefault(split_of(path.name), path)
+    for name in tars:
+        first.setdefault(split_of(name), folder / name)
     known, unfit = dict.fromkeys([CLASS], False), set[str]()
     for path in first.values():
         for stated in islice(_stated(path), FIRST):

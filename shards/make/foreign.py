@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from facegan.files import sha256_file, whole_file
+from facegan.files import json_lines, sha256_file, whole_file
 from shards.errors import ShardError
 from shards.format.columns import Shards, SideTable, cut
 from shards.format.index import NAME, Rejects, ShardIndex, Source, Split, load_index
@@ -36,11 +36,11 @@ def index_tars(tars: ForeignTars, progress: Progress = lambda count: None) -> Sh
     `shards.make.fields`). Raises ShardError where a tar is damaged (a damaged header would hide samples), where
     sizes differ, where nothing is left, or where the index could not be written.
     """
+    reading = Reading(tars)
     with _owned(tars, (0, 1)):
-        reading = Reading(tars)
         index = _index(reading, _groups(reading, progress))
         if tars.place != tars.folder:
-            _link(tars.paths, tars.place)
+            _link(reading)
         index.write(tars.place)
         shutil.rmtree(tars.records, ignore_errors=True)
     forget(tars.place)
@@ -52,9 +52,9 @@ def read_tars(tars: ForeignTars, part: tuple[int, int], progress: Progress = lam
 
     Raises FaceganError where another process is at work on some of them.
     """
+    reading = Reading(tars)
     with _owned(tars, part):
-        reading = Reading(tars)
-        numbers = range(len(reading.files))[cut(len(reading.files), *part)]
+        numbers = range(len(reading.names))[cut(len(reading.names), *part)]
         reading.read(numbers, progress)
         for number, group in enumerate(reading.groups):
             if group.start < numbers.stop and numbers.start < group.stop:
@@ -63,9 +63,7 @@ def read_tars(tars: ForeignTars, part: tuple[int, int], progress: Progress = lam
 
 @contextmanager
 def _owned(tars: ForeignTars, part: tuple[int, int]) -> Iterator[None]:
-    """Own a part of the tars; ShardError where there are none, or no index can be written."""
-    if not tars.paths:
-        raise ShardError(f"{tars.folder}: no *.tar in it to index")
+    """Own a part of the tars; ShardError where no index can be written."""
     _refuse_read_only(tars.place)
     with claimed(tars.place, part):
         yield
@@ -89,7 +87,9 @@ def known_index(tars: ForeignTars) -> ShardIndex | None:
     if not path.exists():
         return None
     index = load_index(path.parent)
-    if {tar.name: tar.stat().st_size for tar in tars.paths} != {each.name: each.bytes for each in index.shards}:
+    if {name: (tars.folder / name).stat().st_size for name in tars.names} != {
+        each.name: each.bytes for each in index.shards
+    }:
         raise ShardError(f"{path}: describes other tars than lie in {tars.folder}; remove it to index them anew")
     return index
 
@@ -105,21 +105,21 @@ def _refuse_read_only(place: Path) -> None:
         ) from None
 
 
-def _link(tars: list[Path], place: Path) -> None:
+def _link(reading: Reading) -> None:
     """Put links to the tars beside their index, so that the folder is a set like any other."""
-    for tar in tars:
-        link = place / tar.name
+    for name in reading.names:
+        link = reading.tars.place / name
         if link.exists() and not link.is_symlink():
             raise ShardError(f"{link}: a file of that name is there already: choose another folder for the index")
         link.unlink(missing_ok=True)
-        link.symlink_to(tar.resolve())
+        link.symlink_to((reading.tars.folder / name).resolve())
 
 
 def _index(reading: Reading, groups: list[TarGroup]) -> ShardIndex:
     """Write the rejects; the index of the whole set."""
     tars, shards = reading.tars, Shards.joined([group.shards for group in groups])
     if not shards.samples.sum():
-        _refuse_empty(reading, len(shards))
+        _refuse_empty(reading)
     height, width = (tars.size, tars.size) if tars.size else _one_size(groups, tars.folder)
     members = tuple(group.members for group in groups if group.members)
     attributes, labels = _labels(reading, groups, int(shards.samples.sum()))
@@ -172,10 +172,12 @@ def _labels(
     return attributes, tuple(table for table in written if table)
 
 
-def _refuse_empty(reading: Reading, tars: int) -> None:
-    with rejects_path(reading, 0).open(encoding="ascii") as lines:
-        first = lines.readline().strip()
-    raise ShardError(f"{reading.tars.folder}: not one usable picture in {tars} tars; first {first or 'no sample'}")
+def _refuse_empty(reading: Reading) -> None:
+    files = (rejects_path(reading, number) for number in range(len(reading.groups)))
+    first = next((reject for file in files for reject in json_lines(file)), None)
+    said = f"{first['key']}: {first['reason']} ({first['detail']})" if first else "no sample"
+    folder, tars = reading.tars.folder, len(reading.names)
+    raise ShardError(f"{folder}: not one usable picture in {tars:,} tars; first {said}")
 
 
 def _one_size(groups: list[TarGroup], folder: Path) -> tuple[int, int]:

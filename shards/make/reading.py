@@ -2,14 +2,13 @@
 
 import hashlib
 import json
+import os
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
 
 from facegan.cores import usual_threads
 from facegan.files import sha256_file
@@ -26,7 +25,7 @@ from shards.make.scans import Record, Scan, kept_scan
 from shards.read.encoded import SQUARE, fit
 
 RECORDS = ".index"  # beside the tars until all are read
-GROUP_BYTES = 16 << 30  # of tars whose tables come together, about; less has one table
+GROUP_BYTES, MOST_IN_GROUP = 16 << 30, 1 << 10  # of tars whose tables come together, about, and how many
 VERSION = 2  # of the records
 Progress = Callable[[int], None]
 
@@ -60,9 +59,10 @@ class ForeignTars:
         return self.place / RECORDS
 
     @property
-    def paths(self) -> list[Path]:
-        """The tars by name; not the shadow files ._x.tar that macOS leaves beside them."""
-        return sorted(path for path in self.folder.glob("*.tar") if not path.name.startswith("."))
+    def names(self) -> list[str]:
+        """The tars, sorted; not the shadow files ._x.tar that macOS leaves beside them."""
+        names = (entry.name for entry in os.scandir(self.folder))
+        return sorted(name for name in names if name.endswith(".tar") and not name.startswith("."))
 
     @cached_property
     def transform(self) -> Transform:
@@ -74,43 +74,36 @@ class ForeignTars:
         return Transform("none", "none") if self.size is None else Transform(self.crop or SQUARE, FILTER)
 
 
-class Tar(NamedTuple):
-    """A tar as it was found."""
-
-    path: Path
-    bytes: int
-    time: int  # of its last change, in nanoseconds
-
-
 class Reading:
     """The tars of a folder as they were found, and what is read of each: the same for all slices.
 
-    fields: what is read of labels. Raises ShardError where there are no tars, or a first one is damaged.
+    names: of the tars; fields: what is read of labels; groups: the tars, some GROUP_BYTES at a time if all are like
+    the first. Of the others nothing is asked but their names. Raises ShardError where there are no tars, or a
+    first one is damaged.
     """
 
     def __init__(self, tars: ForeignTars) -> None:
-        self.tars = tars
-        self.files = [Tar(path, (facts := path.stat()).st_size, facts.st_mtime_ns) for path in tars.paths]
-        if not self.files:
+        self.tars, self.names = tars, tars.names
+        if not self.names:
             raise ShardError(f"{tars.folder}: no *.tar in it to index")
         how = [VERSION, tars.size, tars.transform.crop, tars.channels]
-        self.fields: Fields = find_fields(tar.path for tar in self.files)
+        self.fields: Fields = find_fields(tars.folder, self.names)
         conditions = [*how, self.fields.names, self.fields.identity]
         self._how = hashlib.sha256(json.dumps(conditions).encode()).hexdigest()[:16]
+        self._facts: dict[int, tuple[int, int]] = {}
+        size = min(max(1, GROUP_BYTES // max(1, self.facts(0)[0])), MOST_IN_GROUP)
+        self.groups = [range(i, min(i + size, len(self.names))) for i in range(0, len(self.names), size)]
 
-    @cached_property
-    def groups(self) -> list[range]:
-        """The tars by groups, whose tables come together: each of about GROUP_BYTES."""
-        ends, total = list[int](), 0
-        for tar in self.files:
-            ends.append(total // GROUP_BYTES)
-            total += tar.bytes
-        groups = [list(group) for _, group in groupby(range(len(ends)), key=ends.__getitem__)]
-        return [range(group[0], group[-1] + 1) for group in groups]
+    def facts(self, number: int) -> tuple[int, int]:
+        """Bytes of a tar, and the time of its last change in nanoseconds, when it was first asked for."""
+        if number not in self._facts:
+            stated = (self.tars.folder / self.names[number]).stat()
+            self._facts[number] = stated.st_size, stated.st_mtime_ns
+        return self._facts[number]
 
     def digest(self, group: range) -> str:
         """What the tables of a group depend on."""
-        facts = [[self.files[number].path.name, *self._conditions(number)] for number in group]
+        facts = [[self.names[number], *self._conditions(number)] for number in group]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def kept(self, number: int) -> Scan | None:
@@ -129,15 +122,16 @@ class Reading:
                 pass
 
     def _record(self, number: int) -> Path:
-        return self.tars.records / f"{self.files[number].path.name}.scan"
+        return self.tars.records / f"{self.names[number]}.scan"
 
     def _conditions(self, number: int) -> list[int | str]:
-        return [*self.files[number][1:], self._how]
+        return [*self.facts(number), self._how]
 
     def _read(self, number: int, progress: Progress) -> None:
-        tars, tar = self.tars, self.files[number]
-        name, data, record = tar.path.name, map_file(tar.path), Record(self.fields)
-        for key, group in samples(members(tar.path)):
+        tars, name, conditions = self.tars, self.names[number], self._conditions(number)
+        path, record = tars.folder / name, Record(self.fields)
+        data = map_file(path)
+        for key, group in samples(members(path)):
             try:
                 row, image = _picture(data, key, group, tars.channels)
                 if tars.size:
@@ -147,8 +141,8 @@ class Reading:
                 continue
             record.add(row, (image.shape[0], image.shape[1]), stated_of(group, data))
             progress(1)
-        shard = Shard(name, split_of(name), record.samples, tar.bytes, sha256_file(tar.path))
-        record.keep(self._record(number), shard, self._conditions(number))
+        shard = Shard(name, split_of(name), record.samples, self.facts(number)[0], sha256_file(path))
+        record.keep(self._record(number), shard, conditions)
 
 
 def _picture(data: Bytes, key: str, group: Group, channels: int) -> tuple[Row, Bytes]:
