@@ -208,13 +208,31 @@ def test_pictures_that_came_after_the_slices_are_seen_at_closing(source: Path, t
         make(source, tmp_path / "out", (index, 2))
     (source / where).mkdir(exist_ok=True)
     shutil.copy(source / "Cy" / "Cy_0001.png", source / where / "more.png")
-    with pytest.raises(ShardError, match=r"has other pictures than when its slices were made \(10 now, 9 then\)"):
+    with pytest.raises(ShardError, match=r"has other pictures than when its shards were made \(10 now, 9 then\)"):
         close_set(tmp_path / "out")
     assert not (tmp_path / "out" / "8" / "index.json").exists()
     (source / where / "more.png").unlink()
     (whole,) = close_set(tmp_path / "out").values()
     assert whole.source is not None
     assert whole.source.samples == 9
+
+
+def test_pictures_that_came_while_one_run_made_the_whole_set_are_seen_at_its_end(
+    source: Path, tmp_path: Path
+) -> None:
+    options = Options(source, tmp_path / "out", ((8, 8), (6, 6)), "none", shard_size=3)
+    came = source / "Bo" / "more.png"
+
+    def bring(*_: int) -> None:
+        shutil.copy(source / "Cy" / "Cy_0001.png", came)
+
+    with pytest.raises(ShardError, match=r"other pictures .*\(10 now, 9 then\).* run the same command again"):
+        preprocess(options, bring)
+    assert not list((tmp_path / "out").glob("*/index.json"))
+    came.unlink()
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/*.tar")}
+    assert {whole.source.samples for whole in preprocess(options).indices.values() if whole.source} == {9}
+    assert made == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/*.tar")}
 
 
 def test_a_source_that_is_gone_when_its_slices_are_closed_is_taken_as_it_was(source: Path, tmp_path: Path) -> None:

@@ -156,28 +156,29 @@ class Shards(Sequence[Shard]):
     @cached_property
     def _by_hash(self) -> tuple[NDArray[np.uint64], Ints]:
         """The hashes of the names, ascending, and whose each is."""
-        width = self.rows.dtype["name"].itemsize
-        hashes = np.empty(len(self), np.uint64)
+        order = np.argsort(hashes := self._hashes())
+        return hashes[order], order
+
+    def _raw_names(self) -> Iterator[tuple[int, Bytes]]:
+        """The names as bytes (n, width), a block at a time, and where it begins; of a million no copy is made."""
         for start in range(0, len(self), BLOCK):
             names = np.ascontiguousarray(self.rows["name"][start : start + BLOCK])
-            hashes[start : start + BLOCK] = _hashes(names.view(np.uint8).reshape(-1, width))
-        order = np.argsort(hashes)
-        return hashes[order], order
+            yield start, names.view(np.uint8).reshape(len(names), -1)
+
+    def _hashes(self) -> NDArray[np.uint64]:
+        """A hash of each name."""
+        return np.concatenate([np.empty(0, np.uint64), *(_hashes(raw) for _, raw in self._raw_names())])
 
     def check_names(self, others: Sequence[str]) -> None:
         """ShardError where a name is no plain file name (a path, a hidden file), or a file is named twice.
 
-        others: the set's other files. A block at a time, and by hashes first: of a million names no copy is made.
+        others: the set's other files. They are compared by hashes first.
         """
-        hashes = np.empty(len(self), np.uint64)
-        for start in range(0, len(self), BLOCK):
-            raw = np.ascontiguousarray(self.rows["name"][start : start + BLOCK]).view(np.uint8)
-            raw = raw.reshape(-1, self.rows.dtype["name"].itemsize)
+        for start, raw in self._raw_names():
             wrong = np.flatnonzero(_are_bad(raw))
             if len(wrong):
                 raise ShardError(f"name: expected a plain file name, found {self[start + int(wrong[0])].name!r}")
-            hashes[start : start + BLOCK] = _hashes(raw)
-        hashes.sort()
+        hashes = np.sort(self._hashes())
         if self._has_any(others, hashes) or (
             (hashes[1:] == hashes[:-1]).any() and len(set(self.rows["name"].tolist())) < len(self)
         ):

@@ -38,7 +38,7 @@ def close_set(out: Path) -> dict[Path, ShardIndex]:
     if not folders:
         raise ShardError(f"{out}: no set was begun here by `facegan preprocess` (no {PLAN})")
     refuse_live(_out_of(out))
-    indices = {folder: close_folder(folder, of_slices=True) for folder in folders}
+    indices = {folder: close_folder(folder) for folder in folders}
     remove_made_once(out)
     forget(_out_of(out))
     return indices
@@ -58,16 +58,12 @@ def clean_closed(out: Path) -> None:
         forget(out)
 
 
-def close_folder(folder: Path, of_slices: bool = False) -> ShardIndex:
-    """Close the set of one size; its index, the old one where it is closed and whole already.
-
-    of_slices: each has looked at the folders of its own pictures: look at all of them now.
-    """
+def close_folder(folder: Path) -> ShardIndex:
+    """Close the set of one size; its index, the old one where it is closed and whole already."""
     finished, plan = whole_index(folder), read_plan(folder)
     if finished is None and plan is not None:
         groups = _groups(folder, plan)
-        if of_slices:
-            refuse_changed(_out_of(folder), folder, plan)
+        refuse_changed(_out_of(folder), folder, plan)
         _refuse_rejects(folder, plan, groups)
         finished = _index(folder, plan, groups)
         finished.write(folder)

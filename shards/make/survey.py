@@ -222,8 +222,9 @@ def refuse_changed(out: Path, folder: Path, plan: Plan) -> None:
     now = list_source(source, out)
     if now.fingerprint != plan.fixed.get("listing"):
         raise ShardError(
-            f"{folder}: {source} has other pictures than when its slices were made ({len(now):,} now, "
-            f"{plan.fixed['pictures']:,} then): put it as it was, then close the set; or make one with another OUT"
+            f"{folder}: {source} has other pictures than when its shards were made ({len(now):,} now, "
+            f"{plan.fixed['pictures']:,} then): put it as it was, then close the set (without slices: run the same "
+            "command again); or make one with another OUT"
         )
 
 
