@@ -19,13 +19,13 @@ from shards.make.samples import Group, samples, split_of
 
 CLASS, IDENTITY = "cls", "identity"
 NO_IDENTITY = np.iinfo(np.int64).min
-LIMITS = {name: np.iinfo(kind).max for name, kind in (("attribute", np.int16), (IDENTITY, np.int64))}
+MOST_VALUE, MOST_IDENTITY = np.iinfo(np.int16).max, np.iinfo(np.int64).max
 DECIMAL = re.compile(rb"\s*[+-]?\d{1,19}\s*")
 NAME = re.compile(r"[^\s=,](?:[^=,]{0,62}[^\s=,])?")  # of an attribute: what `--where` can ask for
 MAX_BYTES = 1 << 20  # of a member
 FIRST = 256  # samples looked at before the others
 MOST = 1024  # attributes
-MOST_UNUSED = 64  # other names that are remembered
+MOST_SEEN, MOST_UNUSED = 1 << 14, 64  # other names that are known in a tar; that are told
 AT_ONCE = 1 << 12  # samples whose labels are Python's objects
 
 
@@ -83,40 +83,47 @@ class LabelRows:
         self.fields, self.told = fields, Told()
         self._blocks = list[NDArray[np.void]]()
         self._some = list[tuple[int, list[int]]]()
-        self._used = {*fields.names, IDENTITY}
+        self._seen = {*fields.names, IDENTITY}  # and names that are not used
 
     def add(self, stated: dict[str, Any]) -> None:
         """Add a sample that says this of itself."""
         if not self.fields.kind.names:
             return
-        values = [self._number(name, stated.get(name)) for name in self.fields.names]
-        identity = self._number(IDENTITY, stated.get(IDENTITY)) if self.fields.identity else None
-        self._some.append(
-            (
-                NO_IDENTITY if identity is None else identity,
-                [UNKNOWN if value is None else value for value in values],
-            )
-        )
-        if not stated.keys() <= self._used:
-            self.told.note(stated.keys() - self._used)
+        get = stated.get
+        values = [
+            value
+            if type(value := get(name)) is int and -MOST_VALUE <= value <= MOST_VALUE
+            else self._odd(name, value)
+            for name in self.fields.names
+        ]
+        identity = self._odd(IDENTITY, get(IDENTITY), NO_IDENTITY) if self.fields.identity else NO_IDENTITY
+        self._some.append((identity, values))
+        if not stated.keys() <= self._seen and len(self._seen) < MOST_SEEN:
+            new = stated.keys() - self._seen
+            self.told.note(new)
+            self._seen |= new
         if len(self._some) == AT_ONCE:
             self.blocks()
 
     def blocks(self) -> list[NDArray[np.void]]:
         """All labels so far, rows of `Fields.kind`."""
         if self._some:
-            self._blocks.append(np.array(self._some, self.fields.kind))
+            rows = np.array(self._some, self.fields.kind)
+            counts = (rows["values"] != UNKNOWN).sum(axis=0).tolist()
+            self.told.known.update(dict(zip(self.fields.names, counts, strict=True)))
+            self.told.known[IDENTITY] += int((rows[IDENTITY] != NO_IDENTITY).sum())
+            self._blocks.append(rows)
             self._some.clear()
         return self._blocks
 
-    def _number(self, name: str, value: Any) -> int | None:
+    def _odd(self, name: str, value: Any, unknown: int = UNKNOWN) -> int:
+        """A value that is not simply a number."""
         try:
             number = _whole(name, value)
         except ValueError:
             self.told.unfit.add(name)
-            return None
-        self.told.known[name] += number is not None
-        return number
+            return unknown
+        return unknown if number is None else number
 
 
 def find_fields(folder: Path, tars: Iterable[str]) -> Fields:
@@ -174,6 +181,6 @@ def _whole(name: str, value: Any) -> int | None:
         return None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if not isinstance(value, int) or abs(value) > LIMITS[IDENTITY if name == IDENTITY else "attribute"]:
+    if not isinstance(value, int) or abs(value) > (MOST_IDENTITY if name == IDENTITY else MOST_VALUE):
         raise ValueError(f"{name}: no whole number that fits")
     return int(value)
