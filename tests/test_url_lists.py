@@ -265,6 +265,51 @@ def test_a_folder_of_parquet_parts_is_one_list(server: Server, folder: Path, tmp
         list_source(laion, tmp_path)
 
 
+def test_a_folder_of_parquet_parts_in_a_bucket_is_one_list(
+    store: Any, faces: str, server: Server, folder: Path, tmp_path: Path
+) -> None:
+    rows, laion = rows_of(server), f"{faces}/laion"
+    for number, part in enumerate((rows[:5], rows[5:6], rows[6:])):
+        parquet.write_table(pyarrow.Table.from_pylist(part), whole := io.BytesIO())
+        store.pipe(f"{laion}/{number % 2}/part-{number}.parquet", whole.getvalue())
+    store.pipe({f"{laion}/_SUCCESS": b"", f"{laion}/0/stats.json": b"{}"})
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "list.parquet")
+    expected, found = make(tmp_path / "list.parquet", tmp_path / "whole"), make(laion, tmp_path / "out")
+    assert found.keys() == expected.keys()
+    assert {name for name in found if found[name] != expected[name]} == {"16/index.json"}  # the source's name
+    options = Options(parse_where(laion), tmp_path / "slices", ((16, 16),), shard_size=5, holdout=3)
+    slices = [dataclasses.replace(options, slice=(part, 2)) for part in (0, 1)]
+    assert preprocess(slices[1]).left_out == {".json": 1, "without extension": 1}
+    for lines in (tmp_path / "slices").glob(".source-*"):
+        lines.unlink()  # cleaned away meanwhile
+    preprocess(slices[0])
+    close_set(tmp_path / "slices")
+    assert tree(tmp_path / "slices") == found
+    preprocess(dataclasses.replace(slices[0], out=tmp_path / "changed"))
+    parquet.write_table(pyarrow.Table.from_pylist(rows[5:7]), part := io.BytesIO())
+    store.pipe(f"{laion}/1/part-1.parquet", part.getvalue())
+    with pytest.raises(ShardError, match=r"begun with other options or another source \(pictures"):
+        preprocess(dataclasses.replace(slices[1], out=tmp_path / "changed"))
+
+
+@pytest.mark.parametrize(
+    ("names", "hint"),
+    [
+        (("000.tar", "000.parquet"), r"only: 1 \.parquet, 1 \.tar\. WebDataset's.*To crop .*, give the tar itself"),
+        (("a.zip", "b/c.zip"), r"only: 2 \.zip\. Give one of the archives itself"),
+        (("a.csv", "b.tsv"), r"Give one list of addresses itself, or join them to one"),
+        (("a.gif",), r"only: 1 \.gif$"),
+    ],
+)
+def test_a_folder_of_a_bucket_with_sources_in_it_ends_with_a_hint(
+    store: Any, faces: str, tmp_path: Path, names: tuple[str, ...], hint: str
+) -> None:
+    address = f"{faces}/hints-{names[0][-3:]}"
+    store.pipe({f"{address}/{name}": b"x" for name in names})
+    with pytest.raises(ShardError, match=hint):
+        list_source(Address(address), tmp_path)
+
+
 def test_columns_that_are_not_used_are_named_and_whole_numbers_are_taken_in_any_form(tmp_path: Path) -> None:
     plain = {"url": [f"https://host/{i}.jpg" for i in range(3)]}
     taken = {"whole": [1.0, float("nan"), -3.0], "flag": [True, None, False], "half": pyarrow.array([2, 3, None])}

@@ -55,6 +55,10 @@ class Address:
         """Whether it is a folder of a bucket."""
         return self.version == FOLDER
 
+    def below(self, name: str) -> "Address":
+        """An object in this folder."""
+        return Address(f"{self.url.rstrip('/')}/{name}")
+
 
 Where = Path | Address
 

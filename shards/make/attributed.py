@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from shards.errors import ShardError
 from shards.make.address import Where
 from shards.make.annotations import BLOCK, SPLITS, Annotations, Identities, held_out
 from shards.make.kept import Kept
-from shards.make.listing import Listing, Mark
+from shards.make.listing import Listing, Mark, as_found
 from shards.make.lists import Row, open_table
 from shards.make.slots import UNKNOWN, whole_number
 from shards.make.sorting import filled, mapped
@@ -71,7 +70,7 @@ def annotate_list(listing: Listing, source: Where, holdout: int | None) -> Annot
 
     Raises ShardError where a split is not one of train, val and test, or the list has changed meanwhile.
     """
-    columns, unread, rows = _read([*map(Path, listing.seen)] or [source], listing)
+    columns, unread, rows = _read([as_found(*part) for part in listing.seen.items()] or [source], listing)
     if len(rows) != len(listing):
         raise ShardError(f"{source}: has changed while it was read: run again")
     attributes = [column for column in columns if column.is_used and not column.role]

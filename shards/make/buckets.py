@@ -62,7 +62,7 @@ class BucketReader(Reader):
             raise PictureError("too large", f"{place.size:,} bytes, at most {MAX_PICTURE_BYTES:,} are read")
         if not place.size:
             return b""
-        address = Address(f"{self.folder.url.rstrip('/')}/{name}")
+        address = self.folder.below(name)
         try:
             data = bytes(attempt(lambda piece: self.system.cat_file(address.url), str(address)))
         except FileNotFoundError:

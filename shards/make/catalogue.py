@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from facegan.errors import FaceganError
 from facegan.files import append_json_line, json_lines, sha256_file, whole_file, write_json
 from shards.errors import ShardError
-from shards.make.address import full_name
+from shards.make.address import Where, full_name, parse_where
 from shards.make.annotations import SPLITS, Annotations
 from shards.make.folders import Block, above, all_folders, have_changed, some_folders, write_folders
 from shards.make.listing import PLACE, Listing, State, folder_of, state_of, stem
@@ -235,7 +235,7 @@ def has_changed(target: Path, whole: Catalogue, spans: Iterable[tuple[str, int, 
     spans: splits, with the first and the last but one of the pictures whose folders are looked at; None for all.
     """
     source, kept = Path(whole.path), target.with_suffix("")
-    if any(state_of(source / name) != state for name, state in whole.seen.items()):
+    if any(state_of(_seen(source, name)) != state for name, state in whole.seen.items()):
         return True
     if spans is None or not whole.folders:
         return have_changed(source, all_folders(kept, whole.folders))
@@ -245,6 +245,12 @@ def has_changed(target: Path, whole: Catalogue, spans: Iterable[tuple[str, int, 
         for rows in _read_rows(kept, whole, first + start, first + stop):
             wanted |= above(rows["name"].tolist())
     return have_changed(source, some_folders(kept, whole.folders, wanted))
+
+
+def _seen(source: Path, name: str) -> Where:
+    """A file in a folder by its name there; a part of a list by its full name."""
+    where = parse_where(name)
+    return source / where if isinstance(where, Path) else where
 
 
 def remove_catalogues(out: Path, finished: bool = False) -> None:

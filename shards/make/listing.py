@@ -20,10 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.format.transform import EXTENSIONS, MAX_PICTURE_BYTES, PictureError
-from shards.make.address import Address, Where
+from shards.make.address import Address, Where, look
 from shards.make.folders import TIME, Times
 from shards.make.ranges import RangeFile
 from shards.make.sorting import Distinct, name_bytes
+from shards.read.remote import is_remote
 
 PLAIN_STEM = re.compile(r"[A-Za-z0-9_-]{1,90}")
 LFW_NAME = re.compile(r"(?:.*/)?([^/]+)/\1_\d{4}\.\w+", re.DOTALL)
@@ -55,13 +56,23 @@ PLACE_STRUCT = struct.Struct("<qqqII")
 State = list[int | str] | None
 
 
-def state_of(path: Path) -> State:
-    """Bytes (of a file) and time: others where it, or the names in it, have changed; None where it is gone."""
+def state_of(where: Where) -> State:
+    """Bytes (of a file) and time: others where it, or the names in it, have changed; None where it is gone.
+
+    Of an address what `look` finds there, and its errors.
+    """
+    if isinstance(where, Address):
+        return [*(look(where).state or ())]
     try:
-        facts = path.stat()
+        facts = where.stat()
     except OSError:
         return None
     return [0 if stat.S_ISDIR(facts.st_mode) else facts.st_size, facts.st_mtime_ns]
+
+
+def as_found(name: str, state: State) -> Where:
+    """A part of a list by its full name; of an address no other object is read than was found."""
+    return Address(name, (int(state[0]), str(state[1]))) if state and is_remote(name) else Path(name)
 
 
 class Place(NamedTuple):

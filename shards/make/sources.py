@@ -14,19 +14,19 @@ from shards.make.address import Address, Where, look
 from shards.make.buckets import BucketReader, list_bucket
 from shards.make.collecting import begun_in, collect
 from shards.make.idx import IdxReader, is_images_file, list_idx
-from shards.make.listing import Listing, Mark, Place, Reader, Seen, is_hidden, patiently, state_of
+from shards.make.listing import Listing, Mark, Place, Reader, Seen, as_found, is_hidden, patiently, state_of
 from shards.make.tarfiles import TarReader, list_tar, recognise
 from shards.make.urls import AddressReader, addresses_of, list_addresses
 from shards.make.zipfiles import ZipReader, list_zip
 
 PART = ".parquet"  # of a list in a folder
 Identity = tuple[int, int]  # of a folder, whatever its name
+Entry = tuple[str, Place] | Seen | Mark
 ARCHIVES = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zip")
 HINTS = {
     ".tar": "WebDataset's tars in a folder here become a set where they lie: facegan shards index FOLDER. "
     "To crop and resize the pictures of a tar, give the tar itself",
     **dict.fromkeys(ARCHIVES[1:], "Give one of the archives itself"),
-    PART: "Give one of the lists itself; in a folder of this machine they are taken together",
     **dict.fromkeys((".csv", ".tsv"), "Give one list of addresses itself, or join them to one"),
 }
 
@@ -73,10 +73,9 @@ def _list_file(path: Path, scratch: Path, kept: Path | None) -> Listing:
 
 
 def _list_address(address: Address, scratch: Path, kept: Path | None) -> Listing:
-    if address.is_folder or address.url.endswith("/"):
-        begun = begun_in(kept)
-        return collect("bucket", address, list_bucket(address, begun.at or ""), scratch, begun)
-    return _list_archive(address, scratch, kept)
+    if not (address.is_folder or address.url.endswith("/")):
+        return _list_archive(address, scratch, kept)
+    return _list_tree("bucket", address, lambda at: list_bucket(address, at or ""), scratch, kept)
 
 
 def _list_archive(path: Where, scratch: Path, kept: Path | None) -> Listing:
@@ -92,19 +91,27 @@ def _list_folder(path: Path, scratch: Path, kept: Path | None) -> Listing:
     if any(is_images_file(entry) for entry in path.iterdir()):
         return collect("idx", path, list_idx(path), scratch)
     written = _identity(scratch.stat()) if scratch.exists() else None  # changes all the time, where it is in there
-    begun, parts = begun_in(kept), list[str]()
-    is_new, entries = begun.at is None, _walk(path, "", frozenset(), written, begun.at)
-    listing = collect("folder", path, _noted(parts, entries), scratch, begun)
-    if not len(listing) and not is_new:  # what was noted before is not known
-        return _list_folder(path, scratch, None)
-    if parts and not len(listing) and listing.left_out.keys().isdisjoint(ARCHIVES):
-        return _list_parts(path, sorted(parts), listing.left_out, scratch, kept)
+    listing = _list_tree("folder", path, lambda at: _walk(path, "", frozenset(), written, at), scratch, kept)
+    if listing.kind != "folder":
+        return listing
     return replace(listing, seen={name: state_of(path / name) for name, _ in listing.tables.values()})
 
 
-def _noted(
-    parts: list[str], entries: Iterator[tuple[str, Place] | Seen | Mark]
-) -> Iterator[tuple[str, Place] | Seen | Mark]:
+def _list_tree(
+    kind: str, path: Where, entries_from: Callable[[Any], Iterator[Entry]], scratch: Path, kept: Path | None
+) -> Listing:
+    """A folder, by its entries from a mark on; of lists of addresses in parts, where there is nothing else."""
+    begun, parts = begun_in(kept), list[str]()
+    is_new = begun.at is None
+    listing = collect(kind, path, _noted(parts, entries_from(begun.at)), scratch, begun)
+    if not len(listing) and not is_new:  # what was noted before is not known
+        return _list_tree(kind, path, entries_from, scratch, None)
+    if parts and not len(listing) and listing.left_out.keys().isdisjoint(ARCHIVES):
+        return _list_parts(path, sorted(parts), listing.left_out, scratch, kept)
+    return listing
+
+
+def _noted(parts: list[str], entries: Iterator[Entry]) -> Iterator[Entry]:
     """The entries of a folder; the names of Parquet files among them are noted."""
     for entry in entries:
         if not isinstance(entry, Seen | Mark) and entry[0].lower().endswith(PART) and not is_hidden(entry[0]):
@@ -118,12 +125,14 @@ def _list_lines(lines: Where, scratch: Path, kept: Path | None) -> Listing:
     return collect("urls", lines, list_addresses(lines, begun.at), scratch, begun)
 
 
-def _list_parts(path: Path, names: list[str], others: Counter[str], scratch: Path, kept: Path | None) -> Listing:
+def _list_parts(path: Where, names: list[str], others: Counter[str], scratch: Path, kept: Path | None) -> Listing:
     """A folder that has a list of addresses in it, in parts, and no pictures."""
-    seen = {str(path.absolute() / name): state_of(path / name) for name in names}
-    listing = _list_lines(addresses_of([*map(Path, seen)], scratch), scratch, kept)
-    left_out = listing.left_out + Counter({kind: count for kind, count in others.items() if kind != PART})
-    return replace(listing, seen=seen, left_out=left_out)
+    parts = [path.absolute() / name if isinstance(path, Path) else path.below(name) for name in names]
+    seen = {part.url if isinstance(part, Address) else str(part): state_of(part) for part in parts}
+    lines = addresses_of([as_found(*part) for part in seen.items()], scratch)
+    left_out = Counter({kind: count for kind, count in others.items() if kind != PART})
+    listing = _list_lines(lines, scratch, kept)
+    return replace(listing, seen=seen, left_out=listing.left_out + left_out)
 
 
 def _identity(facts: os.stat_result) -> Identity:
@@ -132,7 +141,7 @@ def _identity(facts: os.stat_result) -> Identity:
 
 def _walk(
     root: Path, folder: str, parents: frozenset[Identity], written: Identity | None, at: str | None = None
-) -> Iterator[tuple[str, Place] | Seen | Mark]:
+) -> Iterator[Entry]:
     """Names of all files below root/folder, with `/` between; links are followed, loops are not.
 
     Each folder is told with its time before it is read, but for hidden ones and what is `written` to; its files

@@ -31,7 +31,7 @@ from shards.make.celeba import find_files
 from shards.make.claims import made_once
 from shards.make.folders import have_changed
 from shards.make.layout import samples_per_shard
-from shards.make.listing import Listing, State, state_of
+from shards.make.listing import Listing, State, as_found, state_of
 from shards.make.packing import Task
 from shards.make.parts import read_part
 from shards.make.plan import Options, Plan, asked, read_plan
@@ -117,7 +117,7 @@ class Survey:
 
     def has_changed(self) -> bool:
         """Whether any folder that pictures of this run's slice lie in is not as it was when it was listed."""
-        if not isinstance(self.options.source, Path):
+        if not (isinstance(self.options.source, Path) or self.catalogue.seen):
             return False
         size, counts = self.shard_size, self.catalogue.counts
         plan = self.plan(self.options.sizes[0])
@@ -183,7 +183,7 @@ def _readable(whole: Catalogue, options: Options) -> Catalogue:
     """The catalogue with a file to read from: a packed tar's plain one may have been cleaned away, or OUT moved."""
     if whole.state is not None or Path(whole.path).exists():
         return whole
-    parts = [*map(Path, whole.seen)] if whole.kind == "urls" else []
+    parts = [as_found(*part) for part in whole.seen.items()] if whole.kind == "urls" else []
     made = addresses_of(parts, options.out) if parts else recognise(options.source, options.out)[1]
     return replace(whole, path=full_name(made))
 
@@ -267,7 +267,7 @@ def _annotated(options: Options, file: Path, listing: Listing) -> None:
 def _facts(options: Options) -> list[State]:
     """States of the source, or of the folder itself, and of its annotations."""
     places = [options.source, *find_files(options.source, options.annotations).values()]
-    states = [state_of(each) if isinstance(each, Path) else [*(look(each).state or ())] for each in places]
+    states = [state_of(each) for each in places]
     return [state for state in states if state is not None]
 
 
