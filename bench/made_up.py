@@ -133,7 +133,8 @@ class _Bucket(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         asked = parse_qs(urlparse(self.path).query)
-        start = int(asked.get("continuation-token", ["0"])[0])
+        after = asked.get("start-after", ["faces/-1.jpg"])[0]
+        start = int(asked.get("continuation-token", [int(after[6:-4]) + 1])[0])
         stop = min(self.names, start + int(asked.get("max-keys", ["1000"])[0]))
         rows = "".join(OBJECT.format(number) for number in range(start, stop))
         more = f"<IsTruncated>true</IsTruncated><NextContinuationToken>{stop}</NextContinuationToken>"
