@@ -102,6 +102,13 @@ def test_labels_are_the_same_whatever_slices_read_them_and_in_parts(
         assert len(pairs) == len(set(found[2].tolist())) == len(set(expected[2].tolist()))
 
 
+def test_a_stage_fetches_the_labels_of_tars_too(tars: Path, tmp_path: Path) -> None:
+    index_tars(ForeignTars(tars))
+    staged = shards.open_set(tars, stage=tmp_path / "stage")
+    assert np.array_equal(staged.labels("val").values, labelled(tars, "val")[1])
+    assert (staged.folder / "members.labels.npy").exists()
+
+
 def test_closing_reads_nothing_that_was_kept_of_samples(tars: Path) -> None:
     whole = index_tars(ForeignTars(tars))
     (tars / "index.json").unlink()
