@@ -2,7 +2,10 @@
 
 import csv
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ from shards.make.claims import forget
 from shards.make.closing import remove_made_once
 from shards.make.listing import Mark
 from shards.make.plan import Options
-from shards.make.urls import write_addresses
+from shards.make.urls import addresses_of, write_addresses
 from shards.read import remote
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # of sessions and sockets of the stores
@@ -153,6 +156,58 @@ def test_what_is_kept_of_a_list_is_this_users_alone_and_goes_when_the_set_is_clo
     remove_made_once(tmp_path / "out")
     forget(tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_list_is_read_for_its_addresses_where_it_changed_and_not_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "list.csv"
+    write_csv(source)
+    lines, read = addresses_of([source], tmp_path), rows_read(monkeypatch)
+    opened = lists.open_stream
+    with monkeypatch.context() as patch:
+        patch.setattr(lists, "open_stream", None)
+        assert addresses_of([source], tmp_path) == lines
+    assert (read[0], lists.open_stream) == (0, opened)
+    os.utime(source, ns=(1, 1))
+    again = addresses_of([source], tmp_path)
+    assert again != lines
+    assert (read[0], again.read_bytes()) == (COUNT, lines.read_bytes())
+
+
+KILLED = """
+import os, sys; from pathlib import Path
+from shards.make import kept, lists, sorting, survey, urls
+from shards.make.plan import Options
+sorting.RUN_ROWS, kept.STEP, lists.MARK, urls.MARK = 7, 1, 4, 4
+times, real = int(sys.argv[3]), kept.Kept.keep
+def keep(self, at):
+    global times
+    real(self, at)
+    times -= 1
+    if not times:
+        self.stream.write(b"begun, not kept")
+        self.stream.flush()
+        os.kill(os.getpid(), 9)
+kept.Kept.keep = keep
+survey._survey(Options(Path(sys.argv[1]), Path(sys.argv[2]), slice=(0, 2)))
+"""
+
+
+@pytest.mark.parametrize("times", [4, 18])
+def test_a_process_killed_over_a_list_leaves_what_the_next_goes_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    source, out = tmp_path / "list.csv", tmp_path / "out"
+    write_csv(source)
+    wanted = listed(source, out)
+    shutil.rmtree(out)
+    words = [sys.executable, "-c", KILLED, str(source), str(out), str(times)]
+    process = subprocess.run(words, capture_output=True, check=False)
+    assert process.returncode == -9, process.stderr
+    read = rows_read(monkeypatch)
+    assert listed(source, out) == wanted
+    assert read[0] == 2 * COUNT - 4 * times
 
 
 def test_a_list_that_was_cut_short_on_the_disk_is_written_anew(

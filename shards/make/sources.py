@@ -120,7 +120,7 @@ def _noted(parts: list[str], entries: Iterator[Entry]) -> Iterator[Entry]:
 
 
 def _list_lines(lines: Where, scratch: Path, kept: Path | None) -> Listing:
-    """A list of addresses by the lines that were made of it; what is kept is of a file with these bytes."""
+    """A list of addresses by the lines that were made of it; what is kept is of this very list."""
     begun = begun_in(kept and kept / lines.name)
     return collect("urls", lines, list_addresses(lines, begun.at), scratch, begun)
 

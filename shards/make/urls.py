@@ -1,6 +1,7 @@
 """Lists of addresses as a source: text, csv or parquet with a row a picture, each fetched when it is packed."""
 
 import hashlib
+import json
 import time
 import zlib
 from collections.abc import Iterator, Sequence
@@ -12,10 +13,10 @@ from typing import Any
 from facegan.files import disk_full_said, sync, sync_folder
 from shards.errors import ShardError
 from shards.format.transform import MAX_PICTURE_BYTES, PictureError
-from shards.make.address import Address, Where, system_of
+from shards.make.address import Address, Where, full_name, system_of
 from shards.make.claims import made_once
 from shards.make.kept import Kept
-from shards.make.listing import FileReader, Mark, Place
+from shards.make.listing import FileReader, Mark, Place, state_of
 from shards.make.lists import open_table
 from shards.make.ranges import open_stream
 from shards.read.remote import CONNECTIONS, cause_of, failure_types, is_refused, is_remote, shown, status_of
@@ -26,12 +27,13 @@ MARK = 1 << 12  # lines between two marks
 
 
 def addresses_of(parts: Sequence[Where], scratch: Path) -> Path:
-    """A list, in one file or in parts, as lines in `scratch`, made once; see `write_addresses`."""
-    digest = hashlib.sha256()
-    for part in parts:
-        with open_stream(part) as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())  # type: ignore[arg-type]
-    target = scratch / f".source-{digest.hexdigest()[:16]}.urls"
+    """A list, in one file or in parts, as lines in `scratch`, made once; see `write_addresses`.
+
+    They are known by where the parts are, their bytes, and times or versions: an unchanged list is not read again.
+    """
+    states = [part.state if isinstance(part, Address) and part.state else state_of(part) for part in parts]
+    of = json.dumps([*zip(map(full_name, parts), states, strict=True)])
+    target = scratch / f".source-{hashlib.sha256(of.encode()).hexdigest()[:16]}.urls"
     made_once(target, partial(write_addresses, parts, target))
     return target
 
