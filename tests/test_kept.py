@@ -1,6 +1,7 @@
 """Listings of lists and buckets that are killed: the same catalogue in the end, and little is read twice."""
 
 import csv
+import errno
 import json
 import os
 import shutil
@@ -208,6 +209,34 @@ def test_a_process_killed_over_a_list_leaves_what_the_next_goes_on_with(
     read = rows_read(monkeypatch)
     assert listed(source, out) == wanted
     assert read[0] == 2 * COUNT - 4 * times
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"), [(OSError(errno.EIO, "it stumbles"), PassingError), (ValueError("no text"), ShardError)]
+)
+def test_of_a_list_that_cannot_be_read_is_kept_what_may_help_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[ShardError]
+) -> None:
+    source, target = tmp_path / "list.csv", tmp_path / "out" / "lines"
+    write_csv(source)
+    row = lists._row
+
+    def fails(cells: Any, known: int) -> Any:
+        if read[0] == 30:
+            raise error
+        return row_counted(cells, known)
+
+    read = rows_read(monkeypatch)
+    row_counted = lists._row
+    monkeypatch.setattr(lists, "_row", fails)
+    with pytest.raises(ShardError, match=r"list\.csv: cannot be read as a list of addresses: ") as told:
+        write_addresses([source], target)
+    assert type(told.value) is kind
+    assert any(target.parent.iterdir()) == (kind is PassingError)
+    monkeypatch.setattr(lists, "_row", row)
+    read = rows_read(monkeypatch)
+    write_addresses([source], target)
+    assert read[0] == (20 if kind is PassingError else COUNT)
 
 
 def test_a_list_that_was_cut_short_on_the_disk_is_written_anew(

@@ -442,6 +442,7 @@ def test_a_list_that_cannot_be_used_says_why(tmp_path: Path, name: str, content:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ShardError, match=message):
         preprocess(Options(tmp_path / name, tmp_path / "out", ((16, 16),)))
+    assert not list((tmp_path / "out").glob(".*.begun*"))
 
 
 def test_a_column_may_have_the_separator_in_its_name() -> None:

@@ -43,6 +43,12 @@ class Kept:
         if self.path is not None:
             _record(self.path).unlink(missing_ok=True)
 
+    def drop(self) -> None:
+        """Remove all that was kept."""
+        self.forget()
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
 
 def _record(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")

@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any, BinaryIO, NamedTuple
 
-from shards.errors import ShardError
+from shards.errors import PassingError, ShardError
 from shards.make.address import Where
 from shards.make.listing import Mark
 from shards.make.ranges import open_stream
@@ -111,7 +111,9 @@ def _damage_told(where: Where) -> Iterator[None]:
     try:
         yield
     except (csv.Error, ValueError, OSError) as error:  # Unicode's and Arrow's are among them
-        raise ShardError(f"{where}: cannot be read as a list of addresses: {error}") from None
+        passes = isinstance(error, OSError) and error.errno is not None  # Arrow's have no number
+        kind = PassingError if passes else ShardError
+        raise kind(f"{where}: cannot be read as a list of addresses: {error}") from None
 
 
 def _row(cells: Cells, known: int) -> Row | None:

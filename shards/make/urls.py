@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from facegan.files import disk_full_said, sync, sync_folder
-from shards.errors import ShardError
+from shards.errors import PassingError, ShardError
 from shards.format.transform import MAX_PICTURE_BYTES, PictureError
 from shards.make.address import Address, Where, full_name, system_of
 from shards.make.claims import made_once
@@ -48,17 +48,26 @@ def write_addresses(parts: Sequence[Where], target: Path) -> None:
         part.parent.mkdir(parents=True, exist_ok=True)
         part.touch(0o600)
         kept = Kept(part)
-        with kept.stream, open_table(parts, kept.at, bare=True) as table:
-            for row in table.rows:
-                if isinstance(row, Mark):
-                    kept.reached(row.at)
-                    continue
-                line = f"{row.name}\t{''.join(row.url.split())}\n" if row else "\n"
-                kept.stream.write(line.encode("utf-8", "surrogateescape"))
+        try:
+            _write_rows(parts, kept)
+        except ShardError as error:
+            if not isinstance(error, PassingError):  # it would end so again
+                kept.drop()
+            raise
         sync(part)
         part.replace(target)
         sync_folder(target.parent)
         kept.forget()
+
+
+def _write_rows(parts: Sequence[Where], kept: Kept) -> None:
+    with kept.stream, open_table(parts, kept.at, bare=True) as table:
+        for row in table.rows:
+            if isinstance(row, Mark):
+                kept.reached(row.at)
+                continue
+            line = f"{row.name}\t{''.join(row.url.split())}\n" if row else "\n"
+            kept.stream.write(line.encode("utf-8", "surrogateescape"))
 
 
 def list_addresses(lines: Where, at: Any = None) -> Iterator[tuple[str, Place] | Mark]:
