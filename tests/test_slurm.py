@@ -883,6 +883,11 @@ def test_what_slurm_ended_before_it_could_save_goes_on_from_the_last_checkpoint(
     assert "no progress" in attempt.reason
 
 
+@pytest.mark.parametrize(("code", "follows"), [(143, "stopped"), (255, "stopped"), (1, "failed")])
+def test_a_job_cancelled_before_its_training_began_is_no_failure(attempt: Attempt, code: int, follows: str) -> None:
+    assert job.end(attempt.run, code, "cancelled") == follows
+
+
 @pytest.mark.parametrize(
     ("why", "reason", "follows"),
     [

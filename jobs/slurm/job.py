@@ -20,7 +20,7 @@ from jobs.slurm import deaths, provenance, succession
 from jobs.slurm.deaths import CONSEQUENCE
 from jobs.slurm.records import Record, job_id, load, now, own_log, restarts, save
 
-ENDED_BY_TERM = 143  # a shell's exit code for it
+ENDED_BY_TERM = (143, 255)  # exit codes for it, the second of a shell that a signal ends in the same moment
 SLURM_ASKED = ("limit", "preempted", "unknown")  # reasons to stop after which a run goes on by itself
 
 
@@ -81,7 +81,7 @@ def end(run_dir: Path, code: int, why: str) -> str:
     """
     attempt, left = read_object(_attempt_path(run_dir)), read_outcome(run_dir)
     if not _is_ours(left) and left.get("state") != "finished":
-        if why == "cancelled" and code == ENDED_BY_TERM:
+        if why == "cancelled" and code in ENDED_BY_TERM:
             _write(run_dir, left, state="stopped", reason="ended by a signal before the training began")
             return "stopped"
         left = {"state": "stopped" if why in SLURM_ASKED[:2] else "failed", "nimg": left.get("nimg", 0)}
