@@ -398,10 +398,24 @@ def test_modulation_scales_and_shifts_a_channel_by_what_is_linear_in_z() -> None
         torch.testing.assert_close(layer(x, z)[sample, channel], expected)
 
 
+@pytest.mark.parametrize("upsample", ["nearest", "deconv"])
+def test_a_stage_at_full_size_is_what_makes_the_image(upsample: str) -> None:
+    changes = {"full_size_stage": True, "upsample": upsample, "ngf": 5, "kernel": 4}
+    generator = networks.build_generator(altered("face-64", **changes))
+    sizes = []
+    for stage in generator.grow:
+        stage.register_forward_hook(lambda _, __, y: sizes.append(tuple(y.shape[1:])))
+    images = generator(torch.randn(8, 128))
+    assert sizes == [(20, 8, 8), (10, 16, 16), (5, 32, 32), (3, 64, 64)]
+    assert images.shape == (8, 3, 64, 64)
+    last = generator.to_image
+    assert (last.kernel_size, last.stride, last.in_channels) == ((3, 3), (1, 1), 3)
+
+
 def test_a_modulation_of_zeros_changes_no_image() -> None:
     plain, modulated = (networks.build_generator(altered("face-64", self_modulation=on)) for on in (False, True))
     missing, _ = modulated.load_state_dict(plain.state_dict(), strict=False)
-    assert len(missing) == 8 and all("of_z" in name for name in missing)
+    assert len(missing) == 10 and all("of_z" in name for name in missing)
     for module in modulated.modules():
         if isinstance(module, layers.SelfModulation):
             nn.init.zeros_(module.of_z.weight)

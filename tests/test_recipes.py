@@ -313,6 +313,7 @@ IMPOSSIBLE: list[tuple[str, dict[str, Any], str]] = [
     ("dcgan-64", {"channels": 2}, "expected one of: 1, 3"),
     ("dcgan-64", {"dropout": 0.3}, "families that have one: .*mlp"),
     ("mlp-64", {"minibatch_std": True}, "families that have one: dcgan"),
+    ("dcgan-128", {"full_size_stage": True}, "families that have one: dcgan$"),
     ("dcgan-128", {"self_modulation": True}, "families that have one: dcgan$"),
     ("wgan-gp-lfw", {"critic_norm": "layer"}, "expected none"),
     ("wgan-gp-lfw", {"ngf": 3}, "at least 4"),

@@ -20,14 +20,23 @@ class Generator(Network):
         super().__init__()
         n = layers.stages(recipe)
         widths = [layers.width(recipe.ngf, k) for k in reversed(range(n))]
+        if recipe.full_size_stage:  # an image's last nonlinearity is else at half its size
+            widths.append(-(-recipe.ngf // 2))
         first = layers.FirstMap(recipe.latent_dim, widths[0], 4, bias=False)
         self.project = layers.Stage(first, *self.after(recipe, widths[0]))  # 1x1 -> 4x4
         self.grow = nn.ModuleList(
             layers.Stage(layers.up(i, o, recipe.kernel, recipe.upsample, bias=False), *self.after(recipe, o))
             for i, o in pairwise(widths)
         )
-        self.to_image = layers.up(widths[-1], recipe.channels, recipe.kernel, recipe.upsample, bias=False)
+        self.to_image = self.image_layer(recipe, widths[-1])
         self.to_range = layers.to_range(recipe)
+
+    @staticmethod
+    def image_layer(recipe: Recipe, inputs: int) -> nn.Module:
+        if recipe.full_size_stage:
+            kernel = layers.odd_kernel(recipe.kernel)
+            return layers.down(inputs, recipe.channels, kernel, bias=False, stride=1)
+        return layers.up(inputs, recipe.channels, recipe.kernel, recipe.upsample, bias=False)
 
     @staticmethod
     def after(recipe: Recipe, channels: int) -> list[nn.Module]:

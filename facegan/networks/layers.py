@@ -90,17 +90,21 @@ def halving(recipe: Recipe, inputs: int, outputs: int) -> nn.Sequential:
     )
 
 
+def odd_kernel(kernel: int) -> int:
+    """A kernel that keeps a map's size: an even one is taken one smaller."""
+    return kernel - 1 + kernel % 2
+
+
 def up(inputs: int, outputs: int, kernel: int, how: str, *, bias: bool) -> nn.Module:
     """Twice the size: a transposed convolution ("deconv"), or nearest neighbour then convolution ("nearest").
 
-    The second leaves no checkerboard (Odena et al. 2016, doi:10.23915/distill.00003); it needs an odd kernel, so an
-    even one is taken one smaller. It is computed as one transposed convolution.
+    The second leaves no checkerboard (Odena et al. 2016, doi:10.23915/distill.00003); it needs an odd
+    kernel. It is computed as one transposed convolution.
     """
     if how == "deconv":
         padding, odd = (kernel - 1) // 2, kernel % 2
         return ConvTranspose2d(inputs, outputs, kernel, 2, padding, odd, bias=bias)
-    odd_kernel = kernel - 1 + kernel % 2
-    layer = UpConv2d(inputs, outputs, odd_kernel, bias=bias)
+    layer = UpConv2d(inputs, outputs, odd_kernel(kernel), bias=bias)
     return nn.Sequential(OrderedDict({"1": layer}))  # where checkpoints have it, behind the doubling "0"
 
 

@@ -11,7 +11,7 @@ FEWEST_FOR_BATCH_NORM = 8  # images
 LOSSES = ("bce", "minimax", "wasserstein", "lsgan", "hinge", "relativistic")
 MINIBATCH_GROUP = 4  # samples whose deviation minibatch_std takes together
 POLICIES = ("color", "translation", "cutout")  # of DiffAugment
-EXTRAS = ("dropout", "spectral_norm", "minibatch_std", "self_modulation", "first_stride")
+EXTRAS = ("dropout", "spectral_norm", "minibatch_std", "full_size_stage", "self_modulation", "first_stride")
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,9 @@ class Family:
 
 
 FAMILIES = {
-    "dcgan": Family(kernels=(3, 4, 5), extras=("spectral_norm", "minibatch_std", "self_modulation")),
+    "dcgan": Family(
+        kernels=(3, 4, 5), extras=("spectral_norm", "minibatch_std", "full_size_stage", "self_modulation")
+    ),
     "dcgan28": Family((Size(28, 28),), upsampling=("deconv",), kernels=(5,), extras=("dropout", "spectral_norm")),
     "dcgan_dense": Family(extras=("spectral_norm", "minibatch_std", "first_stride")),
     "dcgan_dropout": Family(extras=("dropout", "spectral_norm")),
