@@ -6,7 +6,7 @@
 #   sbatch slurm/preprocess.sh faces.zip s3://bucket/faces --scratch /shared/tmp   # each element sends its own shards
 #
 # The same command again does only what is missing. Give the whole array each time: slices that are done end at once.
-# The first element lists SRC, the others wait: 10 s a million pictures, longer on a slow file system. An element whose
+# The first element lists SRC, the others wait: 11 to 80 s a million pictures, as they lie. An element whose
 # time is up requeues itself and goes on, if anything was finished meanwhile (docs/cluster.md, "What it costs").
 #SBATCH --job-name=preprocess
 #SBATCH --comment=facegan
