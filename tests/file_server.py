@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -25,6 +25,7 @@ class Server(ThreadingHTTPServer):
         self.heads = 0
         self.requests: list[tuple[str, str | None]] = []
         self.faults: dict[str, list[str]] = {}
+        self.before: Callable[[], object] = lambda: None  # a file is sent
 
     @property
     def address(self) -> str:
@@ -49,6 +50,7 @@ class Handler(BaseHTTPRequestHandler):
         self.server.heads += self.command == "HEAD"
         if self.command == "GET":
             self.server.requests.append((name, wanted))
+            self.server.before()
         faults = self.server.faults.get(name if self.command == "GET" else f"HEAD {name}", [])
         fault = faults.pop(0) if faults else ""
         if fault.isdigit():

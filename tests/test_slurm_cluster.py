@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from file_server import serving
 from PIL import Image
 from slurm_cluster import Cluster, missing, wait_for
 
@@ -518,6 +519,30 @@ def test_an_array_of_slices_and_its_index_equal_one_process_byte_for_byte(site: 
             site.json(f"data/sliced/{size}/index.json")["columns"]
             == site.json(f"data/shards/{size}/index.json")["columns"]
         )
+
+
+@overlapping
+def test_an_element_of_a_preprocess_goes_on_behind_its_time_limit(site: Site) -> None:
+    """Its source answers for a part of the pictures; for the others when the limit has come."""
+    answers = threading.Event()
+    with serving(site.folder / "pictures") as server:
+        server.before = lambda: len(server.requests) <= 24 or answers.wait(500)
+        names = sorted(path.name for path in (site.folder / "pictures").iterdir())
+        (site.folder / "list.txt").write_text("".join(f"{server.address}/{name}\n" for name in names))
+        limit = ["--array=0-0", "--time=2", "--signal=B:USR1@80", "--"]
+        job = site.submit("preprocess", *limit, "list.txt", "data/limit", *PREPROCESS)
+        wait_for(lambda: site.restarts(f"{job}_0") == 1, 500, "the time limit is noticed")
+        made = {path: path.stat().st_mtime_ns for path in (site.folder / "data/limit").rglob("*.tar")}
+        asked = len(server.requests)
+        site.call("scontrol", "update", f"jobid={job}", "TimeLimit=20")
+        answers.set()
+        assert site.end(f"{job}_0") == "COMPLETED"
+        index = re.search(r"Submitted facegan as job (\d+)", site.log(job))
+        assert index, site.log(job)
+        assert site.end(index.group(1)) == "COMPLETED"
+    assert made and all(path.stat().st_mtime_ns == time for path, time in made.items())
+    assert site.json("data/limit/64/index.json")["source"]["samples"] == len(names)  # type: ignore[index]
+    assert len(server.requests) - asked < len(names)
 
 
 @overlapping
