@@ -15,7 +15,7 @@ SWEPT = "ours: chosen by two sweeps, docs/recipes.md"
 
 @dataclass(frozen=True)
 class Face64(Recipe):
-    """DCGAN at 64 px with upsampling, self-modulated generator, R1, minibatch deviation, flip and average."""
+    """DCGAN at 64 px: upsampling, self-modulation, a stage at full size, R1, minibatch deviation, flip, average."""
 
     name = "face-64"
     reference = "ours"
@@ -46,7 +46,7 @@ class Face64(Recipe):
     init: str = cite("dcgan", "pytorch/examples dcgan")
     spectral_norm: bool = cite(False, "off: R1 regularises; on where r1_gamma is 0 (Miyato et al. 2018)")
     minibatch_std: bool = cite(True, "Karras et al. 2018, arXiv:1710.10196, table 1: SWD 8.07 to 7.04")
-    full_size_stage: bool = cite(True, "Karras et al. 2018, arXiv:1710.10196, table 2; measured, docs/recipes.md")
+    full_size_stage: bool = cite(True, "Karras et al. 2018, arXiv:1710.10196, table 2; docs/recipes.md")
     self_modulation: bool = cite(True, "Chen et al. 2019, arXiv:1810.01365; linear in z, docs/recipes.md")
     loss: str = cite("bce", "Goodfellow et al. 2014, non-saturating")
     real_labels: Range = cite(Range(1.0, 1.0), "off: R1 takes the part of label smoothing")
