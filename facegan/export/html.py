@@ -159,7 +159,7 @@ def _facts(snapshot: Snapshot, error: float) -> list[tuple[str, str]]:
         ("recipe", f"{recipe.name}: {recipe.summary}"),
         ("after", recipe.reference),
         ("size of a face", f"{recipe.resolution.height} x {recipe.resolution.width} pixels"),
-        ("trained on", f"{snapshot.nimg / 1000:,.0f} thousand pictures{f' of {data}' if data else ''}"),
+        ("trained on", f"{f'{data}, ' if data else ''}{snapshot.nimg / 1000:,.0f} thousand images seen"),
         ("weights", f"rounded to bytes; {error:.2f} of 255 a pixel from the unrounded network"),
         ("seeds", "the same as those of facegan sample"),
     ]
