@@ -259,7 +259,7 @@ def test_the_card_tells_recipe_data_metrics_and_use(hub: Path) -> None:
         "wgan-gp-lfw",
         "rlronan",
         "lfw.tgz",
-        "64 thousand images seen",
+        "64 thousand pictures",
         "swd1k: 20.5",
         "split &#34;test&#34;",
         "gp_weight",
