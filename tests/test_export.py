@@ -199,6 +199,12 @@ def test_the_terms_that_a_set_carries_decide_before_its_name(tmp_path: Path, car
     assert terms.restriction(snapshot).startswith(refused) and bool(terms.restriction(snapshot)) == bool(refused)
 
 
+def test_the_page_tells_what_was_seen_of_which_data(tmp_path: Path) -> None:
+    snapshot = load_snapshot(make_run(tmp_path / "run", "mlp-64", "lfw.tgz", ngf=4))
+    text = html.write_page(snapshot, tmp_path / "faces.html", "faces-1").path.read_text()
+    assert "<dt>trained on</dt><dd>lfw.tgz, 64 thousand images seen</dd>" in re.sub(r">\s+<", "><", text)
+
+
 def test_names_cannot_put_anything_into_the_page(tmp_path: Path) -> None:
     snapshot = load_snapshot(make_run(tmp_path / "run", "dcgan-28", NASTY, ngf=4))
     text = html.write_page(snapshot, tmp_path / "faces.html", NASTY).path.read_text()
