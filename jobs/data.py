@@ -53,7 +53,7 @@ class Data(NamedTuple):
 
         The order of a mixture is named by its weights and the sets mixed in: a run is told by it.
         """
-        needs_be = images.in_streams and (settings.cache != "device" or images.files.partial)
+        needs_be = images.in_streams and settings.cache != "device"
         in_streams = settings.streams or images.files.partial or (needs_be and not _began_as_one(settings))
         if not isinstance(images, MixedImages):
             return "window" if in_streams else "global"

@@ -59,7 +59,7 @@ def upload(out: Path, address: Address, progress: Progress = lambda count: None)
         close_set(out)
     sent = {}
     for folder in folders:
-        target = _below(address, folder) if folder != out else Address(address.url.rstrip("/"))
+        target = address.below(folder.name) if folder != out else Address(address.url.rstrip("/"))
         sent[str(target)] = _Upload(folder, target, progress).run()
     return sent
 
@@ -70,11 +70,7 @@ def upload_slice(options: Options, address: Address, progress: Progress = lambda
     The same call again sends what it has not sent. Raises ShardError where another set was begun at the address.
     """
     for folder in map(options.folder, options.sizes):
-        _Upload(folder, _below(address, folder), progress, options.slice).run_slice()
-
-
-def _below(address: Address, folder: Path) -> Address:
-    return Address(f"{address.url.rstrip('/')}/{folder.name}")
+        _Upload(folder, address.below(folder.name), progress, options.slice).run_slice()
 
 
 def is_finished(address: Address, options: Options) -> bool:
@@ -84,7 +80,7 @@ def is_finished(address: Address, options: Options) -> bool:
     """
     refuse_unwritable(address)
     for size in options.sizes:
-        target = _below(address, options.folder(size)).url
+        target = address.below(options.folder(size).name).url
         try:
             system = system_of(address)
             attempt(partial(_cat, system, f"{target}/{NAME}"), target)
