@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import ShardError
+from shards.format.labels import UNKNOWN
 from shards.format.transform import PictureError
 from shards.make.address import Where
 from shards.make.celeba import ATTRIBUTES, IDENTITY, PARTITION, Table, attribute_rows, find_files, value_rows
 from shards.make.idx import images_files, read_labels
 from shards.make.listing import Listing, Place, folder_of
-from shards.make.slots import UNKNOWN, Slots, base
+from shards.make.slots import Slots, base
 from shards.make.sorting import name_bytes
 from shards.make.sources import open_reader
 

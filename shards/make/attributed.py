@@ -8,12 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import ShardError
+from shards.format.labels import UNKNOWN
 from shards.make.address import Where
 from shards.make.annotations import BLOCK, SPLITS, Annotations, Identities, held_out
 from shards.make.kept import Kept
 from shards.make.listing import Listing, Mark, as_found
 from shards.make.lists import Row, open_table
-from shards.make.slots import UNKNOWN, whole_number
+from shards.make.slots import whole_number
 from shards.make.sorting import filled, mapped
 
 IDENTITY, SPLIT = "identity", "split"  # columns, in any letter case

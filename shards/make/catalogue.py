@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from facegan.errors import FaceganError
 from facegan.files import append_json_line, json_lines, sha256_file, whole_file, write_json
 from shards.errors import ShardError
+from shards.format.labels import UNKNOWN
 from shards.make.address import Where, full_name, parse_where
 from shards.make.annotations import SPLITS, Annotations
 from shards.make.folders import Block, above, all_folders, have_changed, some_folders, write_folders
 from shards.make.listing import PLACE, Listing, State, folder_of, state_of, stem
-from shards.make.slots import UNKNOWN
 from shards.make.sorting import name_bytes
 
 CATALOGUE = ".listing-"  # how its names begin

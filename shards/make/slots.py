@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import ShardError
+from shards.format.labels import UNKNOWN
 from shards.make.celeba import Table
 from shards.make.listing import Listing, stem
 from shards.make.sorting import filled
 
-UNKNOWN = -32768  # a value that no annotation gives
 AT_ONCE = 4096  # lines looked up together
 EMPTY = {"", "na", "nan", "none", "null"}  # what programs write where there is no value, in any letter case
 TRUTH = {"true": 1, "false": 0}
