@@ -7,7 +7,6 @@ import hashlib
 import logging
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ from shards.format.index import NAME, Rejects, ShardIndex, Source, Split, load_i
 from shards.make.claims import claimed, forget
 from shards.make.fields import IDENTITY, Told
 from shards.make.reading import ForeignTars, Progress, Reading
-from shards.make.scans import MOST_SIZES, Sizes
+from shards.make.scans import MOST_SIZES, Found, Sizes
 from shards.make.tables import TarGroup, group_of, rejects_path, remove_others, scans_of, write_group_labels
 
 REJECTS = "rejects.jsonl"
@@ -120,9 +119,12 @@ def _index(reading: Reading, groups: list[TarGroup]) -> ShardIndex:
     tars, shards = reading.tars, Shards.joined([group.shards for group in groups])
     if not shards.samples.sum():
         _refuse_empty(reading)
-    height, width = (tars.size, tars.size) if tars.size else _one_size(groups, tars.folder)
+    found = Found()
+    for group in groups:
+        found.add(group.found)
+    height, width = (tars.size, tars.size) if tars.size else _one_size(found.sizes, tars.folder)
     members = tuple(group.members for group in groups if group.members)
-    attributes, labels = _labels(reading, groups, int(shards.samples.sum()))
+    attributes, labels = _labels(reading, groups, found.told, int(shards.samples.sum()))
     remove_others(tars.place, {file.name for file in (*members, *labels)})
     return ShardIndex(
         members="encoded",
@@ -131,24 +133,22 @@ def _index(reading: Reading, groups: list[TarGroup]) -> ShardIndex:
         channels=tars.channels,
         splits={split: Split(*counts) for split, counts in shards.counts().items()},
         shards=shards,
-        source=_source(groups, shards, tars.folder),
+        source=_source(found, shards, tars.folder),
         shard_size=int(shards.samples.max()),
         transform=tars.transform,
         attributes=attributes,
         table=members[0].as_whole if len(members) == 1 else None,
         member_tables=members if len(members) > 1 else (),
         labels=labels,
-        rejects=_write_rejects(reading, groups),
+        rejects=_write_rejects(reading, found),
     )
 
 
 def _labels(
-    reading: Reading, groups: list[TarGroup], samples: int
+    reading: Reading, groups: list[TarGroup], told: Told, samples: int
 ) -> tuple[tuple[str, ...], tuple[SideTable, ...]]:
     """The attributes that fit in all samples, and the labels; says what is not used, and what is lacking."""
-    told, fields, folder = Told(), reading.fields, reading.tars.folder
-    for group in groups:
-        told.add(group.told)
+    fields, folder = reading.fields, reading.tars.folder
     attributes = tuple(name for name in fields.names if told.known[name] and name not in told.unfit)
     names = [*attributes, *([IDENTITY] if told.known[IDENTITY] else [])]
     unused = [*(name for name in fields.names if name not in attributes), *sorted(told.unused)]
@@ -180,8 +180,7 @@ def _refuse_empty(reading: Reading) -> None:
     raise ShardError(f"{folder}: not one usable picture in {tars:,} tars; first {said}")
 
 
-def _one_size(groups: list[TarGroup], folder: Path) -> tuple[int, int]:
-    sizes = sum((group.sizes for group in groups), Sizes())
+def _one_size(sizes: Sizes, folder: Path) -> tuple[int, int]:
     if len(sizes) == 1:
         return next(iter(sizes))
     common = ", ".join(f"{count:,} of {height}x{width}" for (height, width), count in sizes.most_common(4))
@@ -192,19 +191,19 @@ def _one_size(groups: list[TarGroup], folder: Path) -> tuple[int, int]:
     )
 
 
-def _source(groups: list[TarGroup], shards: Shards, folder: Path) -> Source:
+def _source(found: Found, shards: Shards, folder: Path) -> Source:
     digest = hashlib.sha256()
     for shard in shards:
         digest.update(shard.sha256.encode())
-    listed = int(shards.samples.sum()) + sum(sum(group.by_reason.values()) for group in groups)
+    listed = int(shards.samples.sum()) + found.by_reason.total()
     return Source(folder.resolve().name, "webdataset", listed, digest.hexdigest())
 
 
-def _write_rejects(reading: Reading, groups: list[TarGroup]) -> Rejects:
+def _write_rejects(reading: Reading, found: Found) -> Rejects:
     target = reading.tars.place / REJECTS
     with whole_file(target) as path, path.open("wb") as stream:
-        for number in range(len(groups)):
+        for number in range(len(reading.groups)):
             with rejects_path(reading, number).open("rb") as some:
                 shutil.copyfileobj(some, stream)
-    reasons = sum((group.by_reason for group in groups), Counter[str]())
-    return Rejects(REJECTS, sum(reasons.values()), dict(reasons), sha256_file(target))
+    reasons = found.by_reason
+    return Rejects(REJECTS, reasons.total(), dict(reasons), sha256_file(target))

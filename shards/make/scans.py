@@ -6,7 +6,7 @@ It begins with a line of JSON; then come the rejects, a line each, the rows of t
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +24,39 @@ MOST_SIZES = 100  # that are told apart
 Sizes = Counter[tuple[int, int]]  # how many pictures have each height and width
 
 
+@dataclass
+class Found:
+    """What was met in some samples: sizes of pictures, why samples cannot be used, and labels."""
+
+    sizes: Sizes = field(default_factory=Sizes)
+    by_reason: Counter[str] = field(default_factory=Counter)
+    told: Told = field(default_factory=Told)
+
+    def add(self, other: "Found") -> None:
+        """Take in what was met in other samples."""
+        self.sizes.update(other.sizes)
+        self.by_reason.update(other.by_reason)
+        self.told.add(other.told)
+
+    def to_json(self) -> dict[str, Any]:
+        """For a record on disk."""
+        sizes = [[*size, count] for size, count in self.sizes.items()]
+        return {"sizes": sizes, "by_reason": self.by_reason, "told": self.told.to_json()}
+
+    @classmethod
+    def from_json(cls, stated: dict[str, Any]) -> "Found":
+        """From such a record; KeyError, TypeError or ValueError where it is none."""
+        sizes = Sizes({(height, width): count for height, width, count in stated["sizes"]})
+        return cls(sizes, Counter(stated["by_reason"]), Told.from_json(stated["told"]))
+
+
 @dataclass(frozen=True)
 class Scan:
     """What a pass over one tar found; `file` holds what there is of each sample, from these bytes on."""
 
     file: Path
     shard: Shard
-    sizes: Sizes
-    by_reason: Counter[str]
-    told: Told
+    found: Found
     starts: tuple[int, int, int, int]  # of rejects, members and labels, and the end
 
     def rejects(self) -> bytes:
@@ -55,22 +79,23 @@ class Record:
     """Gathers what is found in a tar, then keeps it."""
 
     def __init__(self, fields: Fields) -> None:
-        self.labels = LabelRows(fields)
-        self._sizes, self._by_reason, self.samples = Sizes(), Counter[str](), 0
+        self.labels, self.samples = LabelRows(fields), 0
+        self._found = Found(told=self.labels.told)
         self._rejects = list[str]()
         self._rows, self._some = list[NDArray[np.void]](), list[Row]()
 
     def reject(self, shard: str, key: str, reason: str, detail: str) -> None:
         """Add a sample that cannot be used."""
-        self._by_reason[reason] += 1
+        self._found.by_reason[reason] += 1
         about = {"shard": shard, "key": key, "reason": reason, "detail": detail}
         self._rejects.append(json.dumps(about) + "\n")
 
     def add(self, row: Row, size: tuple[int, int], stated: dict[str, Any]) -> None:
         """Add a sample: its row of the member table, height and width, and what it says of itself."""
         self.samples += 1
-        if size in self._sizes or len(self._sizes) < MOST_SIZES:
-            self._sizes[size] += 1
+        sizes = self._found.sizes
+        if size in sizes or len(sizes) < MOST_SIZES:
+            sizes[size] += 1
         self.labels.add(stated)
         self._some.append(row)
         if len(self._some) == AT_ONCE:
@@ -87,9 +112,7 @@ class Record:
         head = {
             "conditions": conditions,
             "shard": asdict(shard),
-            "sizes": [[*size, count] for size, count in self._sizes.items()],
-            "by_reason": self._by_reason,
-            "told": self.labels.told.to_json(),
+            **self._found.to_json(),
             "lengths": [sum(each.nbytes for each in section) for section in sections],
         }
         with whole_file(file) as part, part.open("wb") as stream:
@@ -117,8 +140,7 @@ def kept_scan(file: Path, conditions: Sequence[Any]) -> Scan | None:
             rejects, members, labels, end = starts
             if head["conditions"] != conditions or end != file.stat().st_size:
                 return None
-        sizes = Sizes({(height, width): count for height, width, count in head["sizes"]})
-        told, reasons = Told.from_json(head["told"]), Counter[str](head["by_reason"])
-        return Scan(file, Shard(**head["shard"]), sizes, reasons, told, (rejects, members, labels, end))
+        starts_of = (rejects, members, labels, end)
+        return Scan(file, Shard(**head["shard"]), Found.from_json(head), starts_of)
     except (KeyError, TypeError, ValueError, FileNotFoundError):
         return None

@@ -5,7 +5,6 @@ Groups are the same whatever the slices; closing the set reads a summary a group
 
 import json
 import re
-from collections import Counter
 from collections.abc import Hashable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -19,9 +18,9 @@ from shards.format.columns import Shard, Shards, SideTable
 from shards.format.labels import Blocks, write_labels
 from shards.format.members import NAME as MEMBERS
 from shards.format.members import part_name, write_member_table
-from shards.make.fields import NO_IDENTITY, Told
+from shards.make.fields import NO_IDENTITY
 from shards.make.reading import Reading
-from shards.make.scans import Scan, Sizes
+from shards.make.scans import Found, Scan
 
 FILES = re.compile(r"members(-\d{5,})?(\.labels\.npy|\.bin)")
 
@@ -33,9 +32,7 @@ class TarGroup:
     shards: Shards
     members: SideTable | None
     labels: SideTable | None
-    sizes: Sizes
-    by_reason: Counter[str]
-    told: Told
+    found: Found
 
 
 def group_of(reading: Reading, number: int) -> TarGroup | None:
@@ -103,27 +100,21 @@ def _write(reading: Reading, number: int, scans: list[Scan], digest: str) -> Tar
     with whole_file(rejects_path(reading, number)) as part, part.open("wb") as stream:
         for scan in scans:
             stream.write(scan.rejects())
-    sizes, by_reason, told = Sizes(), Counter[str](), Told()
+    found = Found()
     for scan in scans:
-        sizes.update(scan.sizes)
-        by_reason.update(scan.by_reason)
-        told.add(scan.told)
+        found.add(scan.found)
     pieces = [scan.members for scan in scans if scan.shard.samples]
     group = TarGroup(
         Shards.of(scan.shard for scan in scans),
         write_member_table(_table(reading, number), pieces) if pieces else None,
         write_group_labels(reading, number, scans, reading.fields.names),
-        sizes,
-        by_reason,
-        told,
+        found,
     )
     summary = {
         "digest": digest,
         "shards": [list(asdict(shard).values()) for shard in group.shards],
         **{name: asdict(table) if table else None for name, table in _tables(group).items()},
-        "sizes": [[*size, count] for size, count in sizes.items()],
-        "by_reason": by_reason,
-        "told": told.to_json(),
+        **found.to_json(),
     }
     write_text(_summary(reading, number), json.dumps(summary) + "\n")
     return group
@@ -137,10 +128,8 @@ def _parse(text: str) -> tuple[TarGroup, str]:
     """A group, and what it depends on."""
     summary = json.loads(text)
     tables = [SideTable(**summary[name]) if summary[name] else None for name in ("members", "labels")]
-    sizes = Sizes({(height, width): count for height, width, count in summary["sizes"]})
     shards = Shards.of(Shard(*row) for row in summary["shards"])
-    by_reason, told = Counter[str](summary["by_reason"]), Told.from_json(summary["told"])
-    return TarGroup(shards, tables[0], tables[1], sizes, by_reason, told), summary["digest"]
+    return TarGroup(shards, tables[0], tables[1], Found.from_json(summary)), summary["digest"]
 
 
 def _numbered(identities: NDArray[np.int64], codes: dict[Hashable, int]) -> NDArray[np.int32]:
