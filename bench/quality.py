@@ -22,7 +22,6 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
@@ -42,8 +41,8 @@ from facegan.run.snapshot import load_snapshot  # noqa: E402
 from jobs.measuring import inception_extractor  # noqa: E402
 from shards import ShardSet, open_set  # noqa: E402
 
-Row = dict[str, Any]
 Numbers = dict[str, float]
+Row = tuple[str, str, list[float], list[Numbers]]  # of what, trained how long, kimg, the numbers of each seed
 RECIPES = ("dcgan-64", "face-64")
 SYNTHETIC = 10_000
 SPEED = "speed/imgs_per_sec"
@@ -157,27 +156,34 @@ def measured(options: argparse.Namespace, opened: ShardSet, run: Path) -> Number
     return numbers
 
 
-def other_reals(options: argparse.Namespace, opened: ShardSet) -> Numbers:
-    """What real pictures reach: those of the other held-out split in the place of generated ones."""
-    others = opened.split("val" if options.split == "test" else "test")
+def real_pictures(options: argparse.Namespace, opened: ShardSet, split: str, draw: int = 0) -> Numbers:
+    """What real pictures reach: the `draw`-th so many of a split, shuffled, in the place of generated ones."""
+    others = opened.split(split)
     n = min(MOST, len(others), len(opened.split(options.split)))
-    order = itertools.cycle(np.random.Generator(np.random.Philox(key=0)).permutation(len(others))[:n])
+    shuffled = np.random.Generator(np.random.Philox(key=0)).permutation(len(others))
+    order = itertools.cycle(np.roll(shuffled, -draw * n)[:n])
 
-    def draw(z: Tensor) -> Tensor:
+    def draw_some(z: Tensor) -> Tensor:
         numbers = np.array([next(order) for _ in z], np.int64)
         return torch.from_numpy(others.gather(numbers)).permute(0, 3, 1, 2)
 
-    return measure(options, opened, Subject(draw, 1, 0))
+    return measure(options, opened, Subject(draw_some, 1, 0))
 
 
-def table(reals: Numbers, rows: Sequence[tuple[str, str, list[float], list[Numbers]]]) -> str:
+def real_rows(options: argparse.Namespace, opened: ShardSet) -> Iterator[Row]:
+    """Rows of the other held-out split and of the training pictures: how far so many pictures are from others."""
+    held_out = "val" if options.split == "test" else "test"
+    yield "other real pictures", "", [], [real_pictures(options, opened, held_out)]
+    yield "training pictures", "", [], [real_pictures(options, opened, "train", draw) for draw in range(3)]
+
+
+def table(rows: Sequence[Row]) -> str:
     """Markdown: the reals, then each recipe and budget: the mean of its seeds, the worst in brackets."""
-    shown = [key for key in COLUMNS if key in reals]
+    shown = [key for key in COLUMNS if key in rows[0][3][0]]
     lines = ["| | time | kimg | seeds | " + " | ".join(COLUMNS[key] for key in shown) + " |"]
     lines.append("|---|---|--:|--:|" + "--:|" * len(shown))
-    lines.append("| other real pictures | | | | " + " | ".join(f"{reals[key]:.3g}" for key in shown) + " |")
-    for recipe, budget, kimg, seeds in rows:
-        cells = [f"`{recipe}`", budget, f"{statistics.fmean(kimg):.1f}", str(len(seeds))]
+    for subject, budget, kimg, seeds in rows:
+        cells = [subject, budget, *([f"{statistics.fmean(kimg):.1f}", str(len(seeds))] if kimg else ["", ""])]
         lines.append("| " + " | ".join(cells + [cell(key, [s[key] for s in seeds]) for key in shown]) + " |")
     return "\n".join(lines)
 
@@ -209,7 +215,7 @@ def compare(options: argparse.Namespace) -> str:
 
     side = recipes.load(shlex.split(options.recipe[0])[0]).resolution.height
     opened = prepare(options, side)
-    rows: list[tuple[str, str, list[float], list[Numbers]]] = []
+    rows = list(real_rows(options, opened))
     for budget, lengths in budgets(options, rates(options)):
         for recipe in options.recipe:
             runs = [
@@ -217,12 +223,12 @@ def compare(options: argparse.Namespace) -> str:
             ]
             for seed, run in enumerate(runs):
                 train(options, recipe, run, lengths[recipe], seed)
-            rows.append((recipe, budget, [lengths[recipe]], [measured(options, opened, run) for run in runs]))
+            rows.append((f"`{recipe}`", budget, [lengths[recipe]], [measured(options, opened, r) for r in runs]))
     pictures = "synthetic faces" if not options.data else str(options.label or Path(options.data).name)
     head = (
         f"{pictures}, {len(opened.split('train')):,} to train on, up to {MOST:,} of `{options.split}` to measure by"
     )
-    return f"{head}; {machine_words(options.device)}.\n\n" + table(other_reals(options, opened), rows)
+    return f"{head}; {machine_words(options.device)}.\n\n" + table(rows)
 
 
 def main() -> None:

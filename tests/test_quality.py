@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from shard_sets import make_set
 from tiny import tiny_recipe
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "bench"))
@@ -51,8 +52,19 @@ def test_settled_statistics_are_those_of_the_generators_own_maps() -> None:
 
 def test_a_table_shows_the_mean_and_the_worst_seed() -> None:
     seeds = [{"swd": 10.0, "face": 0.9}, {"swd": 14.0, "face": 0.8}]
-    text = quality.table({"swd": 7.7, "face": 0.97}, [("face-64", "5 min", [30.0], seeds)])
+    reals = ("other real pictures", "", [], [{"swd": 7.7, "face": 0.97}])
+    text = quality.table([reals, ("`face-64`", "5 min", [30.0], seeds)])
     assert text.splitlines()[-1] == "| `face-64` | 5 min | 30.0 | 2 | 12 (14) | 0.85 (0.8) |"
+    assert text.splitlines()[-2] == "| other real pictures |  |  |  | 7.7 | 0.97 |"
+
+
+def test_draws_of_real_pictures_have_none_in_common(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quality, "measure", lambda options, opened, subject: subject.generate(torch.empty(2, 1)))
+    monkeypatch.setattr(quality, "MOST", 2)
+    make_set(tmp_path, {"train": [6, 4], "test": [3]})
+    opened, chosen = quality.open_set(tmp_path), argparse.Namespace(split="test")
+    drawn = [quality.real_pictures(chosen, opened, "train", draw) for draw in range(3)]
+    assert len({image.numpy().tobytes() for image in torch.cat(drawn)}) == 6
 
 
 def test_a_table_replaces_the_one_between_its_marks(tmp_path: Path) -> None:
