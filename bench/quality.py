@@ -215,7 +215,7 @@ def compare(options: argparse.Namespace) -> str:
 
     side = recipes.load(shlex.split(options.recipe[0])[0]).resolution.height
     opened = prepare(options, side)
-    rows = list(real_rows(options, opened))
+    rows: list[Row] = []
     for budget, lengths in budgets(options, rates(options)):
         for recipe in options.recipe:
             runs = [
@@ -228,7 +228,7 @@ def compare(options: argparse.Namespace) -> str:
     head = (
         f"{pictures}, {len(opened.split('train')):,} to train on, up to {MOST:,} of `{options.split}` to measure by"
     )
-    return f"{head}; {machine_words(options.device)}.\n\n" + table(rows)
+    return f"{head}; {machine_words(options.device)}.\n\n" + table([*real_rows(options, opened), *rows])
 
 
 def main() -> None:
