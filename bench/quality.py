@@ -20,7 +20,7 @@ import shlex
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -142,18 +142,24 @@ def faces_and_eyes(images: Tensor) -> Numbers:
 
 def measured(options: argparse.Namespace, opened: ShardSet, run: Path) -> Numbers:
     """The numbers of a finished run, measured once a split, and its grid beside them."""
-    path = run / f"quality-{options.split}.json"
-    if path.exists():
-        kept: Numbers = json.loads(path.read_text(encoding="utf-8"))
-        return kept
+    return kept(run / f"quality-{options.split}.json", lambda: _measured(options, opened, run))
+
+
+def _measured(options: argparse.Namespace, opened: ShardSet, run: Path) -> Numbers:
     snapshot = load_snapshot(run)
     generator, value_range = snapshot.generator, snapshot.recipe.value_range
     dim = snapshot.recipe.latent_dim
     subject = Subject(lambda z: sampling.generate(generator, z, value_range), dim, snapshot.nimg)
     sampling.save_png(sampling.grid(subject.generate(sampling.latents(0, 64, dim))), run / "grid.png")
-    numbers = measure(options, opened, subject)
-    write_json(path, numbers)
-    return numbers
+    return measure(options, opened, subject)
+
+
+def kept(path: Path, numbers: Callable[[], Numbers]) -> Numbers:
+    """What the file has; where there is none yet, these numbers, which it has from then on."""
+    if not path.exists():
+        write_json(path, numbers())
+    found: Numbers = json.loads(path.read_text(encoding="utf-8"))
+    return found
 
 
 def real_pictures(options: argparse.Namespace, opened: ShardSet, split: str, draw: int = 0) -> Numbers:
@@ -173,8 +179,13 @@ def real_pictures(options: argparse.Namespace, opened: ShardSet, split: str, dra
 def real_rows(options: argparse.Namespace, opened: ShardSet) -> Iterator[Row]:
     """Rows of the other held-out split and of the training pictures: how far so many pictures are from others."""
     held_out = "val" if options.split == "test" else "test"
-    yield "other real pictures", "", [], [real_pictures(options, opened, held_out)]
-    yield "training pictures", "", [], [real_pictures(options, opened, "train", draw) for draw in range(3)]
+
+    def numbers(split: str, draw: int = 0) -> Numbers:
+        about = f"{options.split}-by-{split}-{draw}-of-{opened.fingerprint[:8]}"
+        return kept(options.work / f"quality-{about}.json", lambda: real_pictures(options, opened, split, draw))
+
+    yield "other real pictures", "", [], [numbers(held_out)]
+    yield "training pictures", "", [], [numbers("train", draw) for draw in range(3)]
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -67,6 +67,21 @@ def test_draws_of_real_pictures_have_none_in_common(tmp_path: Path, monkeypatch:
     assert len({image.numpy().tobytes() for image in torch.cat(drawn)}) == 6
 
 
+def test_real_pictures_are_measured_once_a_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, int]] = []
+
+    def count(options: object, opened: object, split: str, draw: int) -> dict[str, float]:
+        seen.append((split, draw))
+        return {"swd": float(draw)}
+
+    monkeypatch.setattr(quality, "real_pictures", count)
+    make_set(tmp_path / "set", {"train": [6], "test": [3]})
+    opened, chosen = quality.open_set(tmp_path / "set"), argparse.Namespace(split="test", work=tmp_path)
+    rows = [list(quality.real_rows(chosen, opened)) for _ in range(2)]
+    assert rows[0] == rows[1] and rows[0][1][3] == [{"swd": 0.0}, {"swd": 1.0}, {"swd": 2.0}]
+    assert seen == [("val", 0), ("train", 0), ("train", 1), ("train", 2)]
+
+
 def test_a_table_replaces_the_one_between_its_marks(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- q -->\nold\n<!-- /q -->\nafter\n")
