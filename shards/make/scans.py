@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -134,13 +135,9 @@ def kept_scan(file: Path, conditions: Sequence[Any]) -> Scan | None:
         with file.open("rb") as stream:
             line = stream.readline()
             head = json.loads(line)
-            starts = [len(line)]
-            for length in head["lengths"]:
-                starts.append(starts[-1] + length)
-            rejects, members, labels, end = starts
+            rejects, members, labels, end = accumulate(head["lengths"], initial=len(line))
             if head["conditions"] != conditions or end != file.stat().st_size:
                 return None
-        starts_of = (rejects, members, labels, end)
-        return Scan(file, Shard(**head["shard"]), Found.from_json(head), starts_of)
+        return Scan(file, Shard(**head["shard"]), Found.from_json(head), (rejects, members, labels, end))
     except (KeyError, TypeError, ValueError, FileNotFoundError):
         return None
