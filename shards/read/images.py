@@ -134,7 +134,7 @@ class StoredImages(Images):
         """See `Images.gather_at`."""
         with self.mapped.lock:
             self._map(places)
-            # Memory answers these reads together, those of copies one after the other: 10 to 25 % faster
+            # Memory answers these reads together, those of copies one after the other (docs/benchmarks.md)
             _ = self.mapped.bytes[(self._touched + places * BLOCK).ravel()]
             spans = self._spans[places]
         shape = (len(places), self.height, self.width, self.channels)
