@@ -199,6 +199,15 @@ def test_the_terms_that_a_set_carries_decide_before_its_name(tmp_path: Path, car
     assert terms.restriction(snapshot).startswith(refused) and bool(terms.restriction(snapshot)) == bool(refused)
 
 
+def test_terms_that_a_set_states_are_repeated_where_nothing_is_forbidden(tmp_path: Path) -> None:
+    snapshot = load_snapshot(make_run(tmp_path / "run", "dcgan-28", "own.zip", ngf=4))
+    assert terms.sentence(snapshot).startswith("Ask whoever made it")
+    snapshot.meta["data"]["terms"] = "free: drawn\nby us"
+    assert terms.sentence(snapshot) == "The terms of its training pictures: free: drawn by us."
+    snapshot.meta["data"]["mixed"] = [{"source": {"name": "other.zip"}}]  # of which nothing is known
+    assert terms.sentence(snapshot).startswith("Ask whoever made it")
+
+
 def test_the_page_tells_what_was_seen_of_which_data(tmp_path: Path) -> None:
     snapshot = load_snapshot(make_run(tmp_path / "run", "mlp-64", "lfw.tgz", ngf=4))
     text = html.write_page(snapshot, tmp_path / "faces.html", "faces-1").path.read_text()

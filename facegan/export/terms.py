@@ -70,6 +70,9 @@ def require(snapshot: Snapshot, confirmed: bool) -> None:
 def sentence(snapshot: Snapshot) -> str:
     """What a reader of an export has to know of its data."""
     text = restriction(snapshot)
-    return (
-        f"Learned from {text}." if text else "Ask whoever made it on what terms its training pictures were given."
-    )
+    stated = [" ".join(str(each.get("terms") or "").split()) for each in _sets(snapshot)]
+    if text:
+        return f"Learned from {text}."
+    if all(stated):
+        return f"The terms of its training pictures: {'; '.join(dict.fromkeys(stated))}."
+    return "Ask whoever made it on what terms its training pictures were given."
