@@ -115,25 +115,32 @@ def test_leaky_relu_is_pytorchs_and_does_not_send_zeros_back_through_the_first_p
     assert sorted(ran) == ["_Convolution", "_WeightGradient", "_WeightGradient"]
 
 
-@pytest.mark.parametrize(
-    ("layer", "shape"),
-    [
-        (Conv2d(16, 512, 4, 2, 1), (6, 16, 8, 8)),
-        (Conv2d(16, 512, 5, 2, 2), (6, 16, 15, 15)),
-        (ConvTranspose2d(512, 16, 5, 2, 2, 1), (6, 512, 4, 4)),
-    ],
-)
-def test_matrix_products_for_small_maps_are_the_convolution(
-    layer: nn.Module, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    x, products = torch.randn(shape, generator=torch.Generator().manual_seed(0)), []
+SMALL_MAPS = [
+    (Conv2d(16, 512, 4, 2, 1), (6, 16, 8, 8)),
+    (Conv2d(16, 512, 5, 2, 2), (6, 16, 15, 15)),
+    (ConvTranspose2d(512, 16, 5, 2, 2, 1), (6, 512, 4, 4)),
+]
+
+
+@pytest.fixture
+def products(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
+    """The shapes of left sides of matrix products, in order."""
+    made: list[torch.Size] = []
     product = torch.Tensor.__matmul__
 
     def counted(a: Tensor, b: Tensor) -> Tensor:
-        products.append(a.shape)
+        made.append(a.shape)
         return product(a, b)
 
     monkeypatch.setattr(torch.Tensor, "__matmul__", counted)
+    return made
+
+
+@pytest.mark.parametrize(("layer", "shape"), SMALL_MAPS)
+def test_matrix_products_for_small_maps_are_the_convolution(
+    layer: nn.Module, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch, products: list[torch.Size]
+) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     found = []
     for amx in (True, False):
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
@@ -143,6 +150,20 @@ def test_matrix_products_for_small_maps_are_the_convolution(
     exact = [t.float() for t in derivatives(layer, x)]
     for plain, ours, right in zip(*found, exact, strict=True):
         assert (ours - right).norm() < 1.5 * (plain - right).norm() + 1e-6 * right.norm()
+
+
+@pytest.mark.parametrize(("layer", "shape"), SMALL_MAPS)
+def test_weight_gradients_on_a_cpu_without_avx512_are_the_convolutions(
+    layer: nn.Module, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch, products: list[torch.Size]
+) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    found = []
+    for capability in ("AVX512", "AVX2"):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda capability=capability: capability)
+        found.append(derivatives(layer, x))
+        assert bool(products) is (capability == "AVX2")
+    for plain, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-4 * float(plain.detach().abs().max()))
 
 
 @pytest.fixture
