@@ -1,6 +1,5 @@
 """What is checked before a job is handed to Slurm: an error now instead of one after hours in the queue."""
 
-import dataclasses
 import os
 import re
 import shutil
@@ -120,16 +119,32 @@ def check_data(name: str, call: Call) -> None:
 
 
 def check_training(name: str, call: Call) -> str:
-    """The recipe exists, its batch fits the ranks, the run folder's disk has room. Returns a rank's batch."""
-    from facegan import recipes
-    from facegan.recipes.checks import check_batch_per_rank
+    """The recipe and its options are there, its batch fits the ranks, the run folder's disk has room.
 
-    recipe = recipes.load(recipe_name(name, call))
-    batch_size = int(setting(call, "--batch-size", str(recipe.batch_size)))
-    check_space(Path(run_dir(name, call)), FREE_FOR_RUN)
-    begun = has_checkpoints(Path(run_dir(name, call)))
-    recipe = dataclasses.replace(recipe, batch_size=batch_size)
-    return check_batch_per_rank(recipe, ranks_of(call), sync_bn="--sync-bn" in call.arguments, begun=begun)
+    Returns a rank's batch.
+    """
+    folder = run_dir(name, call)
+    check_space(Path(folder), FREE_FOR_RUN)
+    named = bool(call.arguments) and not call.arguments[0].startswith("-")
+    words = [recipe_name(name, call), *call.arguments[named:], "--run-dir", folder]
+    if batch_size := setting(call, "--batch-size", ""):
+        words += ["--batch-size", batch_size]
+    return batch_of_a_rank(words, ranks_of(call))
+
+
+def batch_of_a_rank(arguments: list[str], ranks: int) -> str:
+    """How many images each rank of `facegan train ARGUMENTS` gets; raises UsageError where they are too few."""
+    from facegan.recipes import recipe_classes
+    from facegan.recipes.checks import check_batch_per_rank
+    from jobs import train, values
+
+    recipe_class = recipe_classes().get(arguments[0])
+    if recipe_class is None:
+        raise UsageError(f"recipe {arguments[0]!r} does not exist; expected one of: {', '.join(recipe_classes())}")
+    context = train.RecipeCommand(recipe_class).make_context("train", list(arguments[1:]))
+    recipe, settings = values.build(recipe_class, train.resolve(recipe_class, context))
+    begun = has_checkpoints(Path(settings.run_dir))
+    return check_batch_per_rank(recipe, ranks, sync_bn=settings.sync_bn, begun=begun)
 
 
 def has_checkpoints(run: Path) -> bool:

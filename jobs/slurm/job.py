@@ -12,11 +12,12 @@ from typing import Any
 
 import click
 
-from facegan.errors import FaceganError, UsageError
+from facegan.errors import FaceganError
 from facegan.files import append_json_line, json_lines, read_object, write_json
 from facegan.owner import Owner
 from facegan.run.outcome import FILE, identity, read_outcome
 from jobs.slurm import deaths, provenance, succession
+from jobs.slurm.checks import batch_of_a_rank
 from jobs.slurm.deaths import CONSEQUENCE
 from jobs.slurm.records import Record, job_id, load, now, own_log, restarts, save
 
@@ -52,22 +53,6 @@ def begin(run_dir: Path | None, given: list[str], arguments: list[str], ranks: i
     write_json(logs / f"job-{deaths.start()}.json", note)
     sizes = {path.name: path.stat().st_size for path in logs.glob("*.log")}
     write_json(_attempt_path(run_dir), {"before": read_outcome(run_dir), "sizes": sizes})
-
-
-def batch_of_a_rank(arguments: list[str], ranks: int) -> str:
-    """How many images each rank of `facegan train ARGUMENTS` gets; raises UsageError where they are too few."""
-    from facegan.recipes import recipe_classes
-    from facegan.recipes.checks import check_batch_per_rank
-    from jobs import train, values
-    from jobs.slurm.checks import has_checkpoints
-
-    recipe_class = recipe_classes().get(arguments[0])
-    if recipe_class is None:
-        raise UsageError(f"recipe {arguments[0]!r} does not exist; expected one of: {', '.join(recipe_classes())}")
-    context = train.RecipeCommand(recipe_class).make_context("train", list(arguments[1:]))
-    recipe, settings = values.build(recipe_class, train.resolve(recipe_class, context))
-    begun = has_checkpoints(Path(settings.run_dir))
-    return check_batch_per_rank(recipe, ranks, sync_bn=settings.sync_bn, begun=begun)
 
 
 def end(run_dir: Path, code: int, why: str) -> str:
