@@ -412,6 +412,15 @@ def test_a_stage_at_full_size_is_what_makes_the_image(upsample: str) -> None:
     assert (last.kernel_size, last.stride, last.in_channels) == ((3, 3), (1, 1), 3)
 
 
+@pytest.mark.parametrize("kind", ["batch", "instance"])
+def test_under_instance_norm_no_image_depends_on_the_others_of_its_batch(kind: str) -> None:
+    generator = networks.build_generator(altered("face-64", generator_norm=kind, ngf=4)).train()
+    z, others = torch.randn(4, 128), torch.randn(4, 128)
+    alone, among = generator(z), generator(torch.cat([z, others]))[:4]
+    assert torch.allclose(alone, among, atol=1e-6) is (kind == "instance")
+    assert any(True for _ in generator.buffers()) is (kind == "batch")
+
+
 def test_a_modulation_of_zeros_changes_no_image() -> None:
     plain, modulated = (networks.build_generator(altered("face-64", self_modulation=on)) for on in (False, True))
     missing, _ = modulated.load_state_dict(plain.state_dict(), strict=False)

@@ -497,6 +497,11 @@ def test_too_few_images_a_rank_for_batch_norm_are_an_error_with_the_way_out(here
     synced = submission.make_call(file, wide, ("dcgan-64", "--sync-bn"), "train")
     assert "over 32 ranks: 4 images a rank" in checks.check_training("train_64", synced)
     checks.check_training("train_64", submission.make_call(file, wide, ("mlp-64",), "train"))
+    face = ("face-64", "--batch-size", "128")
+    with pytest.raises(UsageError, match=r"4 images a rank"):
+        checks.check_training("train_64", submission.make_call(file, wide, face, "train"))
+    alone = (*face, "--set", "generator_norm=instance")
+    checks.check_training("train_64", submission.make_call(file, wide, alone, "train"))
     (here / "runs/dcgan-64/checkpoints/nimg-000000000064").mkdir(parents=True)
     begun = checks.check_training("train_64", submission.make_call(file, wide, ("dcgan-64",), "train"))
     assert begun.startswith("Warning: ") and "goes on" in begun

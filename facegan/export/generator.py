@@ -70,6 +70,9 @@ class Generator(nn.Module):
         (top, left), (_, height, width) = layer["from"], layer["shape"]
         return x[:, :, top : top + height, left : left + width]
 
+    def instance(self, layer: dict[str, Any], x: Tensor) -> Tensor:
+        return F.instance_norm(x, eps=layer["eps"])
+
     def add(self, layer: dict[str, Any], x: Tensor, y: Tensor) -> Tensor:
         return x + y
 

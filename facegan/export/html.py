@@ -1,8 +1,8 @@
 """A run's generator as one HTML file that draws new faces in the visitor's browser: no network, no server.
 
 The layers are lowered to a few plain ones (`lower`), their weights rounded to bytes (`rounding`), and run by the
-page's own JavaScript and WebAssembly (`engine.js`, `kernel`). Everything else is forbidden to the page by its
-Content-Security-Policy. None of the set's pictures go into it.
+page's own JavaScript and WebAssembly (`engine.js`, `latents.js`, `kernel`). Everything else is forbidden to the
+page by its Content-Security-Policy. None of the set's pictures go into it.
 """
 
 import base64
@@ -32,7 +32,7 @@ CHECKED, CHECK_SEED = 8, 0  # pictures the page compares itself with
 COMPARED = 64  # pictures that the cost of rounding is measured on
 DIRECTIONS = 6
 FOLDER = Path(__file__).parent
-PARTS = {"engine": "engine.js", "script": "page.js", "style": "page.css"}
+PARTS = {"engine": ("engine.js", "latents.js"), "script": ("page.js",), "style": ("page.css",)}
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,9 @@ def render(snapshot: Snapshot, rounded: Rounded, title: str, error: float) -> st
     environment = Environment(
         loader=PackageLoader("facegan.export", "."), autoescape=True, undefined=StrictUndefined
     )
-    parts = {part: (FOLDER / name).read_text(encoding="utf-8") for part, name in PARTS.items()}
+    parts = {
+        part: "".join((FOLDER / n).read_text(encoding="utf-8") for n in names) for part, names in PARTS.items()
+    }
     model, weights = _model(snapshot, rounded)
     numbers = sum(tensor.numel() for tensor in rounded.program.tensors.values())
     return environment.get_template("page.html").render(

@@ -24,6 +24,7 @@ KNOWN = (
     nn.Conv2d,
     nn.ConvTranspose2d,
     nn.modules.batchnorm._BatchNorm,
+    nn.InstanceNorm2d,
     nn.Upsample,
     nn.ReLU,
     nn.LeakyReLU,
@@ -110,6 +111,7 @@ class _Lowering:
             (nn.ConvTranspose2d, lambda: self.transposed(source, module)),
             (nn.Conv2d, lambda: self.conv(source, module, alone)),
             (nn.modules.batchnorm._BatchNorm, lambda: self.pointwise(source, alone, affine=_affine(module))),
+            (nn.InstanceNorm2d, lambda: self.instance(source, module)),
             (nn.Upsample, lambda: self.upsample(source, module)),
             (nn.ReLU, lambda: self.pointwise(source, alone, slope=0.0)),
             (nn.LeakyReLU, lambda: self.pointwise(source, alone, slope=float(_of(module, "negative_slope")))),
@@ -151,6 +153,12 @@ class _Lowering:
             numbers = self.emit("dense", z, shape=(len(weight),), weight=weight, bias=bias)
             each = self.emit("reshape", numbers, shape=(len(weight), 1, 1))
             index = self.emit(op, index, each, shape=shape)
+        return index
+
+    def instance(self, source: int, module: Any) -> int:
+        index = self.emit("instance", source, shape=self.shapes[source], eps=module.eps)
+        if module.affine:
+            self.fold(self.program.layers[-1], index, module.weight, module.bias)
         return index
 
     def conv(self, source: int, module: Any, alone: bool) -> int:
@@ -281,7 +289,7 @@ def _require(module: nn.Module, holds: bool, possible: str) -> None:
 
 
 def _unknown(operation: str, where: str) -> FaceganError:
-    layers = "Linear, Conv2d, ConvTranspose2d, BatchNorm, Upsample, ReLU, LeakyReLU, Tanh, Sigmoid"
+    layers = "Linear, Conv2d, ConvTranspose2d, BatchNorm, InstanceNorm, Upsample, ReLU, LeakyReLU, Tanh, Sigmoid"
     return FaceganError(
         f"export: the generator's {where} is {operation}, which no export can run; it may hold {layers}, sums, "
         "products, crops"

@@ -146,6 +146,11 @@ def _operation(layer: Layer, index: int, program: Program, extra: dict[str, Any]
         return [("Slice", [first, last, constant("axes", [2, 3])], {})]
     if op == "reshape":
         return [("Reshape", [constant("shape", [-1, *layer["shape"]])], {})]
+    if op == "instance":
+        each = [
+            constant(role, [number] * layer["shape"][0], np.float32) for role, number in (("ones", 1), ("zeros", 0))
+        ]
+        return [("InstanceNormalization", each, {"epsilon": layer["eps"]})]
     plain = {"pointwise": "Identity", "add": "Add", "multiply": "Mul", "tanh": "Tanh", "sigmoid": "Sigmoid"}
     return [enlarge()] if op == "upsample" else [(plain[op], [], {})]
 

@@ -41,7 +41,11 @@ class Generator(Network):
     @staticmethod
     def after(recipe: Recipe, channels: int) -> list[nn.Module]:
         modulation = [layers.SelfModulation(recipe.latent_dim, channels)] if recipe.self_modulation else []
-        return [layers.norm("batch", channels, recipe), *modulation, layers.activation(recipe.g_slope)]
+        return [
+            layers.norm(recipe.generator_norm, channels, recipe),
+            *modulation,
+            layers.activation(recipe.g_slope),
+        ]
 
     def forward(self, z: Tensor, masks: Masks = None) -> Tensor:
         x = self.project(z[:, :, None, None], z)

@@ -95,6 +95,7 @@ class Recipe:
     init: str = _off("dcgan", "dcgan (N(0, 0.02), BatchNorm N(1, 0.02)), normal (N(0, 0.02)), glorot or torch")
     upsample: str = _off("deconv", "generator upsampling: deconv or nearest (then conv)")
     critic_norm: str = _off("batch", "normalisation in the discriminator: batch, layer, instance or none")
+    generator_norm: str = _off("batch", "normalisation in the generator: batch or instance")
     dropout: float = _off(0.0, "dropout probability where the family has dropout")
     spectral_norm: bool = _off(False, "spectral normalisation of the discriminator (Miyato et al. 2018)")
     minibatch_std: bool = _off(False, "minibatch standard deviation in the discriminator (Karras et al. 2018)")

@@ -11,7 +11,10 @@ FEWEST_FOR_BATCH_NORM = 8  # images
 LOSSES = ("bce", "minimax", "wasserstein", "lsgan", "hinge", "relativistic")
 MINIBATCH_GROUP = 4  # samples whose deviation minibatch_std takes together
 POLICIES = ("color", "translation", "cutout")  # of DiffAugment
-EXTRAS = ("dropout", "spectral_norm", "minibatch_std", "full_size_stage", "self_modulation", "first_stride")
+EXTRAS = (
+    *("dropout", "spectral_norm", "minibatch_std", "full_size_stage", "self_modulation", "first_stride"),
+    "generator_norm",
+)
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ class Family:
 
 FAMILIES = {
     "dcgan": Family(
-        kernels=(3, 4, 5), extras=("spectral_norm", "minibatch_std", "full_size_stage", "self_modulation")
+        kernels=(3, 4, 5),
+        extras=("spectral_norm", "minibatch_std", "full_size_stage", "self_modulation", "generator_norm"),
     ),
     "dcgan28": Family((Size(28, 28),), upsampling=("deconv",), kernels=(5,), extras=("dropout", "spectral_norm")),
     "dcgan_dense": Family(extras=("spectral_norm", "minibatch_std", "first_stride")),
@@ -42,6 +46,7 @@ CHOICES = {
     "network": tuple(FAMILIES),
     "value_range": ("tanh", "sigmoid"),
     "critic_norm": ("batch", "layer", "instance", "none"),
+    "generator_norm": ("batch", "instance"),
     "upsample": ("deconv", "nearest"),
     "init": ("dcgan", "normal", "glorot", "torch"),
     "loss": LOSSES,
@@ -104,7 +109,8 @@ def check_batch_per_rank(
 
 def few_for_batch_norm(recipe: Recipe, ranks: int, *, sync_bn: bool) -> str:
     """What is wrong where a rank has too few images for its BatchNorm, "" where it has enough."""
-    has_batch_norm = "batch" in FAMILIES[recipe.network].norms
+    able = "batch" in FAMILIES[recipe.network].norms
+    has_batch_norm = able and "batch" in (recipe.generator_norm, recipe.critic_norm)
     if not has_batch_norm or ranks == 1 or sync_bn or recipe.batch_size // ranks >= FEWEST_FOR_BATCH_NORM:
         return ""
     share = _share(recipe, ranks)
