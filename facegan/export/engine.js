@@ -115,15 +115,17 @@ function engine(model, bytes, memory, gemm) {
       return scale ? after * (scale[k] || 0) + (shift[k] || 0) : after;
     });
   };
-  const instance = (layer, x, y) => () => { // each map with mean 0 and deviation 1
+  const instance = (layer, x, y) => { // each map with mean 0 and deviation 1
     const n = x.h * x.w, scale = layer.scale && tensor(layer.scale), shift = layer.shift && tensor(layer.shift);
-    for (let k = 0; k < x.c; k++) {
-      let mean = 0, square = 0;
-      for (let p = 0; p < n; p++) mean += floats[x.at + p * x.cs + k] / n;
-      for (let p = 0; p < n; p++) square += (floats[x.at + p * x.cs + k] - mean) ** 2 / n;
-      const by = (scale ? scale[k] : 1) / Math.sqrt(square + layer.eps), more = shift ? shift[k] : 0;
-      for (let p = 0; p < n; p++) floats[y.at + p * y.cs + k] = (floats[x.at + p * x.cs + k] - mean) * by + more;
-    }
+    return () => {
+      for (let k = 0; k < x.c; k++) {
+        let mean = 0, square = 0;
+        for (let p = 0; p < n; p++) mean += floats[x.at + p * x.cs + k] / n;
+        for (let p = 0; p < n; p++) square += (floats[x.at + p * x.cs + k] - mean) ** 2 / n;
+        const by = (scale ? scale[k] : 1) / Math.sqrt(square + layer.eps), more = shift ? shift[k] : 0;
+        for (let p = 0; p < n; p++) floats[y.at + p * y.cs + k] = (floats[x.at + p * x.cs + k] - mean) * by + more;
+      }
+    };
   };
   const reshape = (layer, x, y) => () => { // in the order (channels, height, width) nothing moves
     for (let k = 0; k < y.c * y.h * y.w; k++) {
