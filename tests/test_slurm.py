@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -502,6 +503,9 @@ def test_too_few_images_a_rank_for_batch_norm_are_an_error_with_the_way_out(here
         checks.check_training("train_64", submission.make_call(file, wide, face, "train"))
     alone = (*face, "--set", "generator_norm=instance")
     checks.check_training("train_64", submission.make_call(file, wide, alone, "train"))
+    with pytest.raises(click.UsageError, match=r"No such option '?--bogus") as refused:
+        checks.check_training("train_64", submission.make_call(file, (), ("face-64", "--bogus"), "train"))
+    assert refused.value.ctx is not None and refused.value.ctx.command_path == "facegan train face-64"
     (here / "runs/dcgan-64/checkpoints/nimg-000000000064").mkdir(parents=True)
     begun = checks.check_training("train_64", submission.make_call(file, wide, ("dcgan-64",), "train"))
     assert begun.startswith("Warning: ") and "goes on" in begun

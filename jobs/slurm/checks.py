@@ -141,7 +141,7 @@ def batch_of_a_rank(arguments: list[str], ranks: int) -> str:
     recipe_class = recipe_classes().get(arguments[0])
     if recipe_class is None:
         raise UsageError(f"recipe {arguments[0]!r} does not exist; expected one of: {', '.join(recipe_classes())}")
-    context = train.RecipeCommand(recipe_class).make_context("train", list(arguments[1:]))
+    context = train.RecipeCommand(recipe_class).make_context(f"facegan train {arguments[0]}", list(arguments[1:]))
     recipe, settings = values.build(recipe_class, train.resolve(recipe_class, context))
     begun = has_checkpoints(Path(settings.run_dir))
     return check_batch_per_rank(recipe, ranks, sync_bn=settings.sync_bn, begun=begun)
