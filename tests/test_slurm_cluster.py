@@ -33,6 +33,7 @@ SMALL = shlex.split(
     " --snapshot-kimg 0 --checkpoint-minutes 0 --checkpoint-kimg 0.2"
 )
 LONG = [*SMALL, "--kimg", "1000"]  # ended by the test
+LIMITED = ("--time=30", "--signal=B:USR1@110")
 VARIABLES = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "FACEGAN_PYTHON": sys.executable}
 PREPROCESS = ["--size", "64", "--size", "128", "--shard-size", "8", "--holdout", "8"]
 AT_ONCE = 7  # cases: trainings that wait for their end compute too
@@ -120,6 +121,11 @@ class Site:
     def restarts(self, job: str) -> int:
         lines = self.call("squeue", "-h", "-r", "-t", "all", "-O", "JobArrayID:|,RestartCnt:|").stdout.splitlines()
         return int(dict(line.split("|")[:2] for line in lines)[job])
+
+    def near_its_limit(self, job: str) -> None:
+        """Give a running job two minutes more; submit it `LIMITED`, and Slurm warns it at its next look."""
+        done = self.call("scontrol", "update", f"jobid={job}", "EndTime=now+120")
+        assert done.returncode == 0, done.stderr
 
     def status(self, what: str) -> list[dict[str, object]]:
         rows: list[dict[str, object]] = json.loads(self.facegan("status", "--json", what))
@@ -226,10 +232,11 @@ def test_an_interrupted_two_node_training_ends_with_the_weights_of_an_uninterrup
 
 @overlapping
 def test_a_time_limit_saves_and_requeues_the_job(site: Site) -> None:
-    job = site.submit("train_64", "--time=2", "--signal=B:USR1@80", "--", "--run-dir", "runs/limit", *LONG)
+    job = site.submit("train_64", *LIMITED, "--", "--run-dir", "runs/limit", *LONG)
     site.trains("runs/limit")
     deaths = site.folder / "runs/limit/logs/deaths.jsonl"
     deaths.write_text(2 * (json.dumps({"rank": 0, "node": "n1"}) + "\n"))  # as if ranks had died there before
+    site.near_its_limit(job)
     wait_for(lambda: site.restarts(job) == 1, 500, "the time limit is noticed")
     show = ("scontrol", "show", "job", job)
     wait_for(lambda: "ExcNodeList=n1" in site.call(*show).stdout, 60, "the node is left out")
@@ -529,10 +536,12 @@ def test_an_element_of_a_preprocess_goes_on_behind_its_time_limit(site: Site) ->
         server.before = lambda: len(server.requests) <= 24 or answers.wait(500)
         names = sorted(path.name for path in (site.folder / "pictures").iterdir())
         (site.folder / "list.txt").write_text("".join(f"{server.address}/{name}\n" for name in names))
-        limit = ["--array=0-0", "--time=2", "--signal=B:USR1@80", "--"]
-        job = site.submit("preprocess", *limit, "list.txt", "data/limit", *PREPROCESS)
+        job = site.submit("preprocess", "--array=0-0", *LIMITED, "--", "list.txt", "data/limit", *PREPROCESS)
+        out = site.folder / "data/limit"
+        wait_for(lambda: list(out.rglob("*.tar")), 500, "a shard is written")
+        site.near_its_limit(f"{job}_0")
         wait_for(lambda: site.restarts(f"{job}_0") == 1, 500, "the time limit is noticed")
-        made = {path: path.stat().st_mtime_ns for path in (site.folder / "data/limit").rglob("*.tar")}
+        made = {path: path.stat().st_mtime_ns for path in out.rglob("*.tar")}
         asked = len(server.requests)
         site.call("scontrol", "update", f"jobid={job}", "TimeLimit=20")
         answers.set()
