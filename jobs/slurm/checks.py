@@ -123,10 +123,8 @@ def check_training(name: str, call: Call) -> str:
 
     Returns a rank's batch.
     """
-    folder = run_dir(name, call)
-    check_space(Path(folder), FREE_FOR_RUN)
-    named = bool(call.arguments) and not call.arguments[0].startswith("-")
-    words = [recipe_name(name, call), *call.arguments[named:], "--run-dir", folder]
+    check_space(Path(run_dir(name, call)), FREE_FOR_RUN)
+    words = list(complete(name, call))
     if batch_size := setting(call, "--batch-size", ""):
         words += ["--batch-size", batch_size]
     return batch_of_a_rank(words, ranks_of(call))
