@@ -14,11 +14,11 @@ from shards.make.annotations import BLOCK, SPLITS, Annotations, Identities, held
 from shards.make.kept import Kept
 from shards.make.listing import Listing, Mark, as_found
 from shards.make.lists import Row, open_table
+from shards.make.samples import SPLIT_WORDS
 from shards.make.slots import whole_number
 from shards.make.sorting import filled, mapped
 
 IDENTITY, SPLIT = "identity", "split"  # columns, in any letter case
-SPLIT_NAMES = {"train": 0, "training": 0, "val": 1, "valid": 1, "validation": 1, "test": 2}
 AT_ONCE = 1 << 12  # rows in memory
 Rows = NDArray[np.void]
 
@@ -149,7 +149,7 @@ def _aligned(rows: Rows, columns: list[_Column], listing: Listing) -> NDArray[An
 def _split_of(cell: Any) -> int | None:
     """The number of a split by its name or number; ValueError where it is none."""
     text = str(cell).strip().lower()
-    number = SPLIT_NAMES[text] if text in SPLIT_NAMES else whole_number(cell)
+    number = SPLITS.index(SPLIT_WORDS[text]) if text in SPLIT_WORDS else whole_number(cell)
     if number not in (None, *range(len(SPLITS))):
         raise ValueError(f"{cell} is no split")
     return number

@@ -7,8 +7,8 @@ from itertools import groupby
 from shards.format.tar import Member
 
 NAME_AND_EXTENSION = re.compile(r"((?:.*/|)[^./][^./]*)[.]([^/]*)", re.DOTALL)  # webdataset's rule
-SPLITS = dict.fromkeys(("train", "training"), "train") | dict.fromkeys(("val", "valid", "validation"), "val")
-SPLITS |= dict.fromkeys(("test", "testing"), "test")
+SPLIT_WORDS = dict.fromkeys(("train", "training"), "train") | dict.fromkeys(("val", "valid", "validation"), "val")
+SPLIT_WORDS |= dict.fromkeys(("test", "testing"), "test")
 Group = list[tuple[str, Member]]  # the members of a sample, by extension in small letters
 
 
@@ -22,5 +22,5 @@ def samples(entries: Iterator[Member]) -> Iterator[tuple[str, Group]]:
 
 def split_of(name: str) -> str:
     """The split that the last of the words train, val and test in a tar's name says; train without one."""
-    words = [SPLITS[word] for word in re.findall("[a-z]+", name.lower()) if word in SPLITS]
+    words = [SPLIT_WORDS[word] for word in re.findall("[a-z]+", name.lower()) if word in SPLIT_WORDS]
     return words[-1] if words else "train"
