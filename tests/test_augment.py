@@ -162,6 +162,32 @@ def test_each_sample_has_its_own_draws() -> None:
     assert not torch.allclose(both[0], both[1])
 
 
+def test_by_chance_each_part_of_each_image_is_taken_where_its_own_draw_is_below() -> None:
+    images, u = torch.rand(64, 3, 32, 32), torch.rand(64, augment.DIFFAUGMENT_DRAWS + augment.CHANCE_DRAWS)
+    assert torch.equal(augment.diffaugment(images, u, ALL, 0.0), images)
+    assert torch.equal(augment.diffaugment(images, u, ALL, torch.tensor(1.0)), augment.diffaugment(images, u, ALL))
+    some = augment.diffaugment(images, u, ALL, 0.3)
+    seen = set()
+    for image, draws, changed in zip(images, u, some, strict=True):
+        chances = draws[augment.DIFFAUGMENT_DRAWS :]
+        taken = [name for name, draw in zip(ALL.split(","), chances, strict=True) if draw < 0.3]
+        alone = augment.diffaugment(image[None], draws[None], ",".join(taken))
+        torch.testing.assert_close(changed[None], alone)
+        seen.add(len(taken))
+    assert seen >= {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("chance", "sign", "expected"),
+    [(0.5, 0.9, 0.6), (0.5, 0.2, 0.4), (0.5, 0.6, 0.5), (0.95, 1.0, 1.0), (0.05, -1.0, 0.0)],
+)
+def test_the_chance_goes_up_where_the_discriminator_is_too_sure_and_stays_a_probability(
+    chance: float, sign: float, expected: float
+) -> None:
+    after = augment.adapted(torch.tensor(chance), torch.tensor(sign), 0.6, 0.1)
+    assert float(after) == pytest.approx(expected)
+
+
 def test_an_unknown_policy_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UsageError, match=r"'colour' does not exist.*color,translation,cutout"):
         augment.diffaugment(torch.ones(SHAPE), torch.rand(4, 7), "colour")

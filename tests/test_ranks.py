@@ -36,8 +36,12 @@ def weights(run_dir: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["mlp-64"], ["mlp-64", 'loss="wasserstein"', "gp_weight=10.0", "n_critic=2"]],
-    ids=["bce", "wgan-gp"],
+    [
+        ["mlp-64"],
+        ["mlp-64", 'loss="wasserstein"', "gp_weight=10.0", "n_critic=2"],
+        ["mlp-64", 'diffaugment="color"', "augment_target=0.3", "augment_kimg=0.05"],
+    ],
+    ids=["bce", "wgan-gp", "adaptive"],
 )
 def test_ranks_equal_the_single_process_on_the_same_global_batches(arguments, tmp_path):
     """The BCE step and the WGAN-GP step; plain gradient descent, so that rounding is not blown up by Adam."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import result, tiny_job, tiny_recipe
+from tiny import ADAPTIVE, result, tiny_job, tiny_recipe
 
 from facegan import recipes
 from facegan.errors import FaceganError
@@ -28,6 +28,7 @@ TINY = Path(__file__).with_name("tiny.py")
 # Each recipe as it is, and the techniques no published recipe uses.
 CASES = [(name, {}) for name in recipes.recipe_classes()] + [
     ("dcgan-64", {"diffaugment": "color,translation,cutout", "instance_noise": 0.1, "real_labels": "0.7,1.2"}),
+    ("face-64", ADAPTIVE),
     (
         "dcgan-64",
         {"loss": "relativistic", "r1_gamma": 1.0, "r2_gamma": 1.0, "critic_norm": "none", "penalty_every": 3},

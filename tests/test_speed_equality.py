@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from tiny import MadeUpImages, tiny_recipe
+from tiny import ADAPTIVE, MadeUpImages, tiny_recipe
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -258,15 +258,17 @@ class Devices(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("name", recipes.recipe_classes())
+@pytest.mark.parametrize(
+    ("name", "changes"), [*((name, {}) for name in recipes.recipe_classes()), ("face-64", ADAPTIVE)]
+)
 @pytest.mark.parametrize("recorded", [False, True])
 def test_a_step_neither_waits_for_its_device_nor_feeds_it_from_the_host(
-    name: str, recorded: bool, monkeypatch: pytest.MonkeyPatch
+    name: str, changes: dict[str, object], recorded: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def plain(kind: str, module: nn.Module, *_: object) -> torch.optim.Optimizer:
         return torch.optim.SGD(module.parameters(), foreach=False)  # PyTorch's fused ones do not know this device
 
-    recipe = tiny_recipe(name, ema_kimg=0.01)
+    recipe = tiny_recipe(name, ema_kimg=0.01, **changes)
     monkeypatch.setattr("facegan.train.state._optimizer", plain)
     monkeypatch.setattr("torch.nn.utils.clip_grad._device_has_foreach_support", lambda device: True)
     here = OnMeta(None, "fp32", False, 1, None)
@@ -316,6 +318,7 @@ def refuse(run: Run) -> Run:
         ("wgan-gp-lfw", {"batch_size": 4}, 1),
         ("face-64", {"penalty_every": 2}, 2),
         ("mlp-64-improved", {}, 1),
+        ("face-64", {"penalty_every": 1, **ADAPTIVE}, 1),
     ],
 )
 def test_a_recorded_step_reads_only_its_static_inputs(name: str, changes: dict[str, object], kinds: int) -> None:

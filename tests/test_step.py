@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from tiny import MadeUpImages, tiny_recipe
+from tiny import ADAPTIVE, MadeUpImages, tiny_recipe
 from torch.nn import functional as F
 
 from facegan.recipes import Recipe
@@ -165,7 +165,9 @@ def test_shared_reals_take_the_order_of_the_lfw_reference():
 
 
 @pytest.mark.parametrize("size", [4, 5])
-@pytest.mark.parametrize("changes", [{}, {"loss": "wasserstein", "gp_weight": 10.0, "n_critic": 2, **SLOW}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"loss": "wasserstein", "gp_weight": 10.0, "n_critic": 2, **SLOW}, ADAPTIVE]
+)
 def test_parts_of_unequal_size_count_by_their_images(changes, size):
     recipe = tiny_recipe("mlp-64", **PLAIN | changes)
     whole, parts = ours(recipe), ours(recipe, batch_per_rank=size)
@@ -203,6 +205,23 @@ def test_the_average_follows_the_generator_and_copies_its_statistics():
         else:  # between the initial weights and today's
             assert not torch.equal(mean[name], value)
             assert ((mean[name] - start[name]).abs().sum() > 0) and torch.isfinite(mean[name]).all()
+
+
+@pytest.mark.parametrize(("bias", "steps"), [(50.0, STEPS), (-50.0, 0)])
+def test_the_chance_of_augmentation_follows_the_sign_on_real_images(bias, steps):
+    """Up by the batch's share of augment_kimg a step under a discriminator that takes all for real, else at 0."""
+    changes = {"augment_target": 0.6, "augment_kimg": 0.1, "diffaugment": "translation", "d_lr": 1e-9}
+    side = Side(tiny_recipe("mlp-64", **PLAIN | changes))
+    with torch.no_grad():
+        [*side.state.discriminator.parameters()][-1].fill_(bias)
+    step = Step(side.recipe, side.state, side.machine)
+    for batch in side.batches():
+        step(batch)
+    assert float(side.state.chance) == pytest.approx(steps * side.recipe.batch_size / 100)
+    terms = side.state.meter.take()
+    assert terms["augment/sign"] == (1.0 if steps else -1.0)
+    before = [k * side.recipe.batch_size / 100 for k in range(STEPS)] if steps else [0.0]
+    assert terms["augment/chance"] == pytest.approx(sum(before) / len(before))
 
 
 def test_a_tripped_guard_withholds_every_later_update():

@@ -56,6 +56,9 @@ class MadeUpImages:
         return self.images[torch.arange(first, first + self.part) % self.samples]
 
 
+ADAPTIVE = {"diffaugment": "color,translation", "augment_target": 0.3, "augment_kimg": 0.05}  # changes of a recipe
+
+
 def tiny_recipe(name: str, **values: object) -> Recipe:
     return recipes.from_values(name, {"batch_size": 6, "kimg": 0.06, "epochs": 0.0} | SMALL.get(name, {}) | values)
 

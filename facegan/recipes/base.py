@@ -141,6 +141,10 @@ class Recipe:
     instance_noise_decay: float = _off(1.0, "factor on the noise per instance_noise_steps batches")
     instance_noise_steps: int = _off(1, "batches per factor instance_noise_decay")
     diffaugment: str = _off("", "DiffAugment policy, such as color,translation,cutout (Zhao et al. 2020)")
+    augment_target: float = _off(
+        0.0, "diffaugment by a chance that holds the mean sign of D on real images here (ADA); 0: always"
+    )
+    augment_kimg: float = _off(500.0, "thousands of images in which that chance can go from 0 to 1")
 
     # Averaged generator
     ema_kimg: float = _off(0.0, "half-life of the generator's moving average in thousands of images; 0 is off")

@@ -9,6 +9,7 @@ from facegan.recipes.base import Recipe, Size
 ANY_SIZE: tuple[Size, ...] = ()
 FEWEST_FOR_BATCH_NORM = 8  # images
 LOSSES = ("bce", "minimax", "wasserstein", "lsgan", "hinge", "relativistic")
+SIGNED_LOSSES = ("bce", "minimax", "hinge")  # whose discriminator means "real" by a logit above 0
 MINIBATCH_GROUP = 4  # samples whose deviation minibatch_std takes together
 POLICIES = ("color", "translation", "cutout")  # of DiffAugment
 EXTRAS = (
@@ -62,12 +63,12 @@ AT_LEAST_ONE = (
     *("latent_dim", "ngf", "ndf", "batch_size", "n_critic", "penalty_every", "lr_decay_steps"),
     "instance_noise_steps",
 )
-POSITIVE = ("g_lr", "d_lr", "adam_eps", "bn_eps", "lr_decay", "instance_noise_decay")
+POSITIVE = ("g_lr", "d_lr", "adam_eps", "bn_eps", "lr_decay", "instance_noise_decay", "augment_kimg")
 NOT_NEGATIVE = (
     *("gp_weight", "clip", "r1_gamma", "r2_gamma", "diversity_weight", "instance_noise", "ema_kimg", "ema_rampup"),
     *("rotation", "shear", "g_slope", "d_slope", "kimg", "epochs"),
 )
-BELOW_ONE = ("dropout", "beta1", "beta2", "zoom")
+BELOW_ONE = ("dropout", "beta1", "beta2", "zoom", "augment_target")
 
 
 def check(recipe: Recipe) -> list[str]:
@@ -234,6 +235,12 @@ def _impossible(recipe: Recipe) -> Iterator[str]:
         yield f"real_labels={recipe.real_labels}: loss {recipe.loss} has no targets; use bce, minimax or lsgan"
     if recipe.split_updates and penalised:
         yield "split_updates with a gradient penalty is not defined: the penalty belongs to one update"
+    if recipe.augment_target and not recipe.diffaugment:
+        yield "augment_target adapts the chance of diffaugment, which is empty: --diffaugment color,translation"
+    if recipe.augment_target and recipe.loss not in SIGNED_LOSSES:
+        yield f"augment_target reads the sign of logits on real images: expected loss {' or '.join(SIGNED_LOSSES)}"
+    if recipe.augment_target and recipe.split_updates:
+        yield "augment_target with split_updates is not defined: leave augment_target at 0"
     if recipe.gamma_final >= 0 and not (recipe.r1_gamma or recipe.r2_gamma):
         yield "gamma_final is the end of a schedule of r1_gamma or r2_gamma, and both are 0"
 

@@ -66,6 +66,7 @@ class Face64(Recipe):
     beta2: float = cite(0.99, f"{STYLEGAN2}; Mescheder et al. 2018")
     flip: bool = cite(True, "NVlabs/stylegan3, --mirror")
     diffaugment: str = cite("", "off on all of CelebA: Zhao et al. 2020, arXiv:2006.10738")
+    augment_target: float = cite(0.0, "off; 0.6 in Karras et al. 2020, arXiv:2006.06676")
     ema_kimg: float = cite(10.0, "NVlabs/stylegan3, train.py: batch * 10 / 32")
     ema_rampup: float = cite(0.1, f"{SWEPT}; 0.05 in NVlabs/stylegan3, train.py")
     batch_size: int = cite(32, f"{SWEPT}: twice the updates an image")

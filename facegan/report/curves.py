@@ -13,6 +13,7 @@ CHARTS = (
     ("Loss on real and on fake", ("loss/real", "loss/fake", "loss/held_out")),
     ("Penalties", ("loss/gp", "loss/r1", "loss/r2", "loss/diversity")),
     ("Discriminator's scores", ("scores/",)),
+    ("Augmentation: its chance, and the sign it follows", ("augment/",)),
     ("Gradient norms", ("grad/",)),
     ("Learning rates", ("lr/",)),
     ("Images per second", ("speed/imgs_per_sec",)),

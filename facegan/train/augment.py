@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from facegan.recipes.checks import policy_names
+from facegan.recipes.checks import POLICIES, policy_names
 
 FLIP_DRAWS = 1
 GEOMETRIC_DRAWS = 5  # turn, shear, zoom of the rows, zoom of the columns, flip
 DIFFAUGMENT_DRAWS = 7  # brightness, saturation, contrast, shift of rows and columns, cutout's row and column
+CHANCE_DRAWS = len(POLICIES)  # behind those, where each part of the policy is left out by chance
 LARGEST_SHIFT = 1 / 8  # of a side, Zhao et al. 2020's code
 CUTOUT = 1 / 2  # of a side, Zhao et al. 2020's code
 
@@ -55,20 +56,32 @@ def _inverse_map(images: Tensor, u: Tensor, rotation: float, shear: float, zoom:
     return torch.stack([x_row, y_row], dim=1)
 
 
-def diffaugment(images: Tensor, u: Tensor, policy: str) -> Tensor:
+def diffaugment(images: Tensor, u: Tensor, policy: str, chance: float | Tensor | None = None) -> Tensor:
     """DiffAugment (Zhao et al. 2020, arXiv:2006.10738): the same policy on real and generated images.
 
-    images: (B, C, H, W); u: (B, DIFFAUGMENT_DRAWS); policy: some of color, translation and cutout with commas
-    between, applied in this order; empty does nothing. Raises UsageError for another name.
+    images: (B, C, H, W); u: (B, DIFFAUGMENT_DRAWS), with `chance` (B, DIFFAUGMENT_DRAWS + CHANCE_DRAWS); policy:
+    some of color, translation and cutout with commas between, applied in this order; empty does nothing. chance:
+    the probability of each part for each image by itself (Karras et al. 2020, arXiv:2006.06676, section 3); None
+    applies all. Raises UsageError for another name.
     """
     wanted = policy_names(policy)
-    if "color" in wanted:
-        images = _color(images, u[:, 0:3])
-    if "translation" in wanted:
-        images = _translation(images, u[:, 3:5])
-    if "cutout" in wanted:
-        images = _cutout(images, u[:, 5:7])
+    parts = {"color": (_color, u[:, 0:3]), "translation": (_translation, u[:, 3:5]), "cutout": (_cutout, u[:, 5:7])}
+    for k, (name, (change, draws)) in enumerate(parts.items()):
+        if name in wanted:
+            changed = change(images, draws)
+            if chance is not None:
+                changed = torch.where(u[:, DIFFAUGMENT_DRAWS + k, None, None, None] < chance, changed, images)
+            images = changed
     return images
+
+
+def adapted(chance: Tensor, sign: Tensor, target: float, step: float) -> Tensor:
+    """The probability after one update: a `step` up where the discriminator is too sure of real images, else down.
+
+    sign: the mean of the sign of its logits on real images as it saw them, r_t of Karras et al. 2020
+    (arXiv:2006.06676, equation 1), who hold it at 0.6 and look every fourth batch.
+    """
+    return (chance + step * (sign - target).sign()).clamp(0, 1)
 
 
 def _color(images: Tensor, u: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ class ViewDraws:
 
     dropout: list[DropoutBits] | None = None
     noise: Tensor | None = None  # (B, C, H, W) standard normal
-    augment: Tensor | None = None  # (B, K) uniforms of DiffAugment
+    augment: Tensor | None = None  # (B, K) uniforms of DiffAugment, and of its chance where it has one
 
     @property
     def masks(self) -> list[Tensor] | None:
@@ -135,10 +135,11 @@ class RandomNumbers:
         r = self.recipe
         where = self._where(4 * n * r.channels * math.prod(r.resolution))
         noise = partial(normal, self.seed, f"{use}-noise", position, n, device=where)
+        count = augment.DIFFAUGMENT_DRAWS + (augment.CHANCE_DRAWS if r.augment_target else 0)
         return ViewDraws(
             self._dropout(self.discriminator, use, position, n),
             _as_images(noise, (r.channels, *r.resolution)) if noisy and r.instance_noise else None,
-            self._uniform(f"{use}-augment", position, n, augment.DIFFAUGMENT_DRAWS, r.diffaugment),
+            self._uniform(f"{use}-augment", position, n, count, r.diffaugment),
         )
 
     def _dropout(self, network: Network, use: str, position: int, n: int) -> list[DropoutBits] | None:

@@ -11,6 +11,7 @@ from facegan.train.draws import Draws, ViewDraws
 from facegan.train.schedules import Number, ScheduleValues
 
 Terms = dict[str, Tensor]
+SIGN = "augment/sign"  # the discriminator's mean sign on real images, which augment_target holds
 
 
 def discriminator_objective(
@@ -36,6 +37,9 @@ def discriminator_objective(
         "scores/real": real_logits.float().mean(),
         "scores/fake": fake_logits.float().mean(),
     }
+    if recipe.augment_target:
+        terms[SIGN] = real_logits.float().sign().mean()
+        terms["augment/chance"] = torch.as_tensor(values.chance, device=real.device)
     loss = on_real + on_fake
     for name, weight, penalty in _penalties(recipe, critic, real, fake, draws, values, penalise):
         terms[name] = penalty
@@ -114,7 +118,8 @@ def _penalties(
 def _view(recipe: Recipe, images: Tensor, draws: ViewDraws, values: ScheduleValues) -> Tensor:
     """What the discriminator sees of `images`: DiffAugment, then instance noise."""
     if draws.augment is not None:
-        images = augment.diffaugment(images, draws.augment, recipe.diffaugment)
+        chance = values.chance if recipe.augment_target else None
+        images = augment.diffaugment(images, draws.augment, recipe.diffaugment, chance)
     if draws.noise is not None:
         images = augment.instance_noise(images, draws.noise, values.noise_std)
     return images

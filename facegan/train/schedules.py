@@ -15,7 +15,7 @@ Number = float | Tensor  # a tensor of no dimensions where the step is recorded:
 
 @dataclass(frozen=True)
 class ScheduleValues:
-    """The scheduled numbers of one step."""
+    """The scheduled numbers of one step, and the chance of augmentation that the steps before it have left."""
 
     g_lr: Number
     d_lr: Number
@@ -23,6 +23,7 @@ class ScheduleValues:
     r2_gamma: Number
     noise_std: Number
     ema_beta: Number
+    chance: Number = 0.0
 
 
 def schedule_values(recipe: Recipe, nimg: int, total_nimg: int) -> ScheduleValues:

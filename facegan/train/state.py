@@ -14,6 +14,7 @@ from facegan.networks.standing import set_standing_statistics
 from facegan.recipes import Recipe
 from facegan.run.checkpoint import below
 from facegan.run.machine import Machine
+from facegan.train.augment import adapted
 from facegan.train.meter import Meter
 from facegan.train.schedules import Number
 
@@ -36,6 +37,8 @@ class State:
             "discriminator": _optimizer(recipe.d_optimizer, self.discriminator, recipe, recipe.d_lr, machine),
         }
         self.latent_dim = recipe.latent_dim
+        self.chance = torch.zeros((), device=machine.device)  # of augmentation, where the recipe adapts it
+        self.target, self.chance_step = recipe.augment_target, recipe.batch_size / recipe.augment_kimg / 1000
         self.meter = Meter(machine.device)
 
     def shown_generator(self) -> nn.Module:
@@ -91,6 +94,10 @@ class State:
         for kept, buffer in zip(self.average.buffers(), self.generator.buffers(), strict=True):
             kept.copy_(buffer)
 
+    def adapt_chance(self, sign: Tensor) -> None:
+        """Move the chance of augmentation by the discriminator's mean sign on a batch's real images."""
+        self.chance.copy_(adapted(self.chance, sign, self.target, self.chance_step))
+
     def tensors(self) -> dict[str, Tensor]:
         """All of it as named tensors: `generator/...`, `average/...`, `generator.adam/...`, `meter/...`."""
         tensors: dict[str, Tensor] = {}
@@ -99,6 +106,8 @@ class State:
         for which in NETWORKS:
             for key, slot, value in self._slots(which):
                 tensors[f"{which}.optimizer/{key}/{slot}"] = value
+        if self.target:
+            tensors["augment/chance"] = self.chance
         return tensors | {f"meter/{key}": value for key, value in self.meter.tensors().items()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
@@ -107,6 +116,8 @@ class State:
             _load_module(module, below(tensors, name), name)
         for which in NETWORKS:
             self._load_optimizer(which, below(tensors, f"{which}.optimizer"))
+        if self.target:
+            self.chance.copy_(tensors["augment/chance"])
         self.meter.load(below(tensors, "meter"))
 
     def weights(self) -> list[Tensor]:
@@ -115,8 +126,9 @@ class State:
         return parameters + [value for which in NETWORKS for _, _, value in self._slots(which)]
 
     def statistics(self) -> list[Tensor]:
-        """What else a step changes, itself: the networks' buffers and the meter's sums."""
-        return [value for module in self._modules().values() for value in module.buffers()] + self.meter.in_place()
+        """What else a step changes, itself: the networks' buffers, the chance of augmentation, the meter's sums."""
+        buffers = [value for module in self._modules().values() for value in module.buffers()]
+        return [*buffers, self.chance, *self.meter.in_place()]
 
     def _modules(self) -> dict[str, nn.Module]:
         modules: dict[str, nn.Module] = {"generator": self.generator, "discriminator": self.discriminator}

@@ -14,6 +14,7 @@ from facegan.run.machine import Machine
 from facegan.train import augment, penalties
 from facegan.train.draws import Draws, StepDraws
 from facegan.train.objective import (
+    SIGN,
     Terms,
     discriminator_objective,
     generator_objective,
@@ -118,12 +119,12 @@ class Step:
         return generator_is_due(self.recipe, batch.nimg), takes_penalties(self.recipe, batch.nimg)
 
     def _prepare(self, part: Batch) -> Batch:
-        """The real images in the recipe's value range, flipped and warped."""
+        """The real images in the recipe's value range, flipped and warped; and the chance of augmentation."""
         r, warp = self.recipe, part.draws.warp
         real = scale_images(part.images, r.value_range)
         if warp is not None:
             real = augment.geometric(real, warp, rotation=r.rotation, shear=r.shear, zoom=r.zoom, flip=r.flip)
-        return replace(part, images=real)
+        return replace(part, images=real, values=replace(part.values, chance=self.state.chance))
 
     def _generate(self, draws: Draws, *, graph: bool = False) -> Tensor:
         """G(z) in training; `graph`: to learn from."""
@@ -175,6 +176,8 @@ class Step:
         at = batch.nimg if batch.device_nimg is None else batch.device_nimg
         self.state.meter.add((*terms, f"grad/{which}"), torch.cat([means, norm.view(1)]), at)
         self.state.apply(which, grads)
+        if SIGN in terms:
+            self.state.adapt_chance(means[list(terms).index(SIGN)])
         if which == "generator":
             self.state.update_average(batch.values.ema_beta)
         elif self.recipe.clip:
