@@ -22,6 +22,7 @@ from torch import Tensor, nn  # noqa: E402
 
 from facegan import recipes  # noqa: E402
 from facegan.networks import build_generator  # noqa: E402
+from facegan.networks.convolution import Conv2d  # noqa: E402
 from facegan.networks.resampling import UpConv2d  # noqa: E402
 
 
@@ -30,11 +31,12 @@ class Doubled(nn.Module):
 
     def __init__(self, layer: UpConv2d) -> None:
         super().__init__()
-        self.layer = layer
+        k = layer.kernel_size[0]
+        self.layer = Conv2d(layer.in_channels, layer.out_channels, k, padding=k // 2, bias=layer.bias is not None)
+        self.layer.load_state_dict(layer.state_dict())
 
     def forward(self, x: Tensor) -> Tensor:
-        doubled = nn.functional.interpolate(x, scale_factor=2)
-        return super(UpConv2d, self.layer).forward(doubled)
+        return self.layer(nn.functional.interpolate(x, scale_factor=2))
 
 
 def plain(generator: nn.Module) -> nn.Module:

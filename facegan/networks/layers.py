@@ -3,7 +3,6 @@
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 from facegan.errors import UsageError
-from facegan.networks.convolution import Conv2d, ConvTranspose2d
+from facegan.networks.convolution import Conv2d, ConvTranspose2d, without_autocast
 from facegan.networks.resampling import UpConv2d
 from facegan.recipes.base import Recipe
 from facegan.recipes.checks import MINIBATCH_GROUP
@@ -159,8 +158,7 @@ class WholeMap(nn.Conv2d):
 
 def _logits(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The linear map without autocast: the logit is where rounding would matter most."""
-    autocast = torch.amp.is_autocast_available(x.device.type)  # there is none on "meta"
-    with torch.autocast(x.device.type, enabled=False) if autocast else nullcontext():
+    with without_autocast(x):
         return F.linear(x.to(weight.dtype), weight, bias)
 
 
