@@ -43,7 +43,7 @@ def plain(generator: nn.Module) -> nn.Module:
     """The generator with every `UpConv2d` computed in two steps."""
     for module in list(generator.modules()):
         for name, child in module.named_children():
-            if isinstance(child, UpConv2d) and not isinstance(module, Doubled):
+            if isinstance(child, UpConv2d):
                 setattr(module, name, Doubled(child))
     return generator
 
