@@ -442,6 +442,30 @@ def test_minibatch_deviation_is_that_of_groups_of_four_neighbours() -> None:
         torch.testing.assert_close(appended[group, 2], expected.expand(4, 3, 3))
 
 
+def test_minibatch_deviation_per_map_is_a_number_of_each_map() -> None:
+    x = torch.randn(8, 2, 3, 3)
+    appended = layers.MinibatchStd(per_map=True)(x)
+    assert appended.shape == (8, 4, 3, 3)
+    assert torch.equal(appended[:, :2], x)
+    for group in (slice(0, 4), slice(4, 8)):
+        expected = x[group].std(dim=0, unbiased=False).mean(dim=(1, 2))
+        torch.testing.assert_close(appended[group, 2:], expected[None, :, None, None].expand(4, 2, 3, 3))
+    torch.testing.assert_close(appended[:, 2:].mean(dim=1), layers.MinibatchStd()(x)[:, 2])
+
+
+@pytest.mark.parametrize("name", ["face-64", "dcgan-128"])  # of the two families that have it
+def test_the_logit_weighs_the_deviation_of_each_map(name: str) -> None:
+    changes = {"minibatch_std": True, "minibatch_per_map": True, "critic_norm": "none"}
+    critic = networks.build_discriminator(altered(name, **changes))
+    seen = []
+    critic.to_logit.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    critic(torch.rand(4, 3, *recipes.load(name).resolution) * 2 - 1)
+    maps, deviations = seen[0].chunk(2, dim=1)
+    assert maps.shape[1] == 512
+    torch.testing.assert_close(deviations[0, :, 0, 0], maps.std(dim=0, unbiased=False).mean(dim=(1, 2)))
+    assert critic.to_logit.weight.numel() == seen[0][0].numel()  # nothing is left out
+
+
 def test_minibatch_deviation_of_equal_images_is_almost_zero_and_has_a_finite_gradient() -> None:
     x = torch.ones(4, 2, 3, 3, requires_grad=True)
     layers.MinibatchStd()(x)[:, 2].sum().backward()

@@ -319,6 +319,7 @@ IMPOSSIBLE: list[tuple[str, dict[str, Any], str]] = [
     ("dcgan-64", {"channels": 2}, "expected one of: 1, 3"),
     ("dcgan-64", {"dropout": 0.3}, "families that have one: .*mlp"),
     ("mlp-64", {"minibatch_std": True}, "families that have one: dcgan"),
+    ("dcgan-28", {"minibatch_per_map": True}, "families that have one: dcgan, dcgan_dense"),
     ("dcgan-128", {"full_size_stage": True}, "families that have one: dcgan$"),
     ("dcgan-128", {"self_modulation": True}, "families that have one: dcgan$"),
     ("dcgan-128", {"generator_norm": "instance"}, "families that have one: dcgan$"),

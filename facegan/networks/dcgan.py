@@ -65,8 +65,8 @@ class Discriminator(Network):
         super().__init__()
         widths = [recipe.channels, *(layers.width(recipe.ndf, k) for k in range(layers.stages(recipe)))]
         self.shrink = nn.ModuleList(self.stage(recipe, i, o, k) for k, (i, o) in enumerate(pairwise(widths)))
-        self.minibatch_std = layers.MinibatchStd() if recipe.minibatch_std else nn.Identity()
-        self.to_logit = layers.WholeMap(widths[-1] + recipe.minibatch_std, 1, 4, bias=recipe.critic_norm == "none")
+        self.minibatch_std, channels = layers.minibatch_std(recipe, widths[-1])
+        self.to_logit = layers.WholeMap(channels, 1, 4, bias=recipe.critic_norm == "none")
 
     @staticmethod
     def stage(recipe: Recipe, inputs: int, outputs: int, index: int) -> nn.Sequential:

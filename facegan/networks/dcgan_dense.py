@@ -57,9 +57,9 @@ class Discriminator(Network):
         )
         self.shrink = nn.ModuleList(layers.halving(recipe, i, o) for i, o in pairwise(widths[:3]))
         self.last = layers.down(widths[2], widths[3], recipe.kernel, bias=True)
-        self.minibatch_std = layers.MinibatchStd() if recipe.minibatch_std else nn.Identity()
+        self.minibatch_std, channels = layers.minibatch_std(recipe, widths[3])
         side = recipe.resolution.height // recipe.first_stride // 8  # 1 px at least: checks.py
-        self.to_logit = layers.Head((widths[3] + recipe.minibatch_std) * side**2, 1)
+        self.to_logit = layers.Head(channels * side**2, 1)
 
     def forward(self, images: Tensor, masks: Masks = None) -> Tensor:
         x = self.first(images)

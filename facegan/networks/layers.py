@@ -191,22 +191,36 @@ _leaky_relu: Callable[..., Tensor] = _LeakyReLU.apply
 
 
 class MinibatchStd(nn.Module):
-    """Append one channel: the standard deviation over groups of four neighbouring samples, averaged to a number.
+    """Append the standard deviation over groups of four neighbouring samples, averaged to a number: one channel.
 
-    Karras et al. 2018 (arXiv:1710.10196, section 3). Groups are contiguous, so a batch split over ranks keeps its
-    groups (`facegan.recipes.checks.check_split`); one that ends early is filled up with the first samples.
+    Karras et al. 2018 (arXiv:1710.10196, section 3). per_map: a number for each of the C maps, and so C channels
+    (`mbstd_num_channels` of NVlabs/stylegan2-ada-pytorch). Groups are contiguous, so a batch split over ranks keeps
+    its groups (`facegan.recipes.checks.check_split`); one that ends early is filled up with the first samples.
     """
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, C + 1, H, W)
+    def __init__(self, *, per_map: bool = False) -> None:
+        super().__init__()
+        self.per_map = per_map
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, C + 1 or 2 C, H, W)
         batch, _, height, width = x.shape
         rows = x.float().permute(0, 2, 3, 1)  # a view of channels_last
         if batch % MINIBATCH_GROUP:
             rows = rows[torch.arange(batch + -batch % MINIBATCH_GROUP, device=x.device) % batch]
         grouped = rows.reshape(-1, MINIBATCH_GROUP, x[0].numel())
         centred = grouped - grouped.mean(dim=1, keepdim=True)
-        deviation = (centred.square().mean(dim=1) + 1e-8).sqrt().mean(dim=1)
-        channel = deviation.repeat_interleave(MINIBATCH_GROUP)[:batch].to(x.dtype)
-        return torch.cat([x, channel[:, None, None, None].expand(-1, 1, height, width)], dim=1)
+        deviation = (centred.square().mean(dim=1) + 1e-8).sqrt()  # (groups, H * W * C)
+        kept = deviation.view(len(deviation), height * width, -1) if self.per_map else deviation[:, :, None]
+        numbers = kept.mean(dim=1).repeat_interleave(MINIBATCH_GROUP, dim=0)[:batch].to(x.dtype)
+        return torch.cat([x, numbers[:, :, None, None].expand(-1, -1, height, width)], dim=1)
+
+
+def minibatch_std(recipe: Recipe, channels: int) -> tuple[nn.Module, int]:
+    """What the recipe appends to the last (B, channels, H, W) map of its discriminator, and the channels then."""
+    if not recipe.minibatch_std:
+        return nn.Identity(), channels
+    per_map = recipe.minibatch_per_map
+    return MinibatchStd(per_map=per_map), channels + (channels if per_map else 1)
 
 
 def initialise(network: nn.Module, init: str) -> None:

@@ -99,6 +99,7 @@ class Recipe:
     dropout: float = _off(0.0, "dropout probability where the family has dropout")
     spectral_norm: bool = _off(False, "spectral normalisation of the discriminator (Miyato et al. 2018)")
     minibatch_std: bool = _off(False, "minibatch standard deviation in the discriminator (Karras et al. 2018)")
+    minibatch_per_map: bool = _off(False, "minibatch_std: a deviation of each map instead of one number")
     full_size_stage: bool = _off(False, "one more stage of the generator, at the image's own size")
     self_modulation: bool = _off(False, "z also scales and shifts every map of the generator (Chen et al. 2019)")
 

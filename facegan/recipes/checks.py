@@ -13,8 +13,8 @@ SIGNED_LOSSES = ("bce", "minimax", "hinge")  # whose discriminator means "real" 
 MINIBATCH_GROUP = 4  # samples whose deviation minibatch_std takes together
 POLICIES = ("color", "translation", "cutout")  # of DiffAugment
 EXTRAS = (
-    *("dropout", "spectral_norm", "minibatch_std", "full_size_stage", "self_modulation", "first_stride"),
-    "generator_norm",
+    *("dropout", "spectral_norm", "minibatch_std", "minibatch_per_map", "full_size_stage", "self_modulation"),
+    *("first_stride", "generator_norm"),
 )
 
 
@@ -32,10 +32,10 @@ class Family:
 FAMILIES = {
     "dcgan": Family(
         kernels=(3, 4, 5),
-        extras=("spectral_norm", "minibatch_std", "full_size_stage", "self_modulation", "generator_norm"),
+        extras=tuple(extra for extra in EXTRAS if extra not in ("dropout", "first_stride")),
     ),
     "dcgan28": Family((Size(28, 28),), upsampling=("deconv",), kernels=(5,), extras=("dropout", "spectral_norm")),
-    "dcgan_dense": Family(extras=("spectral_norm", "minibatch_std", "first_stride")),
+    "dcgan_dense": Family(extras=("spectral_norm", "minibatch_std", "minibatch_per_map", "first_stride")),
     "dcgan_dropout": Family(extras=("dropout", "spectral_norm")),
     "lfw": Family(ANY_SIZE, norms=("none",), extras=("dropout", "spectral_norm")),
     "mlp": Family(

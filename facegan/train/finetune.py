@@ -14,7 +14,8 @@ from facegan.train.state import State
 # Fields of a recipe that decide which networks are built.
 SHAPING = (
     *("resolution", "channels", "network", "latent_dim", "ngf", "ndf", "kernel", "first_stride", "upsample"),
-    *("critic_norm", "generator_norm", "spectral_norm", "minibatch_std", "full_size_stage", "self_modulation"),
+    *("critic_norm", "generator_norm", "spectral_norm", "minibatch_std", "minibatch_per_map"),
+    *("full_size_stage", "self_modulation"),
 )
 
 
