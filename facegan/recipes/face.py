@@ -15,7 +15,7 @@ SWEPT = "ours: chosen by two sweeps, docs/recipes.md"
 
 @dataclass(frozen=True)
 class Face64(Recipe):
-    """DCGAN at 64 px: upsampling, self-modulation, a stage at full size, R1, minibatch deviation, flip, average."""
+    """DCGAN at 64 px: upsampling, self-modulation, a stage at full size, R1, batch deviations, flip, average."""
 
     name = "face-64"
     reference = "ours"
@@ -47,7 +47,7 @@ class Face64(Recipe):
     init: str = cite("dcgan", "pytorch/examples dcgan")
     spectral_norm: bool = cite(False, "off: R1 regularises; on where r1_gamma is 0 (Miyato et al. 2018)")
     minibatch_std: bool = cite(True, "Karras et al. 2018, arXiv:1710.10196, table 1: SWD 8.07 to 7.04")
-    minibatch_per_map: bool = cite(True, "NVlabs/stylegan2-ada-pytorch, mbstd_num_channels: 1 there; docs/recipes.md")
+    minibatch_per_map: bool = cite(True, "NVlabs/stylegan2-ada-pytorch, mbstd_num_channels; docs/recipes.md")
     full_size_stage: bool = cite(True, "Karras et al. 2018, arXiv:1710.10196, table 2; docs/recipes.md")
     self_modulation: bool = cite(True, "Chen et al. 2019, arXiv:1810.01365; linear in z, docs/recipes.md")
     loss: str = cite("bce", "Goodfellow et al. 2014, non-saturating")
