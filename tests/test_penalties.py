@@ -110,13 +110,13 @@ def test_zero_centred_penalty_of_a_quadratic_critic_is_the_mean_square_of_its_sl
 @pytest.mark.parametrize("name", ["wgan-gp-lfw", "wgan-gp-64", "wgan-gp-128", "face-64"])
 def test_double_backward_works_in_float32_and_under_bfloat16_autocast(name: str) -> None:
     recipe = recipes.load(name)
-    real, fake = torch.rand(2, 2, 3, *recipe.resolution)
+    real, fake = torch.rand(2, 4, 3, *recipe.resolution)  # a group of minibatch_std is whole in every training
     found = {}
     for bfloat16 in (False, True):
         torch.manual_seed(0)
         critic = networks.build_discriminator(recipe)
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            penalty = penalties.gradient_penalty(critic, real, fake, torch.tensor([0.3, 0.6]))
+            penalty = penalties.gradient_penalty(critic, real, fake, torch.tensor([0.3, 0.6, 0.1, 0.8]))
             penalty = penalty + penalties.zero_centred_penalty(critic, real)
         assert penalty.dtype == torch.float32
         penalty.backward()
