@@ -32,7 +32,10 @@ class Family:
 FAMILIES = {
     "dcgan": Family(
         kernels=(3, 4, 5),
-        extras=tuple(extra for extra in EXTRAS if extra not in ("dropout", "first_stride")),
+        extras=(
+            *("spectral_norm", "minibatch_std", "minibatch_per_map", "full_size_stage", "self_modulation"),
+            "generator_norm",
+        ),
     ),
     "dcgan28": Family((Size(28, 28),), upsampling=("deconv",), kernels=(5,), extras=("dropout", "spectral_norm")),
     "dcgan_dense": Family(extras=("spectral_norm", "minibatch_std", "minibatch_per_map", "first_stride")),
