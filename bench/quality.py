@@ -4,6 +4,7 @@
     python bench/quality.py --data data/celeba --minutes 5 20 --docs     the tables of docs/recipes.md
     python bench/quality.py --recipe face-64 --recipe "face-64 --set r1_gamma=5" --split val    to choose by
     python bench/quality.py --kimg 60 --seeds 1                          a busy machine: images instead of minutes
+    python bench/quality.py --kimg 24 --seeds 1 --split val --draws 4    a sweep: one draw moves swd1k by 1
 
 A recipe is written as after `facegan train`. Minutes become images by each recipe's own rate, and the rates are
 measured in turns before the first training, so that what else the machine does meets all alike; --kimg gives the
@@ -120,11 +121,17 @@ def budgets(options: argparse.Namespace, known: dict[str, float]) -> Iterator[tu
 
 
 def measure(options: argparse.Namespace, opened: ShardSet, subject: Subject) -> Numbers:
-    """All numbers of a subject against the split, by their names without the count of images."""
+    """All numbers of a subject against the split, by names without the count of images; means of the draws."""
+    draws = [measure_draw(options, opened, subject, seed) for seed in range(options.draws)]
+    return {key: statistics.fmean(draw[key] for draw in draws) for key in draws[0]}
+
+
+def measure_draw(options: argparse.Namespace, opened: ShardSet, subject: Subject, seed: int) -> Numbers:
+    """The same of the draw of latents, and of real images, by `seed`."""
     reals = Reals(opened.split(options.split), options.split, opened.fingerprint)
     n = min(MOST, *(len(opened.split(split)) for split in ("val", "test")))
     extractor = inception_extractor(options.inception, options.trust_inception, torch.device("cpu"))
-    comparison = Comparison(subject, reals, n, train=opened.split("train"), inception=extractor)
+    comparison = Comparison(subject, reals, n, seed, opened.split("train"), extractor)
     names = ["swd", "msssim", "randomnet", "nearest", *(["inception"] if extractor else [])]
     values = row(evaluate(comparison, names))
     numbers = {key.removeprefix("metrics/").replace(comparison.count, ""): value for key, value in values.items()}
@@ -142,7 +149,12 @@ def faces_and_eyes(images: Tensor) -> Numbers:
 
 def measured(options: argparse.Namespace, opened: ShardSet, run: Path) -> Numbers:
     """The numbers of a finished run, measured once a split, and its grid beside them."""
-    return kept(run / f"quality-{options.split}.json", lambda: _measured(options, opened, run))
+    return kept(run / f"quality-{measured_by(options)}.json", lambda: _measured(options, opened, run))
+
+
+def measured_by(options: argparse.Namespace) -> str:
+    """What numbers were measured by, in a file's name: the split and, where there are several, the draws."""
+    return options.split + (f"-{options.draws}-draws" if options.draws > 1 else "")
 
 
 def _measured(options: argparse.Namespace, opened: ShardSet, run: Path) -> Numbers:
@@ -181,7 +193,7 @@ def real_rows(options: argparse.Namespace, opened: ShardSet) -> Iterator[Row]:
     held_out = "val" if options.split == "test" else "test"
 
     def numbers(split: str, draw: int = 0) -> Numbers:
-        about = f"{options.split}-by-{split}-{draw}-of-{opened.fingerprint[:8]}"
+        about = f"{measured_by(options)}-by-{split}-{draw}-of-{opened.fingerprint[:8]}"
         return kept(options.work / f"quality-{about}.json", lambda: real_pictures(options, opened, split, draw))
 
     yield "other real pictures", "", [], [numbers(held_out)]
@@ -256,6 +268,7 @@ def main() -> None:
     parser.add_argument(
         "--split", default="test", choices=("val", "test"), help="val to choose by, test for tables"
     )
+    parser.add_argument("--draws", type=int, default=1, help="of latents, whose mean is taken")
     parser.add_argument("--work", type=Path, default=Path("runs/quality"))
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=0)

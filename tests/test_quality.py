@@ -76,10 +76,33 @@ def test_real_pictures_are_measured_once_a_set(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(quality, "real_pictures", count)
     make_set(tmp_path / "set", {"train": [6], "test": [3]})
-    opened, chosen = quality.open_set(tmp_path / "set"), argparse.Namespace(split="test", work=tmp_path)
+    opened, chosen = quality.open_set(tmp_path / "set"), argparse.Namespace(split="test", work=tmp_path, draws=1)
     rows = [list(quality.real_rows(chosen, opened)) for _ in range(2)]
     assert rows[0] == rows[1] and rows[0][1][3] == [{"swd": 0.0}, {"swd": 1.0}, {"swd": 2.0}]
     assert seen == [("val", 0), ("train", 0), ("train", 1), ("train", 2)]
+
+
+def test_several_draws_of_latents_are_measured_and_their_means_kept_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    firsts: list[float] = []
+
+    def evaluate(comparison: quality.Comparison, names: list[str]) -> list[object]:
+        firsts.append(float(comparison.subject.generate(torch.full((1, 1), 1.0)).sum() + comparison.seed))
+        return []
+
+    monkeypatch.setattr(quality, "evaluate", evaluate)
+    monkeypatch.setattr(quality, "row", lambda measured: {"metrics/swd1k": firsts[-1]})
+    monkeypatch.setattr(quality, "faces_and_eyes", lambda images: {})
+    monkeypatch.setattr(quality, "inception_extractor", lambda *_: None)
+    make_set(tmp_path / "set", {"train": [6], "val": [3], "test": [3]})
+    opened = quality.open_set(tmp_path / "set")
+    subject = quality.Subject(lambda z: z.view(-1, 1, 1, 1).expand(-1, 3, 64, 64).byte(), 1, 0)
+    chosen = argparse.Namespace(split="val", draws=3, work=tmp_path, inception="", trust_inception=None)
+    numbers = quality.measure(chosen, opened, subject)
+    assert len(set(firsts)) == 3 and list(numbers.values()) == [sum(firsts) / 3]
+    one = argparse.Namespace(**{**vars(chosen), "draws": 1})
+    assert quality.measured_by(chosen) == "val-3-draws" and quality.measured_by(one) == "val"
 
 
 def test_a_table_replaces_the_one_between_its_marks(tmp_path: Path) -> None:
