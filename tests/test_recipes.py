@@ -223,11 +223,11 @@ def test_the_r1_weight_grows_with_the_pixels_as_stylegans_rule_has_it() -> None:
 
 
 def test_what_was_swept_is_what_our_recipes_take() -> None:
-    recipe = recipes.load("face-64")
-    assert "| **gamma 12, batch 32, both rates 4e-4** |" in PAGE.read_text()
+    recipe, page = recipes.load("face-64"), PAGE.with_name("sweeps.md").read_text()
+    assert "| **gamma 12, batch 32, both rates 4e-4** |" in page
     assert (recipe.r1_gamma, recipe.penalty_every, recipe.batch_size) == (3.0, 8, 32)
     assert (recipe.g_lr, recipe.d_lr, recipe.ema_rampup) == (4e-4, 4e-4, 0.1)
-    assert "| **gamma 3, both rates 4e-4, batch 32** |" in PAGE.read_text()
+    assert "| **gamma 3, both rates 4e-4, batch 32** |" in page
 
 
 @pytest.mark.parametrize("name", ["face-64", "face-128"])

@@ -10,7 +10,7 @@ from facegan.recipes.base import Range, Recipe, Size, cite
 
 DCGAN = "Radford et al. 2016, arXiv:1511.06434"
 STYLEGAN2 = "Karras et al. 2020, arXiv:1912.04958"
-SWEPT = "ours: chosen by two sweeps, docs/recipes.md"
+SWEPT = "ours: chosen by sweeps, docs/sweeps.md"
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Face64(Recipe):
         "Ours: the combination is unpublished; each technique's evidence is its source.",
         "The discriminator has no BatchNorm, so the penalty is on each sample's own gradient.",
         "Few pictures (hundreds, or a long training on thousands): --diffaugment color,translation,cutout "
-        "--augment-target 0.6 (docs/recipes.md). DiffAugment always took FID at 10,000 faces from 14.75 to 7.86; "
+        "--augment-target 0.6 (docs/sweeps.md). DiffAugment always took FID at 10,000 faces from 14.75 to 7.86; "
         "on 70,000 it cost 0.43 (Zhao et al. 2020), so it is off.",
-        "Swept at 24,000 and 60,000 images, at 128 px at 8,000, on 7,855 faces (docs/recipes.md); the best after "
+        "Swept at 24,000 and 60,000 images, at 128 px at 8,000, on 7,855 faces (docs/sweeps.md); the best after "
         "millions is not known.",
         "Relativistic pairing as in R3GAN: --loss relativistic --r1-gamma 2 --r2-gamma 2 --gamma-final 0.2 "
         "--penalty-every 1.",
@@ -47,9 +47,9 @@ class Face64(Recipe):
     init: str = cite("dcgan", "pytorch/examples dcgan")
     spectral_norm: bool = cite(False, "off: R1 regularises; on where r1_gamma is 0 (Miyato et al. 2018)")
     minibatch_std: bool = cite(True, "Karras et al. 2018, arXiv:1710.10196, table 1: SWD 8.07 to 7.04")
-    minibatch_per_map: bool = cite(True, "NVlabs/stylegan2-ada-pytorch, mbstd_num_channels; docs/recipes.md")
-    full_size_stage: bool = cite(True, "Karras et al. 2018, arXiv:1710.10196, table 2; docs/recipes.md")
-    self_modulation: bool = cite(True, "Chen et al. 2019, arXiv:1810.01365; linear in z, docs/recipes.md")
+    minibatch_per_map: bool = cite(True, "NVlabs/stylegan2-ada-pytorch, mbstd_num_channels; docs/sweeps.md")
+    full_size_stage: bool = cite(True, "Karras et al. 2018, arXiv:1710.10196, table 2; docs/sweeps.md")
+    self_modulation: bool = cite(True, "Chen et al. 2019, arXiv:1810.01365; linear in z, docs/sweeps.md")
     loss: str = cite("bce", "Goodfellow et al. 2014, non-saturating")
     real_labels: Range = cite(Range(1.0, 1.0), "off: R1 takes the part of label smoothing")
     r1_gamma: float = cite(3.0, f"{SWEPT}; 0.0128 by the rule of NVlabs/stylegan3, for weights of another scale")
@@ -83,6 +83,6 @@ class Face128(Face64):
     summary = "DCGAN with upsampling, self-modulation, lazy R1, EMA, flip; CelebA crop 150, 128 px"
 
     resolution: Size = cite(Size(128, 128), "ours")
-    minibatch_per_map: bool = cite(False, "off: measured at 64 px alone, docs/recipes.md")
-    full_size_stage: bool = cite(False, "off: no clear gain after 8 kimg, docs/recipes.md")
+    minibatch_per_map: bool = cite(False, "off: measured at 64 px alone, docs/sweeps.md")
+    full_size_stage: bool = cite(False, "off: no clear gain after 8 kimg, docs/sweeps.md")
     r1_gamma: float = cite(12.0, "face-64's, by the pixels, as the rule of NVlabs/stylegan3 has it")
