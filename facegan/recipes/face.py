@@ -83,6 +83,6 @@ class Face128(Face64):
     summary = "DCGAN with upsampling, self-modulation, lazy R1, EMA, flip; CelebA crop 150, 128 px"
 
     resolution: Size = cite(Size(128, 128), "ours")
-    minibatch_per_map: bool = cite(False, "off: measured at 64 px alone, docs/sweeps.md")
+    minibatch_per_map: bool = cite(False, "off: no clear gain after 8 kimg, docs/sweeps.md")
     full_size_stage: bool = cite(False, "off: no clear gain after 8 kimg, docs/sweeps.md")
     r1_gamma: float = cite(12.0, "face-64's, by the pixels, as the rule of NVlabs/stylegan3 has it")
