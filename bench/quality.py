@@ -22,6 +22,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -122,17 +123,17 @@ def budgets(options: argparse.Namespace, known: dict[str, float]) -> Iterator[tu
 
 def measure(options: argparse.Namespace, opened: ShardSet, subject: Subject) -> Numbers:
     """All numbers of a subject against the split, by names without the count of images; means of the draws."""
-    draws = [measure_draw(options, opened, subject, seed) for seed in range(options.draws)]
-    return {key: statistics.fmean(draw[key] for draw in draws) for key in draws[0]}
-
-
-def measure_draw(options: argparse.Namespace, opened: ShardSet, subject: Subject, seed: int) -> Numbers:
-    """The same of the draw of latents, and of real images, by `seed`."""
     reals = Reals(opened.split(options.split), options.split, opened.fingerprint)
     n = min(MOST, *(len(opened.split(split)) for split in ("val", "test")))
     extractor = inception_extractor(options.inception, options.trust_inception, torch.device("cpu"))
-    comparison = Comparison(subject, reals, n, seed, opened.split("train"), extractor)
-    names = ["swd", "msssim", "randomnet", "nearest", *(["inception"] if extractor else [])]
+    comparison = Comparison(subject, reals, n, train=opened.split("train"), inception=extractor)
+    draws = [measure_draw(replace(comparison, seed=seed)) for seed in range(options.draws)]
+    return {key: statistics.fmean(draw[key] for draw in draws) for key in draws[0]}
+
+
+def measure_draw(comparison: Comparison) -> Numbers:
+    """The numbers of one draw of latents and of real images."""
+    names = ["swd", "msssim", "randomnet", "nearest", *(["inception"] if comparison.inception else [])]
     values = row(evaluate(comparison, names))
     numbers = {key.removeprefix("metrics/").replace(comparison.count, ""): value for key, value in values.items()}
     return numbers | faces_and_eyes(comparison.fake)
@@ -276,6 +277,8 @@ def main() -> None:
     parser.add_argument("--trust-inception", default=None, metavar="SHA256")
     parser.add_argument("--docs", default="", metavar="MARKER", help="also write the table into docs/recipes.md")
     options = parser.parse_args()
+    if min(options.seeds, options.draws) < 1:
+        parser.error(f"--seeds {options.seeds} --draws {options.draws}: expected at least 1 of each")
     options.recipe = options.recipe or list(RECIPES)
     options.work = options.work.resolve()
     options.data = str(Path(options.data).resolve()) if options.data else ""
