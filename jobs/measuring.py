@@ -121,6 +121,7 @@ def _critic(snapshot: "Snapshot", run_dir: Path, device: "torch.device") -> "Cal
 
     from facegan.networks import build_discriminator
     from facegan.run.checkpoint import below
+    from facegan.train.augment import sharpen
     from facegan.train.objective import scale_images
 
     recipe, checkpoint = snapshot.recipe, _checkpoint_of(snapshot, run_dir)
@@ -132,7 +133,7 @@ def _critic(snapshot: "Snapshot", run_dir: Path, device: "torch.device") -> "Cal
 
     @torch.no_grad()
     def score(images: "Tensor") -> "Tensor":
-        scores: Tensor = critic(scale_images(images.to(device), recipe.value_range))
+        scores: Tensor = critic(sharpen(scale_images(images.to(device), recipe.value_range), recipe.sharpen))
         return scores.float().cpu()
 
     return score

@@ -196,3 +196,25 @@ def test_an_unknown_policy_is_refused_with_the_known_ones() -> None:
 def test_instance_noise_adds_its_deviation() -> None:
     images, normals = torch.randn(SHAPE), torch.randn(SHAPE)
     torch.testing.assert_close(augment.instance_noise(images, normals, 0.25), images + normals / 4)
+
+
+def test_sharpening_adds_each_pixels_difference_from_the_mean_around_it() -> None:
+    images = torch.randn(SHAPE)
+    seen = augment.sharpen(images, 2.0)
+    windows = torch.nn.functional.pad(images, (1, 1, 1, 1), "replicate").unfold(2, 3, 1).unfold(3, 3, 1)
+    torch.testing.assert_close(seen, images + 2 * (images - windows.mean(dim=(4, 5))))
+    assert augment.sharpen(images, 0.0) is images
+
+
+def test_sharpening_leaves_flat_light_and_multiplies_the_finest_stripes() -> None:
+    flat = torch.tensor([0.5, -0.25, 1.0])[:, None, None].expand(SHAPE)
+    torch.testing.assert_close(augment.sharpen(flat, 1.5), flat)
+    stripes = torch.tensor([0.1, -0.1]).repeat(3).expand(SHAPE)
+    torch.testing.assert_close(augment.sharpen(stripes, 1.5)[..., 1:-1], 3 * stripes[..., 1:-1])
+
+
+def test_sharpening_does_not_round_below_float32_under_autocast() -> None:
+    images = torch.randn(SHAPE)
+    with torch.autocast("cpu", torch.bfloat16):
+        seen = augment.sharpen(images, 1.0)
+    assert torch.equal(seen, augment.sharpen(images, 1.0))

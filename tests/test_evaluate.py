@@ -23,11 +23,13 @@ from facegan.metrics import protocol
 from facegan.networks import build_discriminator, build_generator
 from facegan.run.checkpoint import write_checkpoint
 from facegan.run.settings import RunSettings
-from facegan.run.snapshot import write_snapshot
+from facegan.run.snapshot import load_snapshot, write_snapshot
+from facegan.train.augment import sharpen
+from facegan.train.objective import scale_images
 from jobs.chosen import chosen_images, held_out, held_out_images, holding_out
 from jobs.cli import main
 from jobs.data import Data, describe_data
-from jobs.measuring import during_training, train_images
+from jobs.measuring import as_subject, during_training, train_images
 from shards import Stream, open_set
 from shards.errors import ShardError
 from shards.format.index import load_index
@@ -272,6 +274,19 @@ def test_overfit_uses_the_critic_of_the_snapshots_own_time_or_says_that_there_is
     facegan(run, "--all", "--metrics", "overfit")
     early, late = (m.values for m in protocol.read(run))
     assert early != late
+
+
+def test_the_critic_scores_images_as_it_saw_them_in_training(tmp_path: Path) -> None:
+    recipe = tiny_recipe("dcgan-64", sharpen=1.0)
+    critic = build_discriminator(recipe)
+    weights = {f"discriminator/{k}": v for k, v in critic.state_dict().items()}
+    write_checkpoint(tmp_path / "checkpoints", 64_000, weights, {})
+    write_snapshot(tmp_path / "snapshots", 64_000, build_generator(recipe), recipe, 0, {})
+    score = as_subject(load_snapshot(tmp_path), tmp_path, CPU).critic
+    images = torch.randint(256, (4, 3, *recipe.resolution), dtype=torch.uint8)
+    expected = critic.eval()(sharpen(scale_images(images, recipe.value_range), 1.0))
+    assert score is not None
+    torch.testing.assert_close(score(images), expected.detach())
 
 
 def test_two_launched_ranks_share_the_work_and_write_once(run: Path) -> None:

@@ -4,10 +4,14 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import tiny_recipe
 from torch import Tensor, nn
 
 from facegan import networks, recipes
-from facegan.train import penalties
+from facegan.train import augment, penalties
+from facegan.train.draws import Draws, ViewDraws
+from facegan.train.objective import discriminator_objective
+from facegan.train.schedules import schedule_values
 
 SHAPE = (5, 3, 4, 6)
 
@@ -150,3 +154,13 @@ def test_diversity_penalty_pushes_images_apart() -> None:
     (slope,) = torch.autograd.grad(penalties.diversity_penalty(images, f, 0.1), images)
     further = images.detach() - 10 * slope
     assert penalties.diversity_penalty(further, f, 0.1) < penalties.diversity_penalty(images, f, 0.1)
+
+
+def test_r1_is_the_slope_at_the_sharpened_images_that_the_discriminator_sees() -> None:
+    recipe = tiny_recipe("face-64", sharpen=2.0)
+    critic, real, fake = LinearCritic(3.0), torch.randn(SHAPE), torch.randn(SHAPE)
+    draws, values = Draws(torch.randn(5, recipe.latent_dim), None, ViewDraws()), schedule_values(recipe, 0, 1000)
+    _, terms = discriminator_objective(recipe, critic, real, fake, draws, values)
+    assert terms["loss/r1"].item() == pytest.approx(9, rel=1e-5)  # at the pixels themselves it would be more
+    for name, images in (("scores/real", real), ("scores/fake", fake)):
+        torch.testing.assert_close(terms[name], critic(augment.sharpen(images, 2.0)).mean().detach())

@@ -141,6 +141,7 @@ class Recipe:
     instance_noise_on: str = _off("both", "instance noise on both, or on real images only: real")
     instance_noise_decay: float = _off(1.0, "factor on the noise per instance_noise_steps batches")
     instance_noise_steps: int = _off(1, "batches per factor instance_noise_decay")
+    sharpen: float = _off(0.0, "what the critic sees is sharpened: a pixel's difference from its 3x3, times this")
     diffaugment: str = _off("", "DiffAugment policy, such as color,translation,cutout (Zhao et al. 2020)")
     augment_target: float = _off(
         0.0, "diffaugment by a chance that holds the mean sign of D on real images here (ADA); 0: always"

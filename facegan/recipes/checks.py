@@ -69,7 +69,7 @@ AT_LEAST_ONE = (
 POSITIVE = ("g_lr", "d_lr", "adam_eps", "bn_eps", "lr_decay", "instance_noise_decay", "augment_kimg")
 NOT_NEGATIVE = (
     *("gp_weight", "clip", "r1_gamma", "r2_gamma", "diversity_weight", "instance_noise", "ema_kimg", "ema_rampup"),
-    *("rotation", "shear", "g_slope", "d_slope", "kimg", "epochs"),
+    *("rotation", "shear", "sharpen", "g_slope", "d_slope", "kimg", "epochs"),
 )
 BELOW_ONE = ("dropout", "beta1", "beta2", "zoom", "augment_target")
 

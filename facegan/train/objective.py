@@ -116,10 +116,11 @@ def _penalties(
 
 
 def _view(recipe: Recipe, images: Tensor, draws: ViewDraws, values: ScheduleValues) -> Tensor:
-    """What the discriminator sees of `images`: DiffAugment, then instance noise."""
+    """What the discriminator sees of `images`: DiffAugment, then sharpened, then instance noise."""
     if draws.augment is not None:
         chance = values.chance if recipe.augment_target else None
         images = augment.diffaugment(images, draws.augment, recipe.diffaugment, chance)
+    images = augment.sharpen(images, recipe.sharpen)
     if draws.noise is not None:
         images = augment.instance_noise(images, draws.noise, values.noise_std)
     return images
