@@ -380,6 +380,7 @@ def test_a_sound_change_passes_without_a_warning(name: str, values: dict[str, An
         ("dcgan-64", {"loss": "minimax"}, "saturates"),
         ("dcgan-64", {"penalty_every": 16}, "never left out"),
         ("dcgan-64", {"lr_schedule": "exponential"}, "never changes"),
+        ("dcgan-64", {"lr_schedule": "cooldown", "lr_cooldown": 0.0}, "never changes"),
     ],
 )
 def test_a_doubtful_combination_gives_a_warning(name: str, values: dict[str, Any], said: str) -> None:

@@ -35,6 +35,13 @@ def test_a_cosine_rate_falls_slowly_at_first() -> None:
     assert quarter == pytest.approx([0.853553, 0.75], rel=1e-5)
 
 
+def test_a_rate_that_cools_down_is_constant_before_the_last_share_of_the_run_and_ends_above_zero() -> None:
+    cooling = recipe(lr_schedule="cooldown", lr_cooldown=0.4, lr_final=0.2)
+    factors = [schedules.learning_rate_factor(cooling, 0, p) for p in (0.0, 0.6, 0.8, 0.9, 1.0, 1.5)]
+    assert factors == pytest.approx([1.0, 1.0, 0.6, 0.4, 0.2, 0.2])
+    assert schedules.learning_rate_factor(recipe(lr_schedule="cooldown", lr_cooldown=0.0), 0, 1.0) == 1.0
+
+
 def test_gamma_goes_along_half_a_cosine_to_its_final_value() -> None:
     assert [schedules.gamma(2.0, 0.2, p) for p in (0.0, 0.5, 1.0, 2.0)] == pytest.approx([2.0, 1.1, 0.2, 0.2])
 

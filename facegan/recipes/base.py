@@ -128,9 +128,11 @@ class Recipe:
     beta1: float = _off(0.5, "Adam beta1 (momentum for sgd)")
     beta2: float = _off(0.999, "Adam beta2")
     adam_eps: float = _off(1e-8, "Adam epsilon")
-    lr_schedule: str = _off("constant", "constant, exponential, linear or cosine")
+    lr_schedule: str = _off("constant", "constant, exponential, linear, cosine or cooldown")
     lr_decay: float = _off(1.0, "exponential: factor per lr_decay_steps optimizer steps")
     lr_decay_steps: int = _off(1, "exponential: optimizer steps per factor lr_decay")
+    lr_cooldown: float = _off(0.3, "cooldown: the last share of the run, over which the rates fall linearly")
+    lr_final: float = _off(0.1, "cooldown: factor on the rates at the run's end")
 
     # Real images and augmentation
     flip: bool = _off(False, "mirror each real image with probability 1/2")

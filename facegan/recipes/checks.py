@@ -56,7 +56,7 @@ CHOICES = {
     "loss": LOSSES,
     "g_optimizer": ("adam", "sgd", "rmsprop"),
     "d_optimizer": ("adam", "sgd", "rmsprop"),
-    "lr_schedule": ("constant", "exponential", "linear", "cosine"),
+    "lr_schedule": ("constant", "exponential", "linear", "cosine", "cooldown"),
     "instance_noise_on": ("both", "real"),
     "channels": (1, 3),
     "first_stride": (2, 4),
@@ -71,7 +71,7 @@ NOT_NEGATIVE = (
     *("gp_weight", "clip", "r1_gamma", "r2_gamma", "diversity_weight", "instance_noise", "ema_kimg", "ema_rampup"),
     *("rotation", "shear", "sharpen", "g_slope", "d_slope", "kimg", "epochs"),
 )
-BELOW_ONE = ("dropout", "beta1", "beta2", "zoom", "augment_target")
+BELOW_ONE = ("dropout", "beta1", "beta2", "zoom", "augment_target", "lr_cooldown", "lr_final")
 
 
 def check(recipe: Recipe) -> list[str]:
@@ -265,5 +265,7 @@ def _doubtful(recipe: Recipe) -> Iterator[str]:
         yield "penalty_every is for r1_gamma and r2_gamma, and both are 0; the gradient penalty is never left out"
     if recipe.lr_schedule == "exponential" and recipe.lr_decay == 1:
         yield "lr_schedule exponential with lr_decay 1 never changes the learning rates"
+    if recipe.lr_schedule == "cooldown" and recipe.lr_cooldown == 0:
+        yield "lr_schedule cooldown with lr_cooldown 0 never changes the learning rates"
     if recipe.loss == "minimax":
         yield "loss minimax saturates: the generator stops learning where the discriminator wins; bce does not"

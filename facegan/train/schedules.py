@@ -59,7 +59,8 @@ def learning_rate_factor(recipe: Recipe, step: int, progress: float) -> float:
     """What a network's learning rate is multiplied by before its optimizer's `step` (from 0).
 
     constant: 1. exponential: lr_decay ** (step / lr_decay_steps), continuous (rlronan/Tensorflow-GAN-Faces).
-    linear: from 1 to 0 over the run; cosine: the same along half a cosine (Loshchilov and Hutter 2017).
+    linear: from 1 to 0 over the run; cosine: the same along half a cosine (Loshchilov and Hutter 2017). cooldown: 1,
+    and over the run's last `lr_cooldown` linearly to `lr_final` (Hagele et al. 2024, arXiv:2405.18392).
     """
     if recipe.lr_schedule == "exponential":
         return math.pow(recipe.lr_decay, step / recipe.lr_decay_steps)
@@ -67,6 +68,9 @@ def learning_rate_factor(recipe: Recipe, step: int, progress: float) -> float:
         return 1 - min(progress, 1.0)
     if recipe.lr_schedule == "cosine":
         return _cosine(1.0, 0.0, progress)
+    if recipe.lr_schedule == "cooldown" and recipe.lr_cooldown:
+        cooled = (progress - (1 - recipe.lr_cooldown)) / recipe.lr_cooldown
+        return 1 - (1 - recipe.lr_final) * min(max(cooled, 0.0), 1.0)
     return 1.0
 
 
