@@ -83,6 +83,16 @@ def test_a_finished_run_can_be_made_longer(tmp_path):
     assert result(tmp_path / "longer")[0] == result(tmp_path / "whole")[0]
 
 
+def test_a_run_that_cooled_down_goes_back_up_when_it_is_made_longer(tmp_path):
+    cooling = {"lr_schedule": "cooldown", "lr_cooldown": 0.5, "lr_final": 0.1, "batch_size": 12}
+    for kimg in (0.12, 0.24):
+        train(tiny_job(tiny_recipe("mlp-64", kimg=kimg, **cooling), tmp_path))
+    rates = [row["lr/generator"] for row in result(tmp_path)[1] if "lr/generator" in row]
+    full = tiny_recipe("mlp-64").g_lr
+    assert rates[:5] == pytest.approx([full] * 5) and full / 10 < rates[9] < full / 3
+    assert rates[10] == pytest.approx(full) and full / 10 < rates[-1] < full / 3
+
+
 @pytest.mark.parametrize(
     ("change", "setting"),
     [

@@ -59,8 +59,8 @@ def learning_rate_factor(recipe: Recipe, step: int, progress: float) -> float:
     """What a network's learning rate is multiplied by before its optimizer's `step` (from 0).
 
     constant: 1. exponential: lr_decay ** (step / lr_decay_steps), continuous (rlronan/Tensorflow-GAN-Faces).
-    linear: from 1 to 0 over the run; cosine: the same along half a cosine (Loshchilov and Hutter 2017). cooldown: 1,
-    and over the run's last `lr_cooldown` linearly to `lr_final` (Hagele et al. 2024, arXiv:2405.18392).
+    linear: from 1 to 0 over the run; cosine: the same along half a cosine (Loshchilov and Hutter 2017).
+    cooldown: 1, over the run's last `lr_cooldown` linearly to `lr_final` (Hagele et al. 2024, arXiv:2405.18392).
     """
     if recipe.lr_schedule == "exponential":
         return math.pow(recipe.lr_decay, step / recipe.lr_decay_steps)
