@@ -29,6 +29,7 @@ TINY = Path(__file__).with_name("tiny.py")
 CASES = [(name, {}) for name in recipes.recipe_classes()] + [
     ("dcgan-64", {"diffaugment": "color,translation,cutout", "instance_noise": 0.1, "real_labels": "0.7,1.2"}),
     ("face-64", ADAPTIVE),
+    ("face-64", {"sharpen": 1.0, "lr_schedule": "cooldown", "lr_cooldown": 0.8}),
     (
         "dcgan-64",
         {"loss": "relativistic", "r1_gamma": 1.0, "r2_gamma": 1.0, "critic_norm": "none", "penalty_every": 3},

@@ -259,7 +259,8 @@ class Devices(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(
-    ("name", "changes"), [*((name, {}) for name in recipes.recipe_classes()), ("face-64", ADAPTIVE)]
+    ("name", "changes"),
+    [*((name, {}) for name in recipes.recipe_classes()), ("face-64", ADAPTIVE), ("face-64", {"sharpen": 1.0})],
 )
 @pytest.mark.parametrize("recorded", [False, True])
 def test_a_step_neither_waits_for_its_device_nor_feeds_it_from_the_host(
@@ -316,7 +317,7 @@ def refuse(run: Run) -> Run:
         ("dcgan-64", {"lr_schedule": "linear", "instance_noise": 0.1}, 1),
         ("wgan-gp-128", {"n_critic": 3}, 2),
         ("wgan-gp-lfw", {"batch_size": 4}, 1),
-        ("face-64", {"penalty_every": 2}, 2),
+        ("face-64", {"penalty_every": 2, "sharpen": 1.0, "lr_schedule": "cooldown", "lr_cooldown": 0.8}, 2),
         ("mlp-64-improved", {}, 1),
         ("face-64", {"penalty_every": 1, **ADAPTIVE}, 1),
     ],
