@@ -28,9 +28,9 @@ class Face64(Recipe):
         "on 70,000 it cost 0.43 (Zhao et al. 2020), so it is off.",
         "Swept at 24,000 and 60,000 images, at 128 px at 8,000, on 7,855 faces (docs/sweeps.md); the best after "
         "millions is not known.",
-        "Rates at a quarter over the last tenth to sixth of 112,000 images took swd1k from 12.5 to 9.9 on pictures "
-        "that choices are made on (docs/sweeps.md, tenth sweep; --set lr_schedule=cooldown); not the default "
-        "before that is measured on others.",
+        "Rates at a quarter over the last tenth to sixth of 112,000 images took face-64's swd1k from 12.5 to 9.9 "
+        "on pictures that choices are made on (docs/sweeps.md, tenth sweep; --set lr_schedule=cooldown); not the "
+        "default before that is measured on others.",
         "Relativistic pairing as in R3GAN: --loss relativistic --r1-gamma 2 --r2-gamma 2 --gamma-final 0.2 "
         "--penalty-every 1.",
     )

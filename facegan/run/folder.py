@@ -141,7 +141,7 @@ def _identity(name: str, values: dict[str, Any], settings: dict[str, Any], data:
 def _length_is_free(recipe: Recipe) -> bool:
     """Whether a run may be made longer: not where a schedule ends with it, at nothing or at another penalty.
 
-    Rates that cool down end above zero; made longer, the run goes back up to them and cools down at its new end.
+    Rates that cool down go back up in a run made longer, and cool down at its new end.
     """
     return recipe.lr_schedule not in ("linear", "cosine") and recipe.gamma_final < 0
 
