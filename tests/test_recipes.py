@@ -228,6 +228,9 @@ def test_what_was_swept_is_what_our_recipes_take() -> None:
     assert (recipe.r1_gamma, recipe.penalty_every, recipe.batch_size) == (3.0, 8, 32)
     assert (recipe.g_lr, recipe.d_lr, recipe.ema_rampup) == (4e-4, 4e-4, 0.1)
     assert "| **gamma 3, both rates 4e-4, batch 32** |" in page
+    assert (recipe.sharpen, recipe.lr_schedule, recipe.lr_cooldown, recipe.lr_final) == (0.5, "cooldown", 0.3, 0.1)
+    assert "| **`--set sharpen=0.5 --set lr_schedule=cooldown`** (over three tenths, to a tenth)" in page
+    assert (recipes.load("face-128").sharpen, recipes.load("face-128").lr_schedule) == (0.0, "constant")
 
 
 @pytest.mark.parametrize("name", ["face-64", "face-128"])

@@ -28,9 +28,6 @@ class Face64(Recipe):
         "on 70,000 it cost 0.43 (Zhao et al. 2020), so it is off.",
         "Swept at 24,000 and 60,000 images, at 128 px at 8,000, on 7,855 faces (docs/sweeps.md); the best after "
         "millions is not known.",
-        "Rates at a quarter over the last tenth to sixth of 112,000 images took face-64's swd1k from 12.5 to 9.9 "
-        "on pictures that choices are made on (docs/sweeps.md, tenth sweep; --set lr_schedule=cooldown); not the "
-        "default before that is measured on others.",
         "Relativistic pairing as in R3GAN: --loss relativistic --r1-gamma 2 --r2-gamma 2 --gamma-final 0.2 "
         "--penalty-every 1.",
     )
@@ -67,9 +64,13 @@ class Face64(Recipe):
     d_optimizer: str = cite("adam", STYLEGAN2)
     g_lr: float = cite(4e-4, f"{SWEPT}; twice DCGAN's")
     d_lr: float = cite(4e-4, f"{SWEPT}; 8e-4 for both collapsed at gamma 4")
+    lr_schedule: str = cite("cooldown", "Hagele et al. 2024, arXiv:2405.18392; docs/sweeps.md")
+    lr_cooldown: float = cite(0.3, f"{SWEPT}; 0.5 leaves five minutes too little to learn in")
+    lr_final: float = cite(0.1, SWEPT)
     beta1: float = cite(0.0, f"{STYLEGAN2}; Mescheder et al. 2018")
     beta2: float = cite(0.99, f"{STYLEGAN2}; Mescheder et al. 2018")
     flip: bool = cite(True, "NVlabs/stylegan3, --mirror")
+    sharpen: float = cite(0.5, "ours, after Schwarz et al. 2021, arXiv:2111.02447; docs/sweeps.md")
     diffaugment: str = cite("", "off on all of CelebA: Zhao et al. 2020, arXiv:2006.10738")
     augment_target: float = cite(0.0, "off; 0.6 in Karras et al. 2020, arXiv:2006.06676")
     ema_kimg: float = cite(10.0, "NVlabs/stylegan3, train.py: batch * 10 / 32")
@@ -88,4 +89,6 @@ class Face128(Face64):
     resolution: Size = cite(Size(128, 128), "ours")
     minibatch_per_map: bool = cite(False, "off: no clear gain after 8 kimg, docs/sweeps.md")
     full_size_stage: bool = cite(False, "off: no clear gain after 8 kimg, docs/sweeps.md")
+    sharpen: float = cite(0.0, "off: not measured at 128 px")
+    lr_schedule: str = cite("constant", "not measured at 128 px")
     r1_gamma: float = cite(12.0, "face-64's, by the pixels, as the rule of NVlabs/stylegan3 has it")
