@@ -4,13 +4,14 @@
     python bench/quality.py --data data/celeba --minutes 5 20 --docs     the tables of docs/recipes.md
     python bench/quality.py --recipe face-64 --recipe "face-64 --set r1_gamma=5" --split val    to choose by
     python bench/quality.py --kimg 60 --seeds 1                          a busy machine: images instead of minutes
-    python bench/quality.py --kimg 24 --seeds 1 --split val --draws 4    a sweep: one draw moves swd1k by 1
+    python bench/quality.py --kimg 24 --seeds 1 --split train --draws 5  a sweep: one draw moves swd1k by 1
 
 A recipe is written as after `facegan train`. Minutes become images by each recipe's own rate, and the rates are
 measured in turns before the first training, so that what else the machine does meets all alike; --kimg gives the
-length of the first recipe and the others their share of it by the same rates. Choices are made on `val`, the table
-is made of `test`, once. Grids show the first 64 latents of seed 0, chosen by nobody. Everything lies in --work; the
-same command again continues there. Grids of models trained on real faces stay there: they are research data.
+length of the first recipe and the others their share of it by the same rates. Choices are made on `val` or, as
+that is few pictures, on several draws of `train`, without nearest_ratio; the table is made of `test`, once. Grids
+show the first 64 latents of seed 0, chosen by nobody. Everything lies in --work; the same command again continues
+there. Grids of models trained on real faces stay there: they are research data.
 """
 
 import argparse
@@ -133,7 +134,9 @@ def measure(options: argparse.Namespace, opened: ShardSet, subject: Subject) -> 
 
 def measure_draw(comparison: Comparison) -> Numbers:
     """The numbers of one draw of latents and of real images."""
-    names = ["swd", "msssim", "randomnet", "nearest", *(["inception"] if comparison.inception else [])]
+    names = ["swd", "msssim", "randomnet", *(["inception"] if comparison.inception else [])]
+    if comparison.reals.split != "train":
+        names.append("nearest")  # how far held-out pictures are from the training's is what it divides by
     values = row(evaluate(comparison, names))
     numbers = {key.removeprefix("metrics/").replace(comparison.count, ""): value for key, value in values.items()}
     return numbers | faces_and_eyes(comparison.fake)
@@ -190,15 +193,16 @@ def real_pictures(options: argparse.Namespace, opened: ShardSet, split: str, dra
 
 
 def real_rows(options: argparse.Namespace, opened: ShardSet) -> Iterator[Row]:
-    """Rows of the other held-out split and of the training pictures: how far so many pictures are from others."""
-    held_out = "val" if options.split == "test" else "test"
+    """Rows of another held-out split and of the training pictures: how far so many pictures are from others."""
+    held_out = "test" if options.split == "val" else "val"
 
     def numbers(split: str, draw: int = 0) -> Numbers:
         about = f"{measured_by(options)}-by-{split}-{draw}-of-{opened.fingerprint[:8]}"
         return kept(options.work / f"quality-{about}.json", lambda: real_pictures(options, opened, split, draw))
 
     yield "other real pictures", "", [], [numbers(held_out)]
-    yield "training pictures", "", [], [numbers("train", draw) for draw in range(3)]
+    if options.split != "train":
+        yield "training pictures", "", [], [numbers("train", draw) for draw in range(3)]
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -267,7 +271,7 @@ def main() -> None:
     parser.add_argument("--label", default="", help="what the page calls the set")
     parser.add_argument("--faces", type=int, default=SYNTHETIC, help="synthetic faces to draw")
     parser.add_argument(
-        "--split", default="test", choices=("val", "test"), help="val to choose by, test for tables"
+        "--split", default="test", choices=("val", "test", "train"), help="test for tables, others to choose by"
     )
     parser.add_argument("--draws", type=int, default=1, help="of latents, whose mean is taken")
     parser.add_argument("--work", type=Path, default=Path("runs/quality"))

@@ -82,6 +82,22 @@ def test_real_pictures_are_measured_once_a_set(tmp_path: Path, monkeypatch: pyte
     assert seen == [("val", 0), ("train", 0), ("train", 1), ("train", 2)]
 
 
+def test_choices_by_training_pictures_have_no_row_and_no_ratio_of_the_same_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setattr(quality, "evaluate", lambda comparison, names: asked.append(names) or [])
+    monkeypatch.setattr(quality, "row", lambda measured: {})
+    monkeypatch.setattr(quality, "inception_extractor", lambda *_: None)
+    make_set(tmp_path / "set", {"train": [6], "val": [3], "test": [3]}, 64, 64)
+    opened = quality.open_set(tmp_path / "set")
+    chosen = argparse.Namespace(split="train", draws=2, work=tmp_path, inception="", trust_inception=None)
+    assert [row[0] for row in quality.real_rows(chosen, opened)] == ["other real pictures"]
+    assert len(asked) == 2 and not any("nearest" in names for names in asked)
+    list(quality.real_rows(argparse.Namespace(**{**vars(chosen), "split": "val"}), opened))
+    assert all("nearest" in names for names in asked[2:]) and len(asked) == 2 + 4 * 2
+
+
 def test_several_draws_of_latents_are_measured_and_their_means_kept_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
