@@ -18,16 +18,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 
-import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from facegan import sampling  # noqa: E402
+from facegan.metrics.comparison import chunks, draw  # noqa: E402
 from facegan.metrics.swd import descriptors, laplacian, level_heights  # noqa: E402
 from facegan.networks.standing import set_standing_statistics  # noqa: E402
-from facegan.randomness import normal  # noqa: E402
 from facegan.run.checkpoint import below, newest_checkpoint  # noqa: E402
-from facegan.run.snapshot import load_snapshot  # noqa: E402
+from facegan.run.snapshot import Snapshot, load_snapshot  # noqa: E402
 from shards import ShardSet, open_set  # noqa: E402
 
 MOST = 1024  # images on each side
@@ -52,26 +51,24 @@ def main() -> None:
     print(f"| | kimg | {levels} | finest | border | {numbers} |\n|---|--:|{'--:|' * measure.count}")
     print(row("other real pictures", "", [measure(pictures(opened, "train", len(real)))]))
     kimg = "/".join(sorted({f"{snapshot.nimg / 1000:.1f}" for snapshot in snapshots}))
-    drawings = [drawn(run, len(real)) for run in options.runs]
+    drawings = [drawn(run, snapshot, len(real)) for run, snapshot in zip(options.runs, snapshots, strict=True)]
     for sets in zip(*drawings, strict=True):
         print(row(sets[0][0], kimg, [measure(images) for _, images in sets]), flush=True)
 
 
 def pictures(opened: ShardSet, split: str, most: int) -> Tensor:
-    """The first pictures of a split in a fixed shuffled order: (n, C, H, W) uint8."""
+    """Up to so many pictures of a split, drawn as an evaluation of seed 0 draws them: (n, C, H, W) uint8."""
     found = opened.split(split)
-    order = np.random.Generator(np.random.Philox(key=0)).permutation(len(found))
-    return torch.from_numpy(found.gather(order[:most])).permute(0, 3, 1, 2).contiguous()
+    return torch.cat(list(chunks(found, draw(len(found), most, 0)))).contiguous()
 
 
-def drawn(run: Path, n: int) -> Iterator[tuple[str, Tensor]]:
+def drawn(run: Path, snapshot: Snapshot, n: int) -> Iterator[tuple[str, Tensor]]:
     """Images of the averaged weights and of those that train, from the newest checkpoint: (n, C, H, W) uint8."""
-    snapshot = load_snapshot(run)
     recipe, generator = snapshot.recipe, snapshot.generator
     checkpoint = newest_checkpoint(run / "checkpoints", lambda text: print(text, file=sys.stderr))
     if checkpoint is None:
         sys.exit(f"{run}/checkpoints: no checkpoint here; expected one, as a run that was not cleaned up has it")
-    z = normal(1, "evaluate", 0, n, (recipe.latent_dim,))
+    z = sampling.latents(1, n, recipe.latent_dim)
     for name in ("average", "generator"):
         weights = below(checkpoint.tensors, name)
         if weights:
@@ -86,8 +83,7 @@ class Deviations:
     def __init__(self, real: Tensor) -> None:
         """real: (n, C, H, W) uint8."""
         self.levels = range(len(level_heights(*real.shape[2:])))
-        patches = torch.from_numpy(descriptors(real, self.levels[-1], 0, "real"))
-        self.directions = torch.linalg.eigh(torch.cov(patches.T)).eigenvectors.flip(1)[:, :DIRECTIONS]
+        self.directions = torch.linalg.eigh(torch.cov(self._patches(real).T)).eigenvectors.flip(1)[:, :DIRECTIONS]
         self.real = self._deviations(real)
         self.count = len(self.real)
 
@@ -95,10 +91,12 @@ class Deviations:
         """images: (n, C, H, W) uint8 -> one ratio a column."""
         return self._deviations(images) / self.real
 
+    def _patches(self, images: Tensor) -> Tensor:
+        return torch.from_numpy(descriptors(images, self.levels[-1], 0, "fake"))
+
     def _deviations(self, images: Tensor) -> Tensor:
         bands = [laplacian(images.float(), level) for level in self.levels]
-        patches = torch.from_numpy(descriptors(images, self.levels[-1], 0, "fake"))
-        along = (patches @ self.directions).std(0)
+        along = (self._patches(images) @ self.directions).std(0)
         return torch.stack([*(band.std() for band in bands), finest(bands[0]), border(bands[0]), *along])
 
 
