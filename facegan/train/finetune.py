@@ -15,7 +15,7 @@ from facegan.train.state import State
 SHAPING = (
     *("resolution", "channels", "network", "latent_dim", "ngf", "ndf", "kernel", "first_stride", "upsample"),
     *("critic_norm", "generator_norm", "spectral_norm", "minibatch_std", "minibatch_per_map"),
-    *("full_size_stage", "self_modulation"),
+    *("full_size_stage", "self_modulation", "covariance_side"),
 )
 
 

@@ -28,6 +28,7 @@ class Job:
     sources: dict[str, str] = field(default_factory=dict)  # where each value of the configuration came from
     real: Tensor | None = None  # (n, C, H, W) uint8 for the grid of real images
     held_out: Tensor | None = None  # (n, C, H, W) uint8 not trained on, for the held-out losses
+    covariance: Tensor | None = None  # of the training pictures made small, for recipes with covariance_side
     # After every step with an empty row, and with each line of stats: (nimg, total, row).
     progress: Callable[[int, int, Row], None] = lambda nimg, total, row: None
     evaluate: Callable[[torch.nn.Module, int], Row] | None = None  # metrics of a generator, all ranks

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from facegan.errors import FaceganError
 from facegan.networks import Network, build_discriminator, build_generator
+from facegan.networks.covariance import match_covariance
 from facegan.networks.standing import set_standing_statistics
 from facegan.recipes import Recipe
 from facegan.run.checkpoint import below
@@ -41,15 +42,17 @@ class State:
         self.target, self.chance_step = recipe.augment_target, recipe.batch_size / recipe.augment_kimg / 1000
         self.meter = Meter(machine.device)
 
-    def shown_generator(self) -> nn.Module:
+    def shown_generator(self, covariance: Tensor | None = None) -> nn.Module:
         """The generator to draw, store and measure: the averaged one where the recipe has it, in eval mode.
 
-        Its BatchNorm statistics are measured for its weights, so that it is the same on all ranks. It stays as it
-        is until the next call; what is trained and checkpointed is not touched.
+        Its BatchNorm statistics are measured for its weights, so that it is the same on all ranks, and its images'
+        light is matched to `covariance`, where the recipe has it. It stays as it is until the next call; what is
+        trained and checkpointed is not touched.
         """
         trained = self.generator if self.average is None else self.average
         self._shown.load_state_dict(trained.state_dict())
         set_standing_statistics(self._shown, self.latent_dim)
+        match_covariance(self._shown, self.latent_dim, covariance)
         return self._shown
 
     def network(self, which: str) -> nn.Module:
