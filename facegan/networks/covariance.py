@@ -11,16 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from facegan.randomness import normal
-
-LATENTS, BATCH = 2048, 256
 MOST = 1.25  # times which any direction is stretched or shrunk, at most: a generator that fails stays recognisable
 
 
 class MatchedCovariance(nn.Module):
     """Images (B, C, H, W) between `low` and `high`, their light changed by a linear function of their small images.
 
-    side: of the small images, in blocks' means. Until `match_covariance`, and in training, nothing is changed.
+    side: of the small images, in blocks' means. Until `match`, and in training, nothing is changed.
     """
 
     mean: Tensor  # (d,) of small images, d = C * side * side
@@ -41,32 +38,19 @@ class MatchedCovariance(nn.Module):
         large = F.interpolate(change, scale_factor=self.factor, mode="bilinear")
         return (images + large.to(images.dtype)).clamp(self.low, self.high)
 
+    def match(self, small: Tensor, wanted: Tensor | None) -> None:
+        """Take the covariance of a generator's small images (n, d) to `wanted` (d, d); None leaves them alone."""
+        self.mean.zero_()
+        self.change.zero_()
+        if wanted is not None:
+            found = torch.cov(small.double().T).cpu()
+            self.mean.copy_(small.mean(0))
+            self.change.copy_(linear_transport(found, wanted) - torch.eye(len(found), dtype=torch.float64))
+
 
 def small_images(images: Tensor, side: int) -> Tensor:
     """(B, C, H, W), H and W multiples of `side` -> means of blocks (B, C * side * side), float32."""
     return F.avg_pool2d(images.float(), (images.shape[2] // side, images.shape[3] // side)).flatten(1)
-
-
-@torch.no_grad()
-def match_covariance(generator: nn.Module, latent_dim: int, wanted: Tensor | None) -> None:
-    """Set a generator's `MatchedCovariance`, where it has one, by its images of 2,048 fixed latents.
-
-    wanted: (d, d) covariance of the training pictures made small, in the generator's range; None leaves images as
-    they come. A function of the weights and of `wanted` alone. Leaves the generator in eval mode.
-    """
-    generator.eval()
-    for layer in generator.modules():
-        if not isinstance(layer, MatchedCovariance):
-            continue
-        layer.mean.zero_()
-        layer.change.zero_()
-        if wanted is None:
-            continue
-        latents = torch.split(normal(0, "covariance", 0, LATENTS, (latent_dim,)), BATCH)
-        small = torch.cat([small_images(generator(z.to(layer.mean.device)), layer.side).cpu() for z in latents])
-        transport = linear_transport(torch.cov(small.double().T), wanted.double().cpu())
-        layer.mean.copy_(small.mean(0))
-        layer.change.copy_(transport - torch.eye(len(wanted), dtype=torch.float64))
 
 
 def linear_transport(found: Tensor, wanted: Tensor) -> Tensor:

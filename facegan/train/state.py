@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from facegan.errors import FaceganError
 from facegan.networks import Network, build_discriminator, build_generator
-from facegan.networks.covariance import match_covariance
 from facegan.networks.standing import set_standing_statistics
 from facegan.recipes import Recipe
 from facegan.run.checkpoint import below
@@ -51,8 +50,7 @@ class State:
         """
         trained = self.generator if self.average is None else self.average
         self._shown.load_state_dict(trained.state_dict())
-        set_standing_statistics(self._shown, self.latent_dim)
-        match_covariance(self._shown, self.latent_dim, covariance)
+        set_standing_statistics(self._shown, self.latent_dim, covariance)
         return self._shown
 
     def network(self, which: str) -> nn.Module:
