@@ -108,6 +108,13 @@ function engine(model, bytes, memory, gemm) {
       floats.copyWithin(y.at + (r * y.w + c) * y.cs, at, at + x.cs);
     }
   };
+  const mean = ({ factor }, x, y) => () => { // of blocks of factor x factor pixels
+    floats.fill(0, y.at, y.at + y.h * y.w * y.cs);
+    for (let r = 0; r < x.h; r++) for (let c = 0; c < x.w; c++) for (let k = 0; k < x.c; k++) {
+      const at = y.at + (Math.floor(r / factor) * y.w + Math.floor(c / factor)) * y.cs + k;
+      floats[at] += floats[x.at + (r * x.w + c) * x.cs + k] / factor ** 2;
+    }
+  };
   const pointwise = (layer, x, y) => {
     const a = slope(layer), scale = layer.scale && tensor(layer.scale), shift = layer.shift && tensor(layer.shift);
     return each(x, y, (value, k) => {
@@ -134,9 +141,10 @@ function engine(model, bytes, memory, gemm) {
     }
   };
   const kinds = {
-    dense, conv: convolution, transposed: convolution, pointwise, instance, reshape,
+    dense, conv: convolution, transposed: convolution, pointwise, instance, reshape, mean,
     tanh: (layer, x, y) => each(x, y, Math.tanh),
     sigmoid: (layer, x, y) => each(x, y, (value) => 1 / (1 + Math.exp(-value))),
+    clip: ({ low, high }, x, y) => each(x, y, (value) => Math.min(Math.max(value, low), high)),
     upsample: (layer, x, y) => pixels(x, y, (r, c) => [Math.floor(r / layer.up), Math.floor(c / layer.up)]),
     crop: (layer, x, y) => pixels(x, y, (r, c) => [r + layer.from[0], c + layer.from[1]]),
     add: (layer, x, y, other) => both(x, y, other, (p, q) => p + q),

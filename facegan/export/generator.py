@@ -70,6 +70,12 @@ class Generator(nn.Module):
         (top, left), (_, height, width) = layer["from"], layer["shape"]
         return x[:, :, top : top + height, left : left + width]
 
+    def mean(self, layer: dict[str, Any], x: Tensor) -> Tensor:
+        return F.avg_pool2d(x, layer["factor"])
+
+    def clip(self, layer: dict[str, Any], x: Tensor) -> Tensor:
+        return x.clamp(layer["low"], layer["high"])
+
     def instance(self, layer: dict[str, Any], x: Tensor) -> Tensor:
         return F.instance_norm(x, eps=layer["eps"])
 

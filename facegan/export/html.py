@@ -60,7 +60,7 @@ def write_page(snapshot: Snapshot, out: Path, title: str, most_bytes: int = MOST
         size = len(text.encode())
         if size <= most_bytes:
             break
-        levels = _fewer(levels, size, most_bytes, program)
+        levels = _fewer(levels, size, most_bytes, rounded)
         if levels < LEAST_LEVELS:
             raise FaceganError(f"{out}: no page of {most_bytes / 1e6:g} MB holds this generator: give --max-mb")
     write_text(out, text)
@@ -134,9 +134,9 @@ def directions(program: Program, count: int = DIRECTIONS) -> Tensor:
     return largest
 
 
-def _fewer(levels: int, size: int, most: int, program: Program) -> int:
+def _fewer(levels: int, size: int, most: int, rounded: Rounded) -> int:
     """The number of levels whose entropy is less by what is too much; at least one fewer."""
-    weights = sum(tensor.numel() for tensor in program.tensors.values() if tensor.dim() > 1)
+    weights = sum(tensor.numel() for tensor in rounded.whole.values())
     bits = (size - most) * 8 / 1.25 / weights  # base 85 makes 5 characters of 4 bytes
     return min(levels - 1, int(levels / 2**bits))
 

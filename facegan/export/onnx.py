@@ -75,7 +75,7 @@ def to_model(program: Program, snapshot: Snapshot) -> Any:
         "generator",
         [helper.make_tensor_value_info("z", TensorProto.FLOAT, ["batch", program.latent_dim])],
         [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", *program.shape])],
-        [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in tensors.items()],
+        [numpy_helper.from_array(np.asarray(array, order="C"), name) for name, array in tensors.items()],
     )
     opset = [helper.make_opsetid("", OPSET)]
     model = helper.make_model(graph, opset_imports=opset, ir_version=IR_VERSION, producer_name="facegan")
@@ -151,6 +151,10 @@ def _operation(layer: Layer, index: int, program: Program, extra: dict[str, Any]
             constant(role, [number] * layer["shape"][0], np.float32) for role, number in (("ones", 1), ("zeros", 0))
         ]
         return [("InstanceNormalization", each, {"epsilon": layer["eps"]})]
+    if op == "mean":
+        return [("AveragePool", [], {role: [layer["factor"]] * 2 for role in ("kernel_shape", "strides")})]
+    if op == "clip":
+        return [("Clip", [constant(role, layer[role], np.float32) for role in ("low", "high")], {})]
     plain = {"pointwise": "Identity", "add": "Add", "multiply": "Mul", "tanh": "Tanh", "sigmoid": "Sigmoid"}
     return [enlarge()] if op == "upsample" else [(plain[op], [], {})]
 

@@ -25,11 +25,14 @@ class Rounded:
 
 
 def round_weights(program: Program, levels: int = MOST_LEVELS) -> Rounded:
-    """Weights rounded to `levels` steps on either side of zero, a step an output channel; all else stays."""
+    """Weights rounded to `levels` steps on either side of zero, a step an output channel; all else stays.
+
+    So do weights of layers that are `exact`.
+    """
     rounded = copy.copy(program)
     rounded.tensors = dict(program.tensors)
     whole, steps = {}, {}
-    for name in (name for name, tensor in program.tensors.items() if tensor.dim() > 1):
+    for name in (layer["weight"] for layer in program.layers if "weight" in layer and "exact" not in layer):
         whole[name], steps[name] = _round(program.tensors[name], levels)
         rounded.tensors[name] = whole[name] * steps[name].view(-1, *[1] * (whole[name].dim() - 1))
     return Rounded(rounded, whole, steps)

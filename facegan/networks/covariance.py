@@ -38,14 +38,16 @@ class MatchedCovariance(nn.Module):
         large = F.interpolate(change, scale_factor=self.factor, mode="bilinear")
         return (images + large.to(images.dtype)).clamp(self.low, self.high)
 
-    def match(self, small: Tensor, wanted: Tensor | None) -> None:
-        """Take the covariance of a generator's small images (n, d) to `wanted` (d, d); None leaves them alone."""
+    def leave(self) -> None:
+        """Leave images as they come."""
         self.mean.zero_()
         self.change.zero_()
-        if wanted is not None:
-            found = torch.cov(small.double().T).cpu()
-            self.mean.copy_(small.mean(0))
-            self.change.copy_(linear_transport(found, wanted) - torch.eye(len(found), dtype=torch.float64))
+
+    def match(self, small: Tensor, wanted: Tensor) -> None:
+        """Take the covariance of a generator's small images (n, d), n > 1, to `wanted` (d, d)."""
+        transport = linear_transport(torch.cov(small.double().T).cpu(), wanted)
+        self.mean.copy_(small.mean(0))
+        self.change.copy_(transport - torch.eye(len(transport), dtype=torch.float64))
 
 
 def small_images(images: Tensor, side: int) -> Tensor:

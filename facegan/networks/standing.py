@@ -37,5 +37,5 @@ def set_standing_statistics(generator: nn.Module, latent_dim: int, covariance: T
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
     for layer in last:
-        layer.match(torch.cat(small), covariance)
+        layer.leave() if covariance is None else layer.match(torch.cat(small), covariance)
     generator.eval()

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from facegan import recipes
 from facegan.errors import FaceganError
+from facegan.networks.covariance import MatchedCovariance
 from facegan.recipes import Recipe
 from facegan.run.checkpoint import below, newest_checkpoint
 from facegan.run.snapshot import Snapshot, load_snapshot, run_folder
@@ -50,6 +51,9 @@ def _take(network: nn.Module, weights: dict[str, Tensor], which: str, snapshot: 
                 f"{_networks(snapshot.recipe)}"
             )
     network.load_state_dict(weights)
+    for layer in network.modules():
+        if isinstance(layer, MatchedCovariance):
+            layer.leave()
 
 
 def _networks(recipe: Recipe) -> str:

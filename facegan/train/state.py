@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from facegan.errors import FaceganError
 from facegan.networks import Network, build_discriminator, build_generator
+from facegan.networks.covariance import MatchedCovariance
 from facegan.networks.standing import set_standing_statistics
 from facegan.recipes import Recipe
 from facegan.run.checkpoint import below
@@ -59,7 +60,9 @@ class State:
 
     def buffers(self) -> list[Tensor]:
         """Running statistics of both networks' BatchNorm layers: either network's step moves those of both."""
-        return [b for which in NETWORKS for b in self.network(which).buffers() if b.is_floating_point()]
+        layers = [layer for which in NETWORKS for layer in self.network(which).modules()]
+        moving = [layer for layer in layers if not isinstance(layer, MatchedCovariance)]
+        return [b for layer in moving for b in layer.buffers(recurse=False) if b.is_floating_point()]
 
     def set_learning_rates(self, g_lr: Number, d_lr: Number) -> None:
         """Set what the optimizers use from the next update on; a rate that is a tensor stays where it is."""

@@ -1,0 +1,131 @@
+"""Light and tints of what is stored, matched to the training pictures: the map, the layer, the way through a run."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny import MadeUpImages, tiny_job, tiny_recipe
+from torch import Tensor
+from torch.nn import functional as F
+
+from facegan.errors import UsageError
+from facegan.networks import build_generator
+from facegan.networks.covariance import MOST, MatchedCovariance, linear_transport, small_images
+from facegan.recipes.checks import check_network
+from facegan.run.snapshot import load_snapshot
+from facegan.train.covariance import training_covariance
+from facegan.train.finetune import begin_from
+from facegan.train.loop import train
+from facegan.train.state import State
+
+
+def seeded(n: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(n)
+
+
+def spread(low: float, high: float, d: int = 12) -> Tensor:
+    """A symmetric matrix (d, d) whose eigenvalues reach from `low` to `high`."""
+    vectors, _ = torch.linalg.qr(torch.randn(d, d, dtype=torch.float64, generator=seeded(1)))
+    return (vectors * torch.linspace(low, high, d, dtype=torch.float64)) @ vectors.T
+
+
+def matched_layer(side: int = 4) -> MatchedCovariance:
+    return MatchedCovariance(3, side, 16, -1.0, 1.0).eval()
+
+
+def waves(n: int, scale: float, seed: int) -> Tensor:
+    """Smooth images (n, 3, 16, 16) of that deviation."""
+    coarse = scale * torch.randn(n, 3, 2, 2, generator=seeded(seed))
+    return F.interpolate(coarse, size=(16, 16), mode="bilinear")
+
+
+def test_the_map_takes_one_covariance_to_the_other() -> None:
+    change = spread(1 / MOST + 0.01, MOST - 0.01)
+    found = torch.cov(torch.randn(12, 400, dtype=torch.float64, generator=seeded()))
+    transport = linear_transport(found, change @ found @ change)
+    torch.testing.assert_close(transport, change, atol=1e-6, rtol=0)  # it is unique: symmetric and positive
+
+
+def test_no_direction_is_stretched_or_shrunk_by_more_than_a_quarter() -> None:
+    values = torch.linalg.eigvalsh(linear_transport(torch.eye(12, dtype=torch.float64), spread(0.01, 9.0)))
+    assert values.min() == pytest.approx(1 / MOST) and values.max() == pytest.approx(MOST)
+
+
+def test_images_that_never_vary_are_left_finite() -> None:
+    found = torch.zeros(12, 12, dtype=torch.float64)
+    assert linear_transport(found, spread(0.5, 2.0)).isfinite().all()
+
+
+@pytest.mark.parametrize("scale", [0.9, 1.15])
+def test_light_varies_as_wanted_afterwards(scale: float) -> None:
+    images, layer = waves(4000, 0.1, 2), matched_layer()
+    small = small_images(images, layer.side)
+    layer.match(small, scale**2 * torch.cov(small.double().T))
+    torch.testing.assert_close(small_images(layer(images), layer.side).std(), scale * small.std(), rtol=0.01, atol=0)
+
+
+def test_what_is_no_light_stays_and_the_range_is_kept() -> None:
+    images, layer = waves(500, 0.3, 3).clamp(-1, 1), matched_layer()
+    layer.match(small_images(images, layer.side), 1.4 * torch.cov(small_images(images, layer.side).double().T))
+    checks = 0.01 * (-1.0) ** (torch.arange(16)[:, None] + torch.arange(16))
+    assert layer(images).abs().max() <= 1
+    dim = 0.5 * images
+    torch.testing.assert_close(layer(dim + checks) - layer(dim), checks.expand_as(dim), atol=1e-6, rtol=0)
+
+
+def test_in_training_and_until_it_is_matched_no_image_changes() -> None:
+    images, layer = waves(50, 0.3, 4).clamp(-1, 1), matched_layer()
+    assert torch.equal(layer(images), images)
+    layer.match(small_images(images, layer.side), torch.eye(48, dtype=torch.float64))
+    assert not torch.equal(layer(images), images)
+    assert torch.equal(layer.train()(images), images)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_the_covariance_of_a_set_is_that_of_its_pictures(flip: bool) -> None:
+    recipe = tiny_recipe("face-64", flip=flip, covariance_side=4)
+    stream = MadeUpImages(recipe, samples=96)
+    images = stream.images.double() / 127.5 - 1
+    images = torch.cat([images, images.flip(3)]) if flip else images
+    expected = torch.cov(images.unfold(2, 4, 4).unfold(3, 4, 4).mean((4, 5)).flatten(1).T)
+    torch.testing.assert_close(training_covariance(recipe, stream), expected, atol=1e-6, rtol=0)
+    assert training_covariance(replace(recipe, covariance_side=0), stream) is None
+
+
+def test_a_run_stores_a_generator_whose_light_varies_as_in_its_pictures(tmp_path) -> None:
+    job = tiny_job(tiny_recipe("face-64", covariance_side=4), tmp_path)
+    free = replace(job, settings=replace(job.settings, run_dir=str(tmp_path / "free")))
+    for each in (replace(job, covariance=training_covariance(job.recipe, MadeUpImages(job.recipe))), free):
+        train(each)
+    matched, plain = load_snapshot(tmp_path).generator, load_snapshot(tmp_path / "free").generator
+    assert matched.to_range[1].change.abs().max() > 0.01 and not plain.to_range[1].change.any()
+    weights = {name for name, _ in plain.named_parameters()}
+    assert all(torch.equal(matched.state_dict()[name], plain.state_dict()[name]) for name in weights)
+    z = torch.randn(8, 128, generator=seeded())
+    assert 0.01 < (matched(z) - plain(z)).abs().max() < 0.5
+
+
+def test_what_begins_from_a_matched_generator_trains_on_images_as_they_come(tmp_path) -> None:
+    job = tiny_job(tiny_recipe("face-64", covariance_side=4), tmp_path)
+    train(replace(job, covariance=training_covariance(job.recipe, MadeUpImages(job.recipe))))
+    state = State(job.recipe, 1, job.machine)
+    begin_from(state, tmp_path)
+    assert not state.generator.to_range[1].change.any() and not state.average.to_range[1].change.any()
+
+
+def test_ranks_do_not_send_each_other_what_no_step_changes() -> None:
+    sent = {
+        side: sum(b.numel() for b in State(recipe, 0, tiny_job(recipe, "x").machine).buffers())
+        for side in (0, 4)
+        for recipe in [tiny_recipe("face-64", covariance_side=side)]
+    }
+    assert sent[0] == sent[4] > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "words"), [("face-64", 3, "expected one of: 0, 2, 4, 8, 16"), ("mlp-64", 4, "that have one: dcgan")]
+)
+def test_a_side_that_cannot_be_is_refused(name: str, side: int, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        check_network(tiny_recipe(name, covariance_side=side))
+    assert build_generator(tiny_recipe("face-64", covariance_side=0)).to_range.__class__ is torch.nn.Tanh
