@@ -1,4 +1,4 @@
-"""Light and tints of what is stored, matched to the training pictures: the map, the layer, the way through a run."""
+"""Light and tints of what is stored, matched to the training pictures: the map, the layer, a run's way through."""
 
 from dataclasses import replace
 
@@ -61,7 +61,8 @@ def test_light_varies_as_wanted_afterwards(scale: float) -> None:
     images, layer = waves(4000, 0.1, 2), matched_layer()
     small = small_images(images, layer.side)
     layer.match(small, scale**2 * torch.cov(small.double().T))
-    torch.testing.assert_close(small_images(layer(images), layer.side).std(), scale * small.std(), rtol=0.01, atol=0)
+    after = small_images(layer(images), layer.side)
+    torch.testing.assert_close(after.std(), scale * small.std(), rtol=0.01, atol=0)
 
 
 def test_what_is_no_light_stays_and_the_range_is_kept() -> None:
@@ -123,7 +124,8 @@ def test_ranks_do_not_send_each_other_what_no_step_changes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "side", "words"), [("face-64", 3, "expected one of: 0, 2, 4, 8, 16"), ("mlp-64", 4, "that have one: dcgan")]
+    ("name", "side", "words"),
+    [("face-64", 3, "expected one of: 0, 2, 4, 8, 16"), ("mlp-64", 4, "that have one: dcgan")],
 )
 def test_a_side_that_cannot_be_is_refused(name: str, side: int, words: str) -> None:
     with pytest.raises(UsageError, match=words):

@@ -147,10 +147,8 @@ def _operation(layer: Layer, index: int, program: Program, extra: dict[str, Any]
     if op == "reshape":
         return [("Reshape", [constant("shape", [-1, *layer["shape"]])], {})]
     if op == "instance":
-        each = [
-            constant(role, [number] * layer["shape"][0], np.float32) for role, number in (("ones", 1), ("zeros", 0))
-        ]
-        return [("InstanceNormalization", each, {"epsilon": layer["eps"]})]
+        each = [constant(role, [k] * layer["shape"][0], np.float32) for k, role in enumerate(("zeros", "ones"))]
+        return [("InstanceNormalization", each[::-1], {"epsilon": layer["eps"]})]
     if op == "mean":
         return [("AveragePool", [], {role: [layer["factor"]] * 2 for role in ("kernel_shape", "strides")})]
     if op == "clip":

@@ -14,7 +14,7 @@ PICTURES = 8192  # at most; 0.8 % of error in a direction's deviation
 def training_covariance(recipe: Recipe, stream: Stream) -> Tensor | None:
     """(d, d) float64, of the first 8,192 pictures in the training's own order; None where the recipe has no use.
 
-    d = channels * covariance_side ** 2, values in the recipe's range. With `flip`, each picture counts mirrored too.
+    d = channels * covariance_side ** 2, values in the recipe's range. With `flip`, each counts mirrored too.
     """
     if not recipe.covariance_side:
         return None
