@@ -21,15 +21,18 @@ from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from facegan import recipes, sampling
 from facegan.errors import FaceganError
 from facegan.export import html, terms
 from facegan.export.generator import Generator
 from facegan.export.lower import Program, lower
+from facegan.export.matched import bilinear
 from facegan.export.rounding import round_weights
 from facegan.metrics import Measurement, record
 from facegan.networks import build_generator
+from facegan.networks.covariance import MOST, MatchedCovariance
 from facegan.recipes import Recipe
 from facegan.run.snapshot import Snapshot, load_snapshot, write_snapshot
 from jobs.cli import main
@@ -44,7 +47,8 @@ SHOWN: dict[str, dict[str, object]] = {
     "wgan-gp-64": {"ngf": 8},
     "dcgan-128": {"ngf": 4},
 }
-DRAWN = [*SHOWN.items(), ("face-64", {"ngf": 4, "generator_norm": "instance"})]
+LIGHT: dict[str, object] = {"ngf": 4, "covariance_side": 16, "value_range": "sigmoid"}
+DRAWN = [*SHOWN.items(), ("face-64", {"ngf": 4, "generator_norm": "instance"}), ("face-64", LIGHT)]
 NASTY = "<script>alert(1)</script>\"'&{{7*7}}"
 
 
@@ -66,7 +70,16 @@ def make_generator(recipe: Recipe) -> nn.Module:
         generator(z)
         hook.remove()
         layer.weight.div_(found[0].std())
+    for matched in (m for m in generator.modules() if isinstance(m, MatchedCovariance)):
+        change_light(matched)
     return generator
+
+
+def change_light(layer: MatchedCovariance) -> None:
+    """As after a training: symmetric, its eigenvalues spread over those that are possible."""
+    vectors, _ = torch.linalg.qr(torch.randn(layer.change.shape))
+    layer.change.copy_((vectors * torch.empty(len(vectors)).uniform_(1 / MOST - 1, MOST - 1)) @ vectors.T)
+    layer.mean.normal_(0, 0.5)
 
 
 def make_run(path: Path, name: str, source: str = "faces", **values: object) -> Path:
@@ -91,6 +104,33 @@ def test_the_lowered_layers_draw_what_the_generator_draws(name: str) -> None:
     assert program.shape == (recipe.channels, *recipe.resolution)
     assert torch.allclose(run_program(program, z), generator(z), atol=2e-5)
     assert not any("running" in tensor for tensor in program.tensors)
+
+
+def test_matched_light_is_lowered_and_clipped() -> None:
+    recipe = recipes.from_values("face-64", {"ngf": 4})
+    generator, z = make_generator(recipe), sampling.latents(0, 4, recipe.latent_dim)
+    matched = generator.to_range[1]
+    matched.change.mul_(10)  # so far that some is beyond white
+    program = lower(generator, recipe.latent_dim)
+    images = run_program(program, z)
+    assert torch.allclose(images, generator(z), atol=1e-4)
+    assert (images == 1).any() and (images == -1).any()
+    matched.change.zero_()
+    unmatched = lower(generator, recipe.latent_dim)
+    assert (images - run_program(unmatched, z)).abs().mean() > 0.05
+    assert unmatched.layers == program.layers[: len(unmatched.layers)] and unmatched.layers[-1]["op"] == "tanh"
+    kernel = program.layers[-3]["weight"]
+    assert torch.equal(round_weights(program, 3).program.tensors[kernel], program.tensors[kernel])
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3, 4, 8])
+def test_a_transposed_convolution_enlarges_bilinearly_up_to_the_border(factor: int) -> None:
+    maps, layer = torch.randn(2, 3, 5, 5), bilinear(3, factor)
+    padded = F.pad(maps, (1, 1, 1, 1), mode="replicate")
+    large = F.conv_transpose2d(padded, layer["weight"], layer["bias"], layer["stride"], layer["padding"])
+    want = F.interpolate(maps, scale_factor=factor, mode="bilinear", align_corners=False)
+    assert large.shape == (2, 3, 5 * factor, 5 * factor)
+    assert torch.allclose(large, want, atol=1e-6)
 
 
 def test_sums_of_two_ways_are_lowered() -> None:

@@ -6,20 +6,18 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from facegan.networks.covariance import MatchedCovariance
 
-
-def matched(emit: Callable[..., int], source: int, module: MatchedCovariance) -> int:
-    """The last of the layers emitted; `source` and none of them where the module changes nothing."""
+def matched(emit: Callable[..., int], source: int, module: Any) -> int:
+    """The last of the layers emitted; `source` and none of them where the `MatchedCovariance` changes nothing."""
     if not module.change.any():
         return source
     channels, side, factor = module.channels, module.side, module.factor
     whole = channels, side * factor, side * factor
     small = emit("mean", source, shape=(channels, side, side), factor=factor)
     flat = emit("reshape", small, shape=(channels * side * side,))
-    rows = torch.cat([module.change, -(module.mean @ module.change)[None]]).unflatten(1, (channels, side, side))
+    rows = torch.cat([module.change, -(module.mean @ module.change)[None]]).view(-1, channels, side, side)
     padded = F.pad(rows, (1, 1, 1, 1), mode="replicate").flatten(1)  # what is beyond the border is as the border
-    change = emit("dense", flat, shape=padded[0].shape, weight=padded[:-1].T, bias=padded[-1], exact=True)
+    change = emit("dense", flat, shape=padded[0].shape, weight=padded[:-1].T, bias=padded[-1])
     squares = emit("reshape", change, shape=(channels, side + 2, side + 2))
     large = emit("transposed", squares, shape=whole, **bilinear(channels, factor), exact=True)
     changed = emit("add", source, large, shape=whole)
