@@ -18,9 +18,9 @@ from facegan.run.checkpoint import checkpoint_folders
 from facegan.run.machine import Machine
 from facegan.run.outcome import Outcome
 from facegan.run.settings import RunSettings, current
-from facegan.train.covariance import training_covariance
 from facegan.train.job import Job, Row
 from facegan.train.loop import train
+from facegan.train.moments import training_moments
 from jobs.chosen import first_images, held_out_images, holding_out
 from jobs.data import Data, describe_data, open_data
 from jobs.measuring import during_training
@@ -83,7 +83,7 @@ def _train(data: Data, recipe: Recipe, settings: RunSettings, sources: dict[str,
                 held_out=held_out_images(data.main, settings),
                 progress=progress,
                 evaluate=measure,
-                covariance=training_covariance(recipe, first),
+                moments=training_moments(recipe, first),
             )
         )
 

@@ -32,7 +32,7 @@ from facegan.export.matched import bilinear
 from facegan.export.rounding import round_weights
 from facegan.metrics import Measurement, record
 from facegan.networks import build_generator
-from facegan.networks.covariance import MOST, MatchedCovariance
+from facegan.networks.moments import MOST, MatchedMoments
 from facegan.recipes import Recipe
 from facegan.run.snapshot import Snapshot, load_snapshot, write_snapshot
 from jobs.cli import main
@@ -47,7 +47,7 @@ SHOWN: dict[str, dict[str, object]] = {
     "wgan-gp-64": {"ngf": 8},
     "dcgan-128": {"ngf": 4},
 }
-LIGHT: dict[str, object] = {"ngf": 4, "covariance_side": 16, "value_range": "sigmoid"}
+LIGHT: dict[str, object] = {"ngf": 4, "moments_side": 16, "value_range": "sigmoid"}
 DRAWN = [*SHOWN.items(), ("face-64", {"ngf": 4, "generator_norm": "instance"}), ("face-64", LIGHT)]
 NASTY = "<script>alert(1)</script>\"'&{{7*7}}"
 
@@ -70,16 +70,16 @@ def make_generator(recipe: Recipe) -> nn.Module:
         generator(z)
         hook.remove()
         layer.weight.div_(found[0].std())
-    for matched in (m for m in generator.modules() if isinstance(m, MatchedCovariance)):
+    for matched in (m for m in generator.modules() if isinstance(m, MatchedMoments)):
         change_light(matched)
     return generator
 
 
-def change_light(layer: MatchedCovariance) -> None:
+def change_light(layer: MatchedMoments) -> None:
     """As after a training: symmetric, its eigenvalues spread over those that are possible."""
     vectors, _ = torch.linalg.qr(torch.randn(layer.change.shape))
     layer.change.copy_((vectors * torch.empty(len(vectors)).uniform_(1 / MOST - 1, MOST - 1)) @ vectors.T)
-    layer.mean.normal_(0, 0.5)
+    layer.bias.normal_(0, 0.05)
 
 
 def make_run(path: Path, name: str, source: str = "faces", **values: object) -> Path:
@@ -110,12 +110,12 @@ def test_matched_light_is_lowered_and_clipped() -> None:
     recipe = recipes.from_values("face-64", {"ngf": 4})
     generator, z = make_generator(recipe), sampling.latents(0, 4, recipe.latent_dim)
     matched = generator.to_range[1]
-    matched.change.mul_(10)  # so far that some is beyond white
+    matched.change.mul_(20)  # so far that some is beyond white
     program = lower(generator, recipe.latent_dim)
     images = run_program(program, z)
     assert torch.allclose(images, generator(z), atol=1e-4)
     assert (images == 1).any() and (images == -1).any()
-    matched.change.zero_()
+    matched.leave()
     unmatched = lower(generator, recipe.latent_dim)
     assert (images - run_program(unmatched, z)).abs().mean() > 0.05
     assert unmatched.layers == program.layers[: len(unmatched.layers)] and unmatched.layers[-1]["op"] == "tanh"

@@ -15,8 +15,8 @@ from torch import Tensor, fx, nn
 from facegan.errors import FaceganError
 from facegan.export.generator import Generator
 from facegan.export.matched import matched
-from facegan.networks.covariance import MatchedCovariance
 from facegan.networks.layers import SelfModulation
+from facegan.networks.moments import MatchedMoments
 from facegan.networks.resampling import UpConv2d
 from facegan.sampling import latents
 
@@ -34,7 +34,7 @@ KNOWN = (
     nn.Sigmoid,
     nn.Identity,
     SelfModulation,
-    MatchedCovariance,
+    MatchedMoments,
 )
 RESHAPES = ("view", "reshape", "unflatten", "flatten")
 
@@ -121,7 +121,7 @@ class _Lowering:
             (nn.Tanh, lambda: self.emit("tanh", source, shape=self.shapes[source])),
             (nn.Sigmoid, lambda: self.emit("sigmoid", source, shape=self.shapes[source])),
             (SelfModulation, lambda: self.modulation(source, self.values[node.all_input_nodes[1]], module)),
-            (MatchedCovariance, lambda: matched(self.emit, source, module)),
+            (MatchedMoments, lambda: matched(self.emit, source, module)),
         ]
         for kind, handler in handlers:
             if isinstance(module, kind):

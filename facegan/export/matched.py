@@ -1,4 +1,4 @@
-"""`MatchedCovariance` as plain layers: means of blocks, a matrix product, bilinear enlarging as a convolution."""
+"""`MatchedMoments` as plain layers: means of blocks, a matrix product, bilinear enlarging as a convolution."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,14 +8,14 @@ from torch.nn import functional as F
 
 
 def matched(emit: Callable[..., int], source: int, module: Any) -> int:
-    """The last of the layers emitted; `source` and none of them where the `MatchedCovariance` changes nothing."""
-    if not module.change.any():
+    """The last of the layers emitted; `source` and none of them where the `MatchedMoments` changes nothing."""
+    if not module.change.any() and not module.bias.any():
         return source
     channels, side, factor = module.channels, module.side, module.factor
     whole = channels, side * factor, side * factor
     small = emit("mean", source, shape=(channels, side, side), factor=factor)
     flat = emit("reshape", small, shape=(channels * side * side,))
-    rows = torch.cat([module.change, -(module.mean @ module.change)[None]]).view(-1, channels, side, side)
+    rows = torch.cat([module.change, module.bias[None]]).view(-1, channels, side, side)
     padded = F.pad(rows, (1, 1, 1, 1), mode="replicate").flatten(1)  # what is beyond the border is as the border
     change = emit("dense", flat, shape=padded[0].shape, weight=padded[:-1].T, bias=padded[-1])
     squares = emit("reshape", change, shape=(channels, side + 2, side + 2))

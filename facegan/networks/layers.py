@@ -12,7 +12,7 @@ from torch.nn.utils import parametrizations
 
 from facegan.errors import UsageError
 from facegan.networks.convolution import Conv2d, ConvTranspose2d, without_autocast
-from facegan.networks.covariance import MatchedCovariance
+from facegan.networks.moments import MatchedMoments
 from facegan.networks.resampling import UpConv2d
 from facegan.recipes.base import Recipe
 from facegan.recipes.checks import MINIBATCH_GROUP
@@ -72,11 +72,11 @@ def activation(slope: float) -> nn.Module:
 
 
 def to_range(recipe: Recipe) -> nn.Module:
-    """The generator's end: Tanh for images in [-1, 1], Sigmoid for [0, 1]; their covariance matched behind it."""
+    """The generator's end: Tanh for images in [-1, 1], Sigmoid for [0, 1]; their moments matched behind it."""
     low, last = (0.0, nn.Sigmoid()) if recipe.value_range == "sigmoid" else (-1.0, nn.Tanh())
-    if not recipe.covariance_side:
+    if not recipe.moments_side:
         return last
-    matched = MatchedCovariance(recipe.channels, recipe.covariance_side, recipe.resolution.height, low, 1.0)
+    matched = MatchedMoments(recipe.channels, recipe.moments_side, recipe.resolution.height, low, 1.0)
     return nn.Sequential(last, matched)
 
 

@@ -102,8 +102,8 @@ class Recipe:
     minibatch_per_map: bool = _off(False, "minibatch_std: a deviation of each map instead of one number")
     full_size_stage: bool = _off(False, "one more stage of the generator, at the image's own size")
     self_modulation: bool = _off(False, "z also scales and shifts every map of the generator (Chen et al. 2019)")
-    covariance_side: int = _off(
-        0, "stored generators: side of the small images whose covariance is matched to the pictures'; 0 is off"
+    moments_side: int = _off(
+        0, "stored generators: side of the small images whose moments are matched to the pictures'; 0 is off"
     )
 
     # Losses and penalties

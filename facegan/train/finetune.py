@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from facegan import recipes
 from facegan.errors import FaceganError
-from facegan.networks.covariance import MatchedCovariance
+from facegan.networks.moments import MatchedMoments
 from facegan.recipes import Recipe
 from facegan.run.checkpoint import below, newest_checkpoint
 from facegan.run.snapshot import Snapshot, load_snapshot, run_folder
@@ -16,7 +16,7 @@ from facegan.train.state import State
 SHAPING = (
     *("resolution", "channels", "network", "latent_dim", "ngf", "ndf", "kernel", "first_stride", "upsample"),
     *("critic_norm", "generator_norm", "spectral_norm", "minibatch_std", "minibatch_per_map"),
-    *("full_size_stage", "self_modulation", "covariance_side"),
+    *("full_size_stage", "self_modulation", "moments_side"),
 )
 
 
@@ -52,7 +52,7 @@ def _take(network: nn.Module, weights: dict[str, Tensor], which: str, snapshot: 
             )
     network.load_state_dict(weights)
     for layer in network.modules():
-        if isinstance(layer, MatchedCovariance):
+        if isinstance(layer, MatchedMoments):
             layer.leave()
 
 

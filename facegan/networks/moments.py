@@ -1,0 +1,94 @@
+"""Light and tints of whole images as in photographs: mean and covariance of images made small, matched.
+
+What D tells G of brightness and colour is noisy, and an average of weights varies less than the weights do, so of
+a generator's images made 8 px small some directions vary too little and others too much. In a training images stay
+as they come. For the generator that is stored and shown, the moments of its own small images are measured, and the
+affine map that takes them to the training pictures' with the least change is the network's last layer (as Pitie and
+Kokaram 2007, doi:10.1049/cp:20070055, transfer colours; Olkin and Pukelsheim 1982).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# At most: a generator that has failed stays recognisable.
+MOST = 1.25  # times which any direction is stretched or shrunk
+FARTHEST = 0.025  # of the range, by which a mean is moved
+
+
+class Moments(NamedTuple):
+    """Of small images of d = C * side * side numbers, in the generator's range: float64, on the host."""
+
+    mean: Tensor  # (d,)
+    covariance: Tensor  # (d, d)
+
+
+class MatchedMoments(nn.Module):
+    """Images (B, C, H, W) between `low` and `high`, their light changed by an affine function of small images.
+
+    side: of the small images, in blocks' means. Until `match`, and in training, nothing is changed.
+    """
+
+    change: Tensor  # (d, d)
+    bias: Tensor  # (d,)
+
+    def __init__(self, channels: int, side: int, height: int, low: float, high: float) -> None:
+        super().__init__()
+        self.channels, self.side, self.factor, self.low, self.high = channels, side, height // side, low, high
+        d = channels * side * side
+        self.register_buffer("change", torch.zeros(d, d))
+        self.register_buffer("bias", torch.zeros(d))
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training:
+            return images
+        change = small_images(images, self.side) @ self.change + self.bias
+        maps = change.view(-1, self.channels, self.side, self.side)
+        large = F.interpolate(maps, scale_factor=self.factor, mode="bilinear")
+        return (images + large.to(images.dtype)).clamp(self.low, self.high)
+
+    def leave(self) -> None:
+        """Leave images as they come."""
+        self.change.zero_()
+        self.bias.zero_()
+
+    def match(self, small: Tensor, wanted: Moments) -> None:
+        """Take a generator's small images (n, d), n > 1, to the moments `wanted`, as far as the bounds let it."""
+        found = moments(small)
+        farthest = FARTHEST * (self.high - self.low)
+        shift = (wanted.mean - found.mean).clamp(-farthest, farthest)
+        change = linear_transport(found.covariance, wanted.covariance) - torch.eye(len(shift), dtype=shift.dtype)
+        self.change.copy_(change)
+        self.bias.copy_(shift - found.mean @ change)
+
+
+def small_images(images: Tensor, side: int) -> Tensor:
+    """(B, C, H, W), H and W multiples of `side` -> means of blocks (B, C * side * side), float32."""
+    small: Tensor = F.avg_pool2d(images.float(), (images.shape[2] // side, images.shape[3] // side))
+    return small.flatten(1)
+
+
+def moments(small: Tensor) -> Moments:
+    """Of (n, d) small images."""
+    small = small.double().cpu()
+    return Moments(small.mean(0), torch.cov(small.T))
+
+
+def linear_transport(found: Tensor, wanted: Tensor) -> Tensor:
+    """The symmetric A with A found A = wanted, (d, d) float64, its eigenvalues kept within 1/1.25 and 1.25.
+
+    Of all linear maps that take zero-mean Gaussians of the one covariance to the other it moves least.
+    """
+    root, inverse = _power(found, 0.5), _power(found, -0.5)
+    values, vectors = torch.linalg.eigh(inverse @ _power(root @ wanted @ root, 0.5) @ inverse)
+    transport: Tensor = (vectors * values.clamp(1 / MOST, MOST)) @ vectors.T
+    return transport
+
+
+def _power(covariance: Tensor, exponent: float) -> Tensor:
+    values, vectors = torch.linalg.eigh(covariance)
+    least = values.amax().clamp_min(1e-12) * 1e-9  # directions that do not vary at all
+    power: Tensor = (vectors * values.clamp_min(least) ** exponent) @ vectors.T
+    return power
