@@ -65,8 +65,9 @@ class MatchedMoments(nn.Module):
 
 
 def small_images(images: Tensor, side: int) -> Tensor:
-    """(B, C, H, W), H and W multiples of `side` -> means of blocks (B, C * side * side), float32."""
-    small: Tensor = F.avg_pool2d(images.float(), (images.shape[2] // side, images.shape[3] // side))
+    """(B, C, H, W), H and W multiples of `side` -> means of blocks (B, C * side * side), in float32 at least."""
+    exact = images if images.dtype == torch.float64 else images.float()
+    small: Tensor = F.avg_pool2d(exact, (images.shape[2] // side, images.shape[3] // side))
     return small.flatten(1)
 
 
