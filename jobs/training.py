@@ -20,7 +20,6 @@ from facegan.run.outcome import Outcome
 from facegan.run.settings import RunSettings, current
 from facegan.train.job import Job, Row
 from facegan.train.loop import train
-from facegan.train.moments import training_moments
 from jobs.chosen import first_images, held_out_images, holding_out
 from jobs.data import Data, describe_data, open_data
 from jobs.measuring import during_training
@@ -69,7 +68,6 @@ def _train(data: Data, recipe: Recipe, settings: RunSettings, sources: dict[str,
     stream = Stream(images, recipe.batch_size, settings.seed, *ranks, order=order, streams=streams)
     _warn_of_remapping(stream)
     measure = during_training(data.main, recipe, settings, machine.device) if settings.eval_kimg else None
-    first = Stream(images, recipe.batch_size, settings.seed, order=stream.order)
     with _ShownProgress(recipe.name, is_shown=machine.is_main) as progress:
         return train(
             Job(
@@ -83,7 +81,6 @@ def _train(data: Data, recipe: Recipe, settings: RunSettings, sources: dict[str,
                 held_out=held_out_images(data.main, settings),
                 progress=progress,
                 evaluate=measure,
-                moments=training_moments(recipe, first),
             )
         )
 

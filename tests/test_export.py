@@ -47,7 +47,7 @@ SHOWN: dict[str, dict[str, object]] = {
     "wgan-gp-64": {"ngf": 8},
     "dcgan-128": {"ngf": 4},
 }
-LIGHT: dict[str, object] = {"ngf": 4, "moments_side": 16, "value_range": "sigmoid"}
+LIGHT: dict[str, object] = {"ngf": 4, "moments_side": 4, "value_range": "sigmoid"}
 DRAWN = [*SHOWN.items(), ("face-64", {"ngf": 4, "generator_norm": "instance"}), ("face-64", LIGHT)]
 NASTY = "<script>alert(1)</script>\"'&{{7*7}}"
 

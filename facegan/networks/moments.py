@@ -55,8 +55,15 @@ class MatchedMoments(nn.Module):
         self.bias.zero_()
 
     def match(self, small: Tensor, wanted: Moments) -> None:
-        """Take a generator's small images (n, d), n > 1, to the moments `wanted`, as far as the bounds let it."""
+        """Take a generator's small images (n, d) to the moments `wanted`, as far as the bounds let it.
+
+        What is changed is enlarged: of the coarsest light all arrives, of the finest, from one block to the next, a
+        half to a quarter. Images that are not finite are left alone.
+        """
         found = moments(small)
+        if not found.covariance.isfinite().all():
+            self.leave()
+            return
         farthest = FARTHEST * (self.high - self.low)
         shift = (wanted.mean - found.mean).clamp(-farthest, farthest)
         change = linear_transport(found.covariance, wanted.covariance) - torch.eye(len(shift), dtype=shift.dtype)
@@ -74,7 +81,7 @@ def small_images(images: Tensor, side: int) -> Tensor:
 def moments(small: Tensor) -> Moments:
     """Of (n, d) small images."""
     small = small.double().cpu()
-    return Moments(small.mean(0), torch.cov(small.T))
+    return Moments(small.mean(0), torch.cov(small.T, correction=0))
 
 
 def linear_transport(found: Tensor, wanted: Tensor) -> Tensor:
@@ -82,14 +89,15 @@ def linear_transport(found: Tensor, wanted: Tensor) -> Tensor:
 
     Of all linear maps that take zero-mean Gaussians of the one covariance to the other it moves least.
     """
-    root, inverse = _power(found, 0.5), _power(found, -0.5)
-    values, vectors = torch.linalg.eigh(inverse @ _power(root @ wanted @ root, 0.5) @ inverse)
+    least = torch.linalg.eigvalsh(found).amax().clamp_min(1e-12) * 1e-9  # what varies less does not vary at all
+    root, inverse = _power(found, 0.5, least), _power(found, -0.5, least)
+    product = root @ wanted @ root  # of two variances: its least are the squares of theirs
+    values, vectors = torch.linalg.eigh(inverse @ _power(product, 0.5, least**2 * 1e-3) @ inverse)
     transport: Tensor = (vectors * values.clamp(1 / MOST, MOST)) @ vectors.T
     return transport
 
 
-def _power(covariance: Tensor, exponent: float) -> Tensor:
+def _power(covariance: Tensor, exponent: float, least: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(covariance)
-    least = values.amax().clamp_min(1e-12) * 1e-9  # directions that do not vary at all
     power: Tensor = (vectors * values.clamp_min(least) ** exponent) @ vectors.T
     return power

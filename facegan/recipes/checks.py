@@ -60,7 +60,7 @@ CHOICES = {
     "instance_noise_on": ("both", "real"),
     "channels": (1, 3),
     "first_stride": (2, 4),
-    "moments_side": (0, 2, 4, 8, 16),
+    "moments_side": (0, 2, 4, 8),
 }
 
 AT_LEAST_ONE = (

@@ -6,7 +6,6 @@ from torch import Tensor, nn
 
 from facegan import recipes
 from facegan.errors import FaceganError
-from facegan.networks.moments import MatchedMoments
 from facegan.recipes import Recipe
 from facegan.run.checkpoint import below, newest_checkpoint
 from facegan.run.snapshot import Snapshot, load_snapshot, run_folder
@@ -16,8 +15,9 @@ from facegan.train.state import State
 SHAPING = (
     *("resolution", "channels", "network", "latent_dim", "ngf", "ndf", "kernel", "first_stride", "upsample"),
     *("critic_norm", "generator_norm", "spectral_norm", "minibatch_std", "minibatch_per_map"),
-    *("full_size_stage", "self_modulation", "moments_side"),
+    *("full_size_stage", "self_modulation"),
 )
+FITTED = "to_range."  # what a network has behind its weights, fitted anew whenever it is stored
 
 
 def begin_from(state: State, path: Path) -> str:
@@ -41,7 +41,8 @@ def begin_from(state: State, path: Path) -> str:
 
 
 def _take(network: nn.Module, weights: dict[str, Tensor], which: str, snapshot: Snapshot) -> None:
-    own = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    weights = {name: value for name, value in weights.items() if not name.startswith(FITTED)}
+    own = {n: tuple(value.shape) for n, value in network.state_dict().items() if not n.startswith(FITTED)}
     given = {name: tuple(value.shape) for name, value in weights.items()}
     for name in sorted(own.keys() | given.keys()):
         if own.get(name) != given.get(name):
@@ -50,10 +51,7 @@ def _take(network: nn.Module, weights: dict[str, Tensor], which: str, snapshot: 
                 f"{given.get(name, 'missing')}, expected {own.get(name, 'none')}; train what it was made by: "
                 f"{_networks(snapshot.recipe)}"
             )
-    network.load_state_dict(weights)
-    for layer in network.modules():
-        if isinstance(layer, MatchedMoments):
-            layer.leave()
+    network.load_state_dict(weights, strict=False)
 
 
 def _networks(recipe: Recipe) -> str:

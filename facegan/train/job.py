@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from facegan.networks.moments import Moments
 from facegan.recipes import Recipe
 from facegan.run.machine import Machine
 from facegan.run.settings import RunSettings
@@ -29,7 +28,6 @@ class Job:
     sources: dict[str, str] = field(default_factory=dict)  # where each value of the configuration came from
     real: Tensor | None = None  # (n, C, H, W) uint8 for the grid of real images
     held_out: Tensor | None = None  # (n, C, H, W) uint8 not trained on, for the held-out losses
-    moments: Moments | None = None  # of the training pictures made small, for recipes with moments_side
     # After every step with an empty row, and with each line of stats: (nimg, total, row).
     progress: Callable[[int, int, Row], None] = lambda nimg, total, row: None
     evaluate: Callable[[torch.nn.Module, int], Row] | None = None  # metrics of a generator, all ranks

@@ -140,7 +140,7 @@ class Journal:
     def _shown(self, nimg: int) -> nn.Module:
         """The generator as it is shown at position `nimg`, made once for grid, metrics and snapshot."""
         if self._shown_at[0] != nimg:
-            self._shown_at = nimg, self.state.shown_generator(self.job.moments)
+            self._shown_at = nimg, self.state.shown_generator()
         return self._shown_at[1]
 
     def _write(self, nimg: int, row: Row) -> None:

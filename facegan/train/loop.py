@@ -25,6 +25,7 @@ from facegan.train.feed import Feed
 from facegan.train.finetune import begin_from
 from facegan.train.job import Job
 from facegan.train.journal import Journal
+from facegan.train.moments import training_moments
 from facegan.train.state import State
 from facegan.train.step import Step
 
@@ -163,8 +164,10 @@ class _Run:
             check_resume(checkpoint.meta["config"], job.recipe, job.settings, job.data)
             self.state.load(checkpoint.tensors)
             self.nimg = self.saved_nimg = checkpoint.nimg
-        elif job.settings.init_from:
-            log.info("%s", begin_from(self.state, Path(job.settings.init_from)))
+        else:
+            self.state.moments = training_moments(job.recipe, job.stream, job.machine)
+            if job.settings.init_from:
+                log.info("%s", begin_from(self.state, Path(job.settings.init_from)))
         self.journal.open(self.nimg, float(checkpoint.meta["seconds"]) if checkpoint else 0.0)
         self._say_hello(checkpoint)
         job.machine.wait()

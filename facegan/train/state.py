@@ -40,9 +40,10 @@ class State:
         self.latent_dim = recipe.latent_dim
         self.chance = torch.zeros((), device=machine.device)  # of augmentation, where the recipe adapts it
         self.target, self.chance_step = recipe.augment_target, recipe.batch_size / recipe.augment_kimg / 1000
+        self.moments: Moments | None = None  # of the training pictures, for recipes with moments_side
         self.meter = Meter(machine.device)
 
-    def shown_generator(self, moments: Moments | None = None) -> nn.Module:
+    def shown_generator(self) -> nn.Module:
         """The generator to draw, store and measure: the averaged one where the recipe has it, in eval mode.
 
         Its BatchNorm statistics are measured for its weights, so that it is the same on all ranks, and its images'
@@ -51,7 +52,7 @@ class State:
         """
         trained = self.generator if self.average is None else self.average
         self._shown.load_state_dict(trained.state_dict())
-        set_standing_statistics(self._shown, self.latent_dim, moments)
+        set_standing_statistics(self._shown, self.latent_dim, self.moments)
         return self._shown
 
     def network(self, which: str) -> nn.Module:
@@ -112,6 +113,8 @@ class State:
                 tensors[f"{which}.optimizer/{key}/{slot}"] = value
         if self.target:
             tensors["augment/chance"] = self.chance
+        if self.moments:
+            tensors |= {f"moments/{key}": value for key, value in self.moments._asdict().items()}
         return tensors | {f"meter/{key}": value for key, value in self.meter.tensors().items()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
@@ -122,6 +125,8 @@ class State:
             self._load_optimizer(which, below(tensors, f"{which}.optimizer"))
         if self.target:
             self.chance.copy_(tensors["augment/chance"])
+        moments = below(tensors, "moments")
+        self.moments = Moments(**moments) if moments else None
         self.meter.load(below(tensors, "meter"))
 
     def weights(self) -> list[Tensor]:
