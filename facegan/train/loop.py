@@ -164,11 +164,11 @@ class _Run:
             check_resume(checkpoint.meta["config"], job.recipe, job.settings, job.data)
             self.state.load(checkpoint.tensors)
             self.nimg = self.saved_nimg = checkpoint.nimg
-        else:
-            self.state.moments = training_moments(job.recipe, job.stream, job.machine)
-            if job.settings.init_from:
-                log.info("%s", begin_from(self.state, Path(job.settings.init_from)))
+        elif job.settings.init_from:
+            log.info("%s", begin_from(self.state, Path(job.settings.init_from)))
         self.journal.open(self.nimg, float(checkpoint.meta["seconds"]) if checkpoint else 0.0)
+        if checkpoint is None:  # after the grid of the untrained generator, whose images stay as they come
+            self.state.moments = training_moments(job.recipe, job.stream, job.machine)
         self._say_hello(checkpoint)
         job.machine.wait()
 
