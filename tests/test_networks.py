@@ -414,11 +414,11 @@ def test_a_stage_at_full_size_is_what_makes_the_image(upsample: str) -> None:
 
 @pytest.mark.parametrize("kind", ["batch", "instance"])
 def test_under_instance_norm_no_image_depends_on_the_others_of_its_batch(kind: str) -> None:
-    generator = networks.build_generator(altered("face-64", generator_norm=kind, ngf=4)).train()
+    generator = networks.build_generator(altered("face-64", generator_norm=kind, ngf=4, moments_side=0)).train()
     z, others = torch.randn(4, 128), torch.randn(4, 128)
     alone, among = generator(z), generator(torch.cat([z, others]))[:4]
     assert torch.allclose(alone, among, atol=1e-6) is (kind == "instance")
-    assert any("running" in name for name, _ in generator.named_buffers()) is (kind == "batch")
+    assert any(True for _ in generator.buffers()) is (kind == "batch")
 
 
 def test_a_modulation_of_zeros_changes_no_image() -> None:
