@@ -232,7 +232,8 @@ def test_an_element_of_a_preprocess_requeues_itself_at_its_time_limit_if_anythin
     for folder in ("out/64/.parts", "out/.listing-0-0", "out/.listing-0-0.begun"):  # of earlier starts
         (here / folder).mkdir(parents=True)
         os.utime(here / folder, (1e9, 1e9))
-    work = f"touch {finished}; kill -{sent}; exec sleep 20"
+    slow = f"touch -d '1 minute ago' {Path(finished).parent}"  # the file server's clock is not the node's
+    work = f"touch {finished}; {slow}; kill -{sent}; exec sleep 20"
     answers_by_case(here, python=f'case "$*" in *"jobs preprocess"*) {work} ;; esac', squeue="echo RUNNING N/A")
     answering(here, "scontrol", "")
     array = {"JOB_ID": "50", "TASK_ID": "1", "TASK_COUNT": "2", "TASK_MIN": "0", "TASK_MAX": "1"}
