@@ -1,5 +1,6 @@
 """Progress of long jobs: few lines in a log, count, rate and time left, a bar on a terminal."""
 
+import contextlib
 import io
 import os
 import pty
@@ -60,14 +61,23 @@ def test_an_error_before_the_first_unit_prints_nothing() -> None:
     assert log.getvalue() == ""
 
 
+def until_hung_up(reader: int) -> str:
+    """All that a terminal was sent. One read may return a part of it: only the end says that there is no more."""
+    with os.fdopen(reader, "rb", buffering=0) as terminal:
+        parts = []
+        with contextlib.suppress(OSError):  # EIO is how a terminal tells that its other side is closed
+            while part := terminal.read(10_000):
+                parts.append(part)
+        return b"".join(parts).decode()
+
+
 def test_a_terminal_gets_a_bar() -> None:
     reader, writer = pty.openpty()
     termios.tcsetwinsize(writer, (24, 100))
     with os.fdopen(writer, "w") as terminal, Progress(4, "pictures", "preprocess", file=terminal) as progress:
         progress.update(4, rejected=1)
         progress.bar.refresh()
-    shown = os.read(reader, 10_000).decode()
-    os.close(reader)
+    shown = until_hung_up(reader)
     assert "preprocess" in shown
     assert "4/4" in shown
     assert "rejected=1" in shown
