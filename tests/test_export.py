@@ -33,6 +33,7 @@ from facegan.export.rounding import round_weights
 from facegan.metrics import Measurement, record
 from facegan.networks import build_generator
 from facegan.networks.moments import MOST, MatchedMoments
+from facegan.networks.spectrum import MatchedSpectrum
 from facegan.recipes import Recipe
 from facegan.run.snapshot import Snapshot, load_snapshot, write_snapshot
 from jobs.cli import main
@@ -72,6 +73,8 @@ def make_generator(recipe: Recipe) -> nn.Module:
         layer.weight.div_(found[0].std())
     for matched in (m for m in generator.modules() if isinstance(m, MatchedMoments)):
         change_light(matched)
+    for filter_ in (m for m in generator.modules() if isinstance(m, MatchedSpectrum)):
+        filter_.weight.normal_(0, 0.02)
     return generator
 
 
@@ -107,7 +110,7 @@ def test_the_lowered_layers_draw_what_the_generator_draws(name: str) -> None:
 
 
 def test_matched_light_is_lowered_and_clipped() -> None:
-    recipe = recipes.from_values("face-64", {"ngf": 4})
+    recipe = recipes.from_values("face-64", {"ngf": 4, "spectrum_kernel": 0})
     generator, z = make_generator(recipe), sampling.latents(0, 4, recipe.latent_dim)
     matched = generator.to_range[1]
     matched.change.mul_(20)  # so far that some is beyond white
@@ -121,6 +124,21 @@ def test_matched_light_is_lowered_and_clipped() -> None:
     assert unmatched.layers == program.layers[: len(unmatched.layers)] and unmatched.layers[-1]["op"] == "tanh"
     kernel = program.layers[-3]["weight"]
     assert torch.equal(round_weights(program, 3).program.tensors[kernel], program.tensors[kernel])
+
+
+def test_a_matched_spectrum_is_lowered_up_to_the_border_and_clipped() -> None:
+    recipe = recipes.from_values("face-64", {"ngf": 4, "moments_side": 0, "spectrum_kernel": 5})
+    generator, z = make_generator(recipe), sampling.latents(0, 4, recipe.latent_dim)
+    filter_ = generator.to_range[1]
+    filter_.weight.mul_(20)
+    program = lower(generator, recipe.latent_dim)
+    images = run_program(program, z)
+    assert torch.allclose(images, generator(z), atol=1e-4)
+    assert (images == 1).any() and (images == -1).any()
+    kernel = program.layers[-3]["weight"]
+    assert torch.equal(round_weights(program, 3).program.tensors[kernel], program.tensors[kernel])
+    filter_.leave()
+    assert lower(generator, recipe.latent_dim).layers[-1]["op"] == "tanh"
 
 
 @pytest.mark.parametrize("factor", [1, 2, 3, 4, 8])

@@ -146,6 +146,8 @@ function engine(model, bytes, memory, gemm) {
     sigmoid: (layer, x, y) => each(x, y, (value) => 1 / (1 + Math.exp(-value))),
     clip: ({ low, high }, x, y) => each(x, y, (value) => Math.min(Math.max(value, low), high)),
     upsample: (layer, x, y) => pixels(x, y, (r, c) => [Math.floor(r / layer.up), Math.floor(c / layer.up)]),
+    edges: ({ border }, x, y) => pixels(x, y, (r, c) => // the nearest pixel that there is
+      [Math.min(Math.max(r - border, 0), x.h - 1), Math.min(Math.max(c - border, 0), x.w - 1)]),
     crop: (layer, x, y) => pixels(x, y, (r, c) => [r + layer.from[0], c + layer.from[1]]),
     add: (layer, x, y, other) => both(x, y, other, (p, q) => p + q),
     multiply: (layer, x, y, other) => both(x, y, other, (p, q) => p * q),

@@ -70,6 +70,9 @@ class Generator(nn.Module):
         (top, left), (_, height, width) = layer["from"], layer["shape"]
         return x[:, :, top : top + height, left : left + width]
 
+    def edges(self, layer: dict[str, Any], x: Tensor) -> Tensor:
+        return F.pad(x, [layer["border"]] * 4, mode="replicate")
+
     def mean(self, layer: dict[str, Any], x: Tensor) -> Tensor:
         return F.avg_pool2d(x, layer["factor"])
 

@@ -149,12 +149,14 @@ def _operation(layer: Layer, index: int, program: Program, extra: dict[str, Any]
     if op == "instance":
         each = [constant(role, [k] * layer["shape"][0], np.float32) for k, role in enumerate(("zeros", "ones"))]
         return [("InstanceNormalization", each[::-1], {"epsilon": layer["eps"]})]
+    if op == "edges":
+        return [("Pad", [constant("border", [0, 0, *[layer["border"]] * 2] * 2)], {"mode": "edge"})]
     if op == "mean":
         return [("AveragePool", [], {role: [layer["factor"]] * 2 for role in ("kernel_shape", "strides")})]
     if op == "clip":
         return [("Clip", [constant(role, layer[role], np.float32) for role in ("low", "high")], {})]
-    plain = {"pointwise": "Identity", "add": "Add", "multiply": "Mul", "tanh": "Tanh", "sigmoid": "Sigmoid"}
-    return [enlarge()] if op == "upsample" else [(plain[op], [], {})]
+    return [enlarge()] if op == "upsample" else [(_PLAIN[op], [], {})]
 
 
+_PLAIN = {"pointwise": "Identity", "add": "Add", "multiply": "Mul", "tanh": "Tanh", "sigmoid": "Sigmoid"}
 _TRANSPOSED = (("strides", "stride", 2), ("pads", "padding", 4), ("output_padding", "more", 2))

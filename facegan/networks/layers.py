@@ -14,6 +14,7 @@ from facegan.errors import UsageError
 from facegan.networks.convolution import Conv2d, ConvTranspose2d, without_autocast
 from facegan.networks.moments import MatchedMoments
 from facegan.networks.resampling import UpConv2d
+from facegan.networks.spectrum import MatchedSpectrum
 from facegan.recipes.base import Recipe
 from facegan.recipes.checks import MINIBATCH_GROUP
 
@@ -72,12 +73,14 @@ def activation(slope: float) -> nn.Module:
 
 
 def to_range(recipe: Recipe) -> nn.Module:
-    """The generator's end: Tanh for images in [-1, 1], Sigmoid for [0, 1]; their moments matched behind it."""
+    """The generator's end: Tanh for images in [-1, 1], Sigmoid for [0, 1]; behind it what is fitted to pictures."""
     low, last = (0.0, nn.Sigmoid()) if recipe.value_range == "sigmoid" else (-1.0, nn.Tanh())
-    if not recipe.moments_side:
-        return last
-    matched = MatchedMoments(recipe.channels, recipe.moments_side, recipe.resolution.height, low, 1.0)
-    return nn.Sequential(last, matched)
+    fitted: list[nn.Module] = []
+    if recipe.moments_side:
+        fitted.append(MatchedMoments(recipe.channels, recipe.moments_side, recipe.resolution.height, low, 1.0))
+    if recipe.spectrum_kernel:
+        fitted.append(MatchedSpectrum(recipe.channels, recipe.spectrum_kernel, low, 1.0))
+    return nn.Sequential(last, *fitted) if fitted else last
 
 
 def down(inputs: int, outputs: int, kernel: int, *, bias: bool, stride: int = 2) -> nn.Conv2d:

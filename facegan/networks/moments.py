@@ -23,6 +23,7 @@ class Moments(NamedTuple):
 
     mean: Tensor  # (d,)
     covariance: Tensor  # (d, d)
+    spectrum: Tensor = torch.empty(0)  # of the images themselves (`facegan.networks.spectrum`); empty is not known
 
 
 class MatchedMoments(nn.Module):
@@ -84,8 +85,8 @@ def moments(small: Tensor) -> Moments:
     return Moments(small.mean(0), torch.cov(small.T, correction=0))
 
 
-def linear_transport(found: Tensor, wanted: Tensor) -> Tensor:
-    """The symmetric A with A found A = wanted, (d, d) float64, its eigenvalues kept within 1/1.25 and 1.25.
+def linear_transport(found: Tensor, wanted: Tensor, smallest: float = 1 / MOST, largest: float = MOST) -> Tensor:
+    """The symmetric A with A found A = wanted, (..., d, d) float64, its eigenvalues kept within the bounds.
 
     Of all linear maps that take zero-mean Gaussians of the one covariance to the other it moves least.
     """
@@ -93,11 +94,11 @@ def linear_transport(found: Tensor, wanted: Tensor) -> Tensor:
     root, inverse = _power(found, 0.5, least), _power(found, -0.5, least)
     product = root @ wanted @ root  # of two variances: its least are the squares of theirs
     values, vectors = torch.linalg.eigh(inverse @ _power(product, 0.5, least**2 * 1e-3) @ inverse)
-    transport: Tensor = (vectors * values.clamp(1 / MOST, MOST)) @ vectors.T
+    transport: Tensor = (vectors * values.clamp(smallest, largest)[..., None, :]) @ vectors.mT
     return transport
 
 
 def _power(covariance: Tensor, exponent: float, least: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(covariance)
-    power: Tensor = (vectors * values.clamp_min(least) ** exponent) @ vectors.T
+    power: Tensor = (vectors * (values.clamp_min(least) ** exponent)[..., None, :]) @ vectors.mT
     return power

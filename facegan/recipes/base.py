@@ -105,6 +105,9 @@ class Recipe:
     moments_side: int = _off(
         0, "stored generators: side of the small images whose moments are matched to the pictures'; 0 is off"
     )
+    spectrum_kernel: int = _off(
+        0, "stored generators: side of the kernel that matches their spectrum to the pictures'; 0 is off"
+    )
 
     # Losses and penalties
     loss: str = _off("bce", "bce, minimax, wasserstein, lsgan, hinge or relativistic")

@@ -14,7 +14,7 @@ MINIBATCH_GROUP = 4  # samples whose deviation minibatch_std takes together
 POLICIES = ("color", "translation", "cutout")  # of DiffAugment
 EXTRAS = (
     *("dropout", "spectral_norm", "minibatch_std", "minibatch_per_map", "full_size_stage", "self_modulation"),
-    *("first_stride", "generator_norm", "moments_side"),
+    *("first_stride", "generator_norm", "moments_side", "spectrum_kernel"),
 )
 
 
@@ -34,7 +34,7 @@ FAMILIES = {
         kernels=(3, 4, 5),
         extras=(
             *("spectral_norm", "minibatch_std", "minibatch_per_map", "full_size_stage", "self_modulation"),
-            *("generator_norm", "moments_side"),
+            *("generator_norm", "moments_side", "spectrum_kernel"),
         ),
     ),
     "dcgan28": Family((Size(28, 28),), upsampling=("deconv",), kernels=(5,), extras=("dropout", "spectral_norm")),
@@ -61,6 +61,7 @@ CHOICES = {
     "channels": (1, 3),
     "first_stride": (2, 4),
     "moments_side": (0, 2, 4, 8),
+    "spectrum_kernel": (0, 3, 5, 7),
 }
 
 AT_LEAST_ONE = (

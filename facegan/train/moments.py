@@ -1,9 +1,10 @@
-"""Mean and covariance of the pictures that a run trains on, made small, for the generator that it stores."""
+"""Of the pictures that a run trains on what the generator that it stores is matched to: moments and a spectrum."""
 
 import torch
 from torch import Tensor
 
 from facegan.networks.moments import Moments, small_images
+from facegan.networks.spectrum import spectrum
 from facegan.recipes import Recipe
 from facegan.run.machine import Machine
 from facegan.train.feed import Stream
@@ -18,17 +19,19 @@ def training_moments(recipe: Recipe, stream: Stream, machine: Machine) -> Moment
     Each rank reads its own part of their batches, and leaves `stream` behind them. With `flip`, each picture counts
     mirrored too.
     """
-    if not recipe.moments_side:
+    if not recipe.moments_side and not recipe.spectrum_kernel:
         return None
     stream.seek(0)
     batches = max(min(PICTURES, stream.samples) // recipe.batch_size, 1)
-    small = torch.cat([_small(recipe, next(stream)) for _ in range(batches)]).double()
-    here = [small.mean(0), small.T @ small / len(small)]
-    mean, square = (t.double().cpu() for t in machine.average([t.to(machine.device) for t in here]))
-    return Moments(mean, square - torch.outer(mean, mean))
+    each = [_means(recipe, next(stream)) for _ in range(batches)]
+    here = [torch.stack(means).mean(0).to(machine.device) for means in zip(*each, strict=True)]
+    mean, square, energies = (t.double().cpu() for t in machine.average(here))
+    return Moments(mean, square - torch.outer(mean, mean), energies)
 
 
-def _small(recipe: Recipe, pictures: Tensor) -> Tensor:
+def _means(recipe: Recipe, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of one batch: the small images', their products', and the spectrum, which mirrored pictures have too."""
     images = scale_images(pictures, recipe.value_range)
     views = (images, images.flip(3)) if recipe.flip else (images,)
-    return torch.cat([small_images(view, recipe.moments_side) for view in views]).cpu()
+    small = torch.cat([small_images(view, max(recipe.moments_side, 1)) for view in views]).double().cpu()
+    return small.mean(0), small.T @ small / len(small), spectrum(images)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from facegan.errors import FaceganError
 from facegan.networks import Network, build_discriminator, build_generator
 from facegan.networks.moments import MatchedMoments, Moments
+from facegan.networks.spectrum import MatchedSpectrum
 from facegan.networks.standing import set_standing_statistics
 from facegan.recipes import Recipe
 from facegan.run.checkpoint import below
@@ -40,15 +41,15 @@ class State:
         self.latent_dim = recipe.latent_dim
         self.chance = torch.zeros((), device=machine.device)  # of augmentation, where the recipe adapts it
         self.target, self.chance_step = recipe.augment_target, recipe.batch_size / recipe.augment_kimg / 1000
-        self.moments: Moments | None = None  # of the training pictures, for recipes with moments_side
+        self.moments: Moments | None = None  # of the training pictures, for recipes that match them
         self.meter = Meter(machine.device)
 
     def shown_generator(self) -> nn.Module:
         """The generator to draw, store and measure: the averaged one where the recipe has it, in eval mode.
 
         Its BatchNorm statistics are measured for its weights, so that it is the same on all ranks, and its images'
-        light is matched to `moments`, where the recipe has it. It stays as it is until the next call; what is
-        trained and checkpointed is not touched.
+        light and fine detail are matched to `moments`, where the recipe has it. It stays as it is until the next
+        call; what is trained and checkpointed is not touched.
         """
         trained = self.generator if self.average is None else self.average
         self._shown.load_state_dict(trained.state_dict())
@@ -62,7 +63,7 @@ class State:
     def buffers(self) -> list[Tensor]:
         """Running statistics of both networks' BatchNorm layers: either network's step moves those of both."""
         layers = [layer for which in NETWORKS for layer in self.network(which).modules()]
-        moving = [layer for layer in layers if not isinstance(layer, MatchedMoments)]
+        moving = [layer for layer in layers if not isinstance(layer, MatchedMoments | MatchedSpectrum)]
         return [b for layer in moving for b in layer.buffers(recurse=False) if b.is_floating_point()]
 
     def set_learning_rates(self, g_lr: Number, d_lr: Number) -> None:

@@ -1,0 +1,92 @@
+"""Fine detail and fine colours as in photographs: the spectrum of images matched, frequency by frequency.
+
+A generator gets the finest frequencies last, brightness too little of them and colours too much (photographs have
+next to none: JPEG keeps colour at half size). For the generator that is stored and shown the energy of its images
+is measured in each frequency of blocks of 8x8, and a small even kernel, which takes it to the training pictures'
+with the least change, is the network's last layer. What `facegan.networks.moments` matches is left alone.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from facegan.networks.convolution import without_autocast
+from facegan.networks.moments import linear_transport
+
+BLOCK = 8  # pixels; its k-th frequency is k / 16 cycles a pixel
+MOST, LEAST = 1.6, 0.25  # times which any frequency may get larger or smaller
+UNCHANGED, WHOLLY = 1, 3  # frequencies up to the first stay as they are, from the second on all is done
+STEADY = 64.0, 4.0  # how much more those that stay count, flat light and the next, where a kernel cannot have all
+
+
+class MatchedSpectrum(nn.Module):
+    """Images (B, C, H, W) between `low` and `high` behind an even kernel; their border is repeated beyond it.
+
+    kernel: its side, odd. Until `match`, and in training, nothing is changed.
+    """
+
+    weight: Tensor  # (C, C, kernel, kernel)
+
+    def __init__(self, channels: int, kernel: int, low: float, high: float) -> None:
+        super().__init__()
+        self.border, self.low, self.high = kernel // 2, low, high
+        self.register_buffer("weight", torch.zeros(channels, channels, kernel, kernel))
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training:
+            return images
+        exact = images if images.dtype == torch.float64 else images.float()
+        with without_autocast(images):
+            around = F.pad(exact, (self.border,) * 4, mode="replicate")
+            change = F.conv2d(around, self.weight)
+        return (images + change.to(images.dtype)).clamp(self.low, self.high)
+
+    def leave(self) -> None:
+        """Leave images as they come."""
+        self.weight.zero_()
+
+    def match(self, found: Tensor, wanted: Tensor) -> None:
+        """Take images of the spectrum `found` to the one `wanted`, both as `spectrum` has them, within the bounds.
+
+        Spectra that are not finite are left alone.
+        """
+        if not found.isfinite().all():
+            self.leave()
+            return
+        gains = linear_transport(found, wanted, LEAST, MOST)
+        self.weight.copy_(even_kernel(gains - torch.eye(len(gains[0, 0]), dtype=gains.dtype), self.border))
+
+
+def spectrum(images: Tensor) -> Tensor:
+    """(B, C, H, W), H and W multiples of 8 -> (8, 8, C, C) float64 on the host: of each frequency of blocks of 8x8
+    (the orthonormal DCT, Ahmed et al. 1974) the mean products of the channels' coefficients.
+    """
+    blocks = images.float().unfold(2, BLOCK, BLOCK).unfold(3, BLOCK, BLOCK)  # (B, C, h, w, 8, 8)
+    n = torch.arange(BLOCK, dtype=torch.float64)
+    dct = torch.cos(math.pi / BLOCK * (n + 0.5) * n[:, None]) * math.sqrt(2 / BLOCK)
+    dct[0] /= math.sqrt(2)
+    dct = dct.to(blocks)
+    with without_autocast(images):
+        waves = (dct @ blocks @ dct.T).permute(4, 5, 1, 0, 2, 3).flatten(3)  # (8, 8, C, all blocks)
+        products = waves @ waves.mT / waves.shape[3]
+    return products.double().cpu()
+
+
+def even_kernel(changes: Tensor, border: int) -> Tensor:
+    """Kernel (C, C, k, k), k = 2 border + 1, that adds (8, 8, C, C) `changes` times a frequency's own amplitude.
+
+    The nearest in the mean square; an even kernel's response is a sum of cosines.
+    """
+    frequency = torch.arange(BLOCK, dtype=torch.float64)
+    share = ((frequency - UNCHANGED) / (WHOLLY - UNCHANGED)).clamp(0, 1)
+    share = torch.maximum(share[:, None], share)
+    cosines = torch.cos(math.pi / BLOCK * frequency[:, None] * torch.arange(border + 1))
+    cosines[:, 1:] *= 2
+    counts = torch.ones_like(frequency)
+    counts[: len(STEADY)] = torch.tensor(STEADY)
+    solve = torch.linalg.pinv(counts[:, None] * cosines) * counts  # (border + 1, 8)
+    quarter = torch.einsum("ru,sv,uvcd->cdrs", solve, solve, changes * share[..., None, None])
+    mirrored = torch.arange(-border, border + 1).abs()
+    return quarter[:, :, mirrored][:, :, :, mirrored]
