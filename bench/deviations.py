@@ -7,8 +7,8 @@ pictures are from 1. Of several runs it is the mean, and in brackets the lowest 
 the levels of the Laplacian pyramid that swd1k is of. finest: of the first level above 0.4 cycles a pixel.
 border: of the first level within 2 px of the edge. directions: of 7x7 patches of the last level along the
 reals' first principal ones. One row is of the averaged weights and one of those that train, both with BatchNorm
-statistics measured for them (`facegan.networks.standing`); the same latents for all, and light as it comes, before
-`moments_side` matches it.
+statistics measured for them (`facegan.networks.standing`); the same latents for all, and images as they come,
+before `moments_side` and `spectrum_kernel` match them.
 """
 
 import argparse

@@ -231,6 +231,7 @@ def test_what_was_swept_is_what_our_recipes_take() -> None:
     assert (recipe.sharpen, recipe.lr_schedule, recipe.lr_cooldown, recipe.lr_final) == (0.5, "cooldown", 0.3, 0.1)
     assert "| **`--set sharpen=0.5 --set lr_schedule=cooldown`** (over three tenths, to a tenth)" in page
     assert recipe.moments_side == 8 and "| **`--set moments_side=8`** |" in page
+    assert recipe.spectrum_kernel == 7 and "| **`--set spectrum_kernel=7`** |" in page
     assert recipes.load("face-128").moments_side == 0
     assert (recipes.load("face-128").sharpen, recipes.load("face-128").lr_schedule) == (0.0, "constant")
 
