@@ -37,7 +37,7 @@ def test_it_begins_with_the_averaged_generator_and_the_discriminator(first: Path
     average = load_snapshot(first).generator.state_dict()
     checkpoint = newest_checkpoint(first / "checkpoints", pytest.fail)
     assert checkpoint is not None and state.average is not None
-    fitted = {"to_range.1.change", "to_range.1.bias"}  # anew, whenever a generator is stored
+    fitted = {"to_range.1.change", "to_range.1.bias", "to_range.2.weight"}  # anew, whenever a generator is stored
     assert all(average[name].any() for name in fitted)
     for network in (state.generator, state.average):
         for name, value in network.state_dict().items():

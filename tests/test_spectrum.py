@@ -1,6 +1,7 @@
 """Fine detail and fine colours of what is stored, matched to the training pictures' spectrum."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from torch import Tensor
 from facegan.errors import UsageError
 from facegan.networks.moments import Moments
 from facegan.networks.spectrum import LEAST, MOST, WHOLLY, MatchedSpectrum, even_kernel, spectrum
-from facegan.recipes.checks import check_network
+from facegan.recipes import load
+from facegan.recipes.checks import check, check_network
+from facegan.run.checkpoint import newest_checkpoint, write_checkpoint
 from facegan.run.snapshot import load_snapshot
 from facegan.train.loop import train
 from facegan.train.moments import training_moments
@@ -74,7 +77,7 @@ def test_light_stays_up_to_the_border_and_the_range_is_kept() -> None:
 
 
 @pytest.mark.parametrize(("times", "bound"), [(100.0, MOST), (0.0, LEAST)])
-def test_no_frequency_gets_larger_or_smaller_than_the_bounds(times: float, bound: float) -> None:
+def test_frequencies_get_larger_and_smaller_by_the_bounds_where_all_are_wrong(times: float, bound: float) -> None:
     images, layer = noise(scale=0.05), filter_()
     layer.match(spectrum(images), times * spectrum(images))
     gained = (spectrum(layer(images)).diagonal(dim1=2, dim2=3) / spectrum(images).diagonal(dim1=2, dim2=3)).sqrt()
@@ -93,9 +96,23 @@ def test_an_even_kernel_adds_what_is_asked_where_it_can() -> None:
     assert response[0, 0].item() == pytest.approx(0, abs=0.001)
 
 
-def test_what_is_not_finite_is_left_to_whoever_reports_it_and_what_is_empty_is_no_error() -> None:
+@pytest.mark.parametrize("border", [1, 2, 3])
+def test_no_frequency_is_turned_round_or_doubled_whatever_is_asked(border: int) -> None:
+    """A short kernel that has to change by turns swings further than it is asked."""
+    signs = torch.randn(8, 8, 1, 1, generator=torch.Generator().manual_seed(3)).sign().double()
+    farthest = [
+        torch.fft.fft2(even_kernel(changes, border), (64, 64)).abs().max().item()
+        for changes in (9 * signs, -9 * signs.abs(), 0.1 * signs.abs())
+    ]
+    assert farthest[0] == pytest.approx(1, abs=0.03) and farthest[1] == pytest.approx(1, abs=0.03)
+    assert farthest[2] < 0.15
+
+
+def test_what_is_not_finite_or_not_known_is_left_alone_and_what_is_flat_is_no_error() -> None:
     layer, wanted = filter_(), spectrum(noise(8))
     layer.match(torch.full_like(wanted, torch.nan), wanted)
+    assert not layer.weight.any()
+    layer.match(wanted, Moments(torch.zeros(3), torch.eye(3)).spectrum)
     assert not layer.weight.any()
     flat = torch.full((4, 3, 16, 16), 0.25)  # a generator that has collapsed
     layer.match(spectrum(flat), wanted)
@@ -136,8 +153,15 @@ def test_a_checkpoint_from_before_there_were_spectra_goes_on(tmp_path) -> None:
     state = State(job.recipe, 0, job.machine)
     state.moments = Moments(torch.zeros(48, dtype=torch.float64), torch.eye(48, dtype=torch.float64))
     tensors = {name: value for name, value in state.tensors().items() if name != "moments/spectrum"}
+    write_checkpoint(tmp_path / "old", 0, tensors, {})
+    old = newest_checkpoint(tmp_path / "old", pytest.fail)
+    assert old is not None
     again = State(job.recipe, 0, job.machine)
-    again.load(tensors)
+    again.load(old.tensors)
+    write_checkpoint(tmp_path / "new", 0, again.tensors(), {})  # with a spectrum that is not known
+    new = newest_checkpoint(tmp_path / "new", pytest.fail)
+    assert new is not None
+    again.load(new.tensors)
     assert again.moments is not None and torch.equal(again.moments.covariance, state.moments.covariance)
     again.shown_generator()
 
@@ -146,3 +170,10 @@ def test_a_kernel_that_cannot_be_is_refused() -> None:
     for name, words in (("face-64", "expected one of: 0, 3, 5, 7"), ("mlp-64", "that have one: dcgan")):
         with pytest.raises(UsageError, match=words):
             check_network(tiny_recipe(name, spectrum_kernel=4 if name == "face-64" else 5))
+
+
+def test_layers_that_change_the_same_frequencies_are_warned_of() -> None:
+    both = tiny_recipe("face-64", resolution="32", moments_side=8)
+    assert any("--set moments_side=4 does not" in line for line in check(both))
+    for recipe in (replace(both, moments_side=4), replace(both, spectrum_kernel=0), load("face-64")):
+        assert not any("moments_side" in line for line in check(recipe))

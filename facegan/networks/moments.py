@@ -23,7 +23,7 @@ class Moments(NamedTuple):
 
     mean: Tensor  # (d,)
     covariance: Tensor  # (d, d)
-    spectrum: Tensor = torch.empty(0)  # of the images themselves (`facegan.networks.spectrum`); empty is not known
+    spectrum: Tensor = torch.empty(0, dtype=torch.float64)  # `facegan.networks.spectrum`'s; empty is not known
 
 
 class MatchedMoments(nn.Module):
@@ -90,7 +90,8 @@ def linear_transport(found: Tensor, wanted: Tensor, smallest: float = 1 / MOST, 
 
     Of all linear maps that take zero-mean Gaussians of the one covariance to the other it moves least.
     """
-    least = torch.linalg.eigvalsh(found).amax().clamp_min(1e-12) * 1e-9  # what varies less does not vary at all
+    largest_found = torch.linalg.eigvalsh(found).amax(-1, keepdim=True)
+    least = largest_found.clamp_min(1e-12) * 1e-9  # what varies less does not vary at all
     root, inverse = _power(found, 0.5, least), _power(found, -0.5, least)
     product = root @ wanted @ root  # of two variances: its least are the squares of theirs
     values, vectors = torch.linalg.eigh(inverse @ _power(product, 0.5, least**2 * 1e-3) @ inverse)

@@ -2,8 +2,8 @@
 
 A generator gets the finest frequencies last, brightness too little of them and colours too much (photographs have
 next to none: JPEG keeps colour at half size). For the generator that is stored and shown the energy of its images
-is measured in each frequency of blocks of 8x8, and a small even kernel, which takes it to the training pictures'
-with the least change, is the network's last layer. What `facegan.networks.moments` matches is left alone.
+is measured in each frequency of blocks of 8x8, and a small even kernel behind the network takes it near to that of
+the training pictures. What `facegan.networks.moments` matches in blocks of 8x8 pixels is left alone.
 """
 
 import math
@@ -16,9 +16,10 @@ from facegan.networks.convolution import without_autocast
 from facegan.networks.moments import linear_transport
 
 BLOCK = 8  # pixels; its k-th frequency is k / 16 cycles a pixel
-MOST, LEAST = 1.6, 0.25  # times which any frequency may get larger or smaller
-UNCHANGED, WHOLLY = 1, 3  # frequencies up to the first stay as they are, from the second on all is done
-STEADY = 64.0, 4.0  # how much more those that stay count, flat light and the next, where a kernel cannot have all
+MOST, LEAST = 1.6, 0.25  # times its amplitude that a frequency is to have at most and at least
+UNCHANGED, WHOLLY = 1, 3  # frequencies up to the first are to stay, from the second on to change in full
+STEADY = 64.0, 4.0  # how much more flat light and the next frequency count, along each side
+FARTHEST = 1.0  # times its amplitude that any frequency may be changed by: none is turned round, none doubled
 
 
 class MatchedSpectrum(nn.Module):
@@ -48,11 +49,12 @@ class MatchedSpectrum(nn.Module):
         self.weight.zero_()
 
     def match(self, found: Tensor, wanted: Tensor) -> None:
-        """Take images of the spectrum `found` to the one `wanted`, both as `spectrum` has them, within the bounds.
+        """Take images of the spectrum `found` towards the one `wanted`, both as `spectrum` has them.
 
-        Spectra that are not finite are left alone.
+        A kernel is too short to follow every step between frequencies. Where `wanted` is empty, or `found` not
+        finite, images are left alone.
         """
-        if not found.isfinite().all():
+        if not wanted.numel() or not found.isfinite().all():
             self.leave()
             return
         gains = linear_transport(found, wanted, LEAST, MOST)
@@ -77,16 +79,27 @@ def spectrum(images: Tensor) -> Tensor:
 def even_kernel(changes: Tensor, border: int) -> Tensor:
     """Kernel (C, C, k, k), k = 2 border + 1, that adds (8, 8, C, C) `changes` times a frequency's own amplitude.
 
-    The nearest in the mean square; an even kernel's response is a sum of cosines.
+    An even kernel's response is a sum of cosines. This one is nearest in the weighted mean square, and scaled down
+    where it is farther from 0 than `FARTHEST`.
     """
     frequency = torch.arange(BLOCK, dtype=torch.float64)
     share = ((frequency - UNCHANGED) / (WHOLLY - UNCHANGED)).clamp(0, 1)
     share = torch.maximum(share[:, None], share)
-    cosines = torch.cos(math.pi / BLOCK * frequency[:, None] * torch.arange(border + 1))
-    cosines[:, 1:] *= 2
+    cosines = _responses(frequency, border)
     counts = torch.ones_like(frequency)
     counts[: len(STEADY)] = torch.tensor(STEADY)
     solve = torch.linalg.pinv(counts[:, None] * cosines) * counts  # (border + 1, 8)
     quarter = torch.einsum("ru,sv,uvcd->cdrs", solve, solve, changes * share[..., None, None])
+    everywhere = _responses(torch.arange(2 * BLOCK + 1) / 2, border)
+    response = torch.einsum("ur,vs,cdrs->uvcd", everywhere, everywhere, quarter)
+    quarter = quarter * (FARTHEST / torch.linalg.eigvalsh(response).abs().amax()).clamp(max=1)
     mirrored = torch.arange(-border, border + 1).abs()
-    return quarter[:, :, mirrored][:, :, :, mirrored]
+    kernel: Tensor = quarter[:, :, mirrored][:, :, :, mirrored]
+    return kernel
+
+
+def _responses(frequencies: Tensor, border: int) -> Tensor:
+    """(n,) frequencies of blocks -> (n, border + 1): what each tap of an even kernel gives along one side."""
+    cosines = torch.cos(math.pi / BLOCK * frequencies.double()[:, None] * torch.arange(border + 1))
+    cosines[:, 1:] *= 2
+    return cosines

@@ -269,5 +269,10 @@ def _doubtful(recipe: Recipe) -> Iterator[str]:
         yield "lr_schedule exponential with lr_decay 1 never changes the learning rates"
     if recipe.lr_schedule == "cooldown" and recipe.lr_cooldown == 0:
         yield "lr_schedule cooldown with lr_cooldown 0 never changes the learning rates"
+    if recipe.spectrum_kernel and recipe.moments_side > recipe.resolution.height // 8:
+        yield (
+            f"moments_side={recipe.moments_side} at {recipe.resolution.height} px reaches frequencies that "
+            f"spectrum_kernel changes too: --set moments_side={recipe.resolution.height // 8} does not"
+        )
     if recipe.loss == "minimax":
         yield "loss minimax saturates: the generator stops learning where the discriminator wins; bce does not"

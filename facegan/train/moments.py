@@ -23,15 +23,17 @@ def training_moments(recipe: Recipe, stream: Stream, machine: Machine) -> Moment
         return None
     stream.seek(0)
     batches = max(min(PICTURES, stream.samples) // recipe.batch_size, 1)
-    each = [_means(recipe, next(stream)) for _ in range(batches)]
-    here = [torch.stack(means).mean(0).to(machine.device) for means in zip(*each, strict=True)]
-    mean, square, energies = (t.double().cpu() for t in machine.average(here))
+    sums = _means(recipe, next(stream))
+    for _ in range(batches - 1):
+        sums = [total + means for total, means in zip(sums, _means(recipe, next(stream)), strict=True)]
+    here = machine.average([(total / batches).to(machine.device) for total in sums])
+    mean, square, energies = (t.double().cpu() for t in here)
     return Moments(mean, square - torch.outer(mean, mean), energies)
 
 
-def _means(recipe: Recipe, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _means(recipe: Recipe, pictures: Tensor) -> list[Tensor]:
     """Of one batch: the small images', their products', and the spectrum, which mirrored pictures have too."""
     images = scale_images(pictures, recipe.value_range)
     views = (images, images.flip(3)) if recipe.flip else (images,)
     small = torch.cat([small_images(view, max(recipe.moments_side, 1)) for view in views]).double().cpu()
-    return small.mean(0), small.T @ small / len(small), spectrum(images)
+    return [small.mean(0), small.T @ small / len(small), spectrum(images)]
