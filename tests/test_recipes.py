@@ -232,8 +232,10 @@ def test_what_was_swept_is_what_our_recipes_take() -> None:
     assert "| **`--set sharpen=0.5 --set lr_schedule=cooldown`** (over three tenths, to a tenth)" in page
     assert recipe.moments_side == 8 and "| **`--set moments_side=8`** |" in page
     assert recipe.spectrum_kernel == 7 and "| **`--set spectrum_kernel=7`** |" in page
-    assert recipes.load("face-128").moments_side == 0
-    assert (recipes.load("face-128").sharpen, recipes.load("face-128").lr_schedule) == (0.0, "constant")
+    large = recipes.load("face-128")
+    assert (large.moments_side, large.spectrum_kernel) == (8, 7)
+    assert "| **`--set moments_side=8 --set spectrum_kernel=7`** |" in page
+    assert (large.sharpen, large.lr_schedule) == (0.0, "constant")
 
 
 @pytest.mark.parametrize("name", ["face-64", "face-128"])

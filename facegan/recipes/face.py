@@ -91,8 +91,6 @@ class Face128(Face64):
     resolution: Size = cite(Size(128, 128), "ours")
     minibatch_per_map: bool = cite(False, "off: no clear gain after 8 kimg, docs/sweeps.md")
     full_size_stage: bool = cite(False, "off: no clear gain after 8 kimg, docs/sweeps.md")
-    moments_side: int = cite(0, "off: not measured at 128 px")
-    spectrum_kernel: int = cite(0, "off: not measured at 128 px")
     sharpen: float = cite(0.0, "off: not measured at 128 px")
     lr_schedule: str = cite("constant", "not measured at 128 px")
     r1_gamma: float = cite(12.0, "face-64's, by the pixels, as the rule of NVlabs/stylegan3 has it")
