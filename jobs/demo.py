@@ -107,7 +107,7 @@ def preprocess(folder: Path) -> None:
         run_command("preprocess", source, folder / "shards", "--size", "64", "--size", "128")
     terms = folder / "shards" / "terms.txt"
     if not terms.exists():  # the layout is CelebA's, the faces are not
-        write_text(terms, "free: drawn by facegan\n")
+        write_text(terms, "free: synthetic faces, drawn by facegan\n")
 
 
 def train(folder: Path, plan: Plan, seconds: float, kimg: float | None) -> Plan:
