@@ -63,7 +63,7 @@ def row(run: Path, target: float, kimg: float, distance: float) -> str:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dir", type=Path, default=Path("speedrun"))
+    parser.add_argument("--dir", type=Path, default=Path("runs/speedrun"))
     parser.add_argument("--faces", type=int, default=6400)
     parser.add_argument("--target", type=float, default=30.0)
     parser.add_argument("--write", action="store_true")
