@@ -211,7 +211,7 @@ def run_command(name: str, *arguments: object) -> None:
     code = _wait(subprocess.Popen([sys.executable, "-P", "-m", "jobs", *words], env=env))
     if code:
         click.echo("The demo is not finished; the same command continues it.", err=True)
-        click.get_current_context().exit(code if code > 0 else 128 - code)
+        sys.exit(code if code > 0 else 128 - code)
 
 
 def _wait(process: "subprocess.Popen[bytes]") -> int:

@@ -124,3 +124,11 @@ def test_a_folder_called_shards_where_the_demo_starts_does_no_harm(
     (tmp_path / "shards").mkdir()
     monkeypatch.chdir(tmp_path)
     demo.run_command("preprocess", "--help")  # would exit otherwise
+
+
+def test_a_step_that_fails_ends_whoever_asked_for_it_with_its_code(capfd: pytest.CaptureFixture[str]) -> None:
+    """Also outside a command, as `bench/speedrun.py` asks."""
+    with pytest.raises(SystemExit) as ended:
+        demo.run_command("recipes", "no-such-recipe")
+    assert ended.value.code == 2
+    assert "the same command continues it" in capfd.readouterr().err
