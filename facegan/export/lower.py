@@ -14,8 +14,9 @@ from torch import Tensor, fx, nn
 
 from facegan.errors import FaceganError
 from facegan.export.generator import Generator
-from facegan.export.matched import MATCHED, matched
+from facegan.export.matched import matched
 from facegan.networks.layers import SelfModulation
+from facegan.networks.moments import Matched
 from facegan.networks.resampling import UpConv2d
 from facegan.sampling import latents
 
@@ -33,7 +34,7 @@ KNOWN = (
     nn.Sigmoid,
     nn.Identity,
     SelfModulation,
-    *MATCHED,
+    Matched,
 )
 RESHAPES = ("view", "reshape", "unflatten", "flatten")
 
@@ -120,7 +121,7 @@ class _Lowering:
             (nn.Tanh, lambda: self.emit("tanh", source, shape=self.shapes[source])),
             (nn.Sigmoid, lambda: self.emit("sigmoid", source, shape=self.shapes[source])),
             (SelfModulation, lambda: self.modulation(source, self.values[node.all_input_nodes[1]], module)),
-            (MATCHED, lambda: matched(self.emit, source, module, self.shapes[source])),
+            (Matched, lambda: matched(self.emit, source, module, self.shapes[source])),
         ]
         for kind, handler in handlers:
             if isinstance(module, kind):

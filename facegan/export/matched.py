@@ -10,10 +10,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from facegan.networks.moments import MatchedMoments
 from facegan.networks.spectrum import MatchedSpectrum
-
-MATCHED = MatchedMoments, MatchedSpectrum
 
 
 def matched(emit: Callable[..., int], source: int, module: Any, shape: tuple[int, ...]) -> int:

@@ -26,34 +26,51 @@ class Moments(NamedTuple):
     spectrum: Tensor = torch.empty(0, dtype=torch.float64)  # `facegan.networks.spectrum`'s; empty is not known
 
 
-class MatchedMoments(nn.Module):
-    """Images (B, C, H, W) between `low` and `high`, their light changed by an affine function of small images.
+class Matched(nn.Module):
+    """What is fitted to pictures behind a generator: images (B, C, H, W) and a change, between `low` and `high`.
 
-    side: of the small images, in blocks' means. Until `match`, and in training, nothing is changed.
+    In training, and while all its buffers are zero, images stay as they come.
+    """
+
+    def __init__(self, low: float, high: float) -> None:
+        super().__init__()
+        self.low, self.high = low, high
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training:
+            return images
+        return (images + self.added(images).to(images.dtype)).clamp(self.low, self.high)
+
+    def added(self, images: Tensor) -> Tensor:
+        """The change of images (B, C, H, W), in float32 at least."""
+        raise NotImplementedError
+
+    def leave(self) -> None:
+        """Leave images as they come."""
+        for buffer in self.buffers():
+            buffer.zero_()
+
+
+class MatchedMoments(Matched):
+    """Light changed by an affine function of small images.
+
+    side: of the small images, in blocks' means.
     """
 
     change: Tensor  # (d, d)
     bias: Tensor  # (d,)
 
     def __init__(self, channels: int, side: int, height: int, low: float, high: float) -> None:
-        super().__init__()
-        self.channels, self.side, self.factor, self.low, self.high = channels, side, height // side, low, high
+        super().__init__(low, high)
+        self.channels, self.side, self.factor = channels, side, height // side
         d = channels * side * side
         self.register_buffer("change", torch.zeros(d, d))
         self.register_buffer("bias", torch.zeros(d))
 
-    def forward(self, images: Tensor) -> Tensor:
-        if self.training:
-            return images
+    def added(self, images: Tensor) -> Tensor:
         change = small_images(images, self.side) @ self.change + self.bias
         maps = change.view(-1, self.channels, self.side, self.side)
-        large = F.interpolate(maps, scale_factor=self.factor, mode="bilinear")
-        return (images + large.to(images.dtype)).clamp(self.low, self.high)
-
-    def leave(self) -> None:
-        """Leave images as they come."""
-        self.change.zero_()
-        self.bias.zero_()
+        return F.interpolate(maps, scale_factor=self.factor, mode="bilinear")
 
     def match(self, small: Tensor, wanted: Moments) -> None:
         """Take a generator's small images (n, d) to the moments `wanted`, as far as the bounds let it.

@@ -9,11 +9,11 @@ the training pictures. What `facegan.networks.moments` matches in blocks of 8x8 
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from facegan.networks.convolution import without_autocast
-from facegan.networks.moments import linear_transport
+from facegan.networks.moments import Matched, linear_transport
 
 BLOCK = 8  # pixels; its k-th frequency is k / 16 cycles a pixel
 MOST, LEAST = 1.6, 0.25  # times its amplitude that a frequency is to have at most and at least
@@ -22,31 +22,24 @@ STEADY = 64.0, 4.0  # how much more flat light and the next frequency count, alo
 FARTHEST = 1.0  # times its amplitude that any frequency may be changed by: none is turned round, none doubled
 
 
-class MatchedSpectrum(nn.Module):
-    """Images (B, C, H, W) between `low` and `high` behind an even kernel; their border is repeated beyond it.
+class MatchedSpectrum(Matched):
+    """Frequencies changed by an even kernel; beyond an image its border is repeated.
 
-    kernel: its side, odd. Until `match`, and in training, nothing is changed.
+    kernel: its side, odd.
     """
 
     weight: Tensor  # (C, C, kernel, kernel)
 
     def __init__(self, channels: int, kernel: int, low: float, high: float) -> None:
-        super().__init__()
-        self.border, self.low, self.high = kernel // 2, low, high
+        super().__init__(low, high)
+        self.border = kernel // 2
         self.register_buffer("weight", torch.zeros(channels, channels, kernel, kernel))
 
-    def forward(self, images: Tensor) -> Tensor:
-        if self.training:
-            return images
+    def added(self, images: Tensor) -> Tensor:
         exact = images if images.dtype == torch.float64 else images.float()
         with without_autocast(images):
             around = F.pad(exact, (self.border,) * 4, mode="replicate")
-            change = F.conv2d(around, self.weight)
-        return (images + change.to(images.dtype)).clamp(self.low, self.high)
-
-    def leave(self) -> None:
-        """Leave images as they come."""
-        self.weight.zero_()
+            return F.conv2d(around, self.weight)
 
     def match(self, found: Tensor, wanted: Tensor) -> None:
         """Take images of the spectrum `found` towards the one `wanted`, both as `spectrum` has them.

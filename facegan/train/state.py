@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from facegan.errors import FaceganError
 from facegan.networks import Network, build_discriminator, build_generator
-from facegan.networks.moments import MatchedMoments, Moments
-from facegan.networks.spectrum import MatchedSpectrum
+from facegan.networks.moments import Matched, Moments
 from facegan.networks.standing import set_standing_statistics
 from facegan.recipes import Recipe
 from facegan.run.checkpoint import below
@@ -63,7 +62,7 @@ class State:
     def buffers(self) -> list[Tensor]:
         """Running statistics of both networks' BatchNorm layers: either network's step moves those of both."""
         layers = [layer for which in NETWORKS for layer in self.network(which).modules()]
-        moving = [layer for layer in layers if not isinstance(layer, MatchedMoments | MatchedSpectrum)]
+        moving = [layer for layer in layers if not isinstance(layer, Matched)]
         return [b for layer in moving for b in layer.buffers(recurse=False) if b.is_floating_point()]
 
     def set_learning_rates(self, g_lr: Number, d_lr: Number) -> None:
